@@ -1,0 +1,42 @@
+# make install | train | test | test-long | lint | report. Each makes the virtual environment on first use, and only then.
+#   make train RECIPE=recipes/tiny/grpo/r1_zero.yaml ARGS="--seed 7"
+PYTHON ?= python3
+VENV   ?= .venv
+EXTRAS ?= dev
+RECIPE ?= recipes/tiny/grpo/r1_zero.yaml
+ARGS   ?=
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: install train test test-long lint format report clean
+
+install: $(READY)
+
+# Made again when setup.py changes, so that a new pin reaches an old environment.
+$(READY): setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
+	touch $@
+
+train: $(READY)
+	@$(BIN)/open-r1 train $(RECIPE) $(ARGS)
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not long and not gpu" $(ARGS)
+
+test-long: $(READY)
+	$(BIN)/python -m pytest -m long $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+report: $(READY)
+	@$(BIN)/open-r1 report $(RUN)
+
+clean:
+	rm -rf $(VENV)

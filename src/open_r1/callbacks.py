@@ -1,0 +1,259 @@
+"""What happens beside the training steps: metrics, the progress a person sees, evaluation, exact resumption."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+
+from .run import Run, Stopped, read_json, seal
+
+# Trainer attributes that live between steps and that its own checkpoint leaves out. `_step` and `_buffered_inputs` are
+# GRPO's place in a generation cycle; the rest are sums that are still to be logged.
+CARRIED = ("_step", "_buffered_inputs", "_metrics", "_total_train_tokens", "_tr_loss", "_globalstep_last_logged")
+
+
+class ExactResume(TrainerCallback):
+    """Completes each checkpoint so that a resumed run equals an uninterrupted one, bit for bit.
+
+    The state is one file per process, written after the trainer's own; then the checkpoint is sealed. A frozen
+    reference model is not kept (it is the initial model); one that follows the policy (`sync_ref_model`) is.
+    """
+
+    def __init__(self, trainer: Trainer, run: Run):
+        self.trainer = trainer
+        self.run = run
+
+    def _file(self, checkpoint: Path) -> Path:
+        return checkpoint / f"resume_{self.trainer.accelerator.process_index}.pt"
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        carried = {name: getattr(self.trainer, name) for name in CARRIED if hasattr(self.trainer, name)}
+        if "_metrics" in carried:
+            carried["_metrics"] = {mode: dict(values) for mode, values in carried["_metrics"].items()}
+        if not self._inside_a_cycle():
+            carried.pop("_buffered_inputs", None)
+        if getattr(args, "sync_ref_model", False):
+            carried["ref_model"] = self.trainer.accelerator.get_state_dict(self.trainer.ref_model)
+        torch.save(carried, self._file(checkpoint))
+        self.trainer.accelerator.wait_for_everyone()
+        if self.run.main:
+            seal(checkpoint, self.run.seconds())
+            self.run.set_status("running", step=state.global_step)
+
+    def _inside_a_cycle(self) -> bool:
+        args = self.trainer.args
+        cycle = getattr(args, "steps_per_generation", 1) * getattr(args, "num_iterations", 1)
+        return getattr(self.trainer, "_step", 0) % cycle != 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.run.checkpoint is None:
+            return
+        # The trainer has loaded its own state by now, and set these to their initial values.
+        carried = torch.load(self._file(self.run.checkpoint), map_location=args.device, weights_only=True)
+        reference = carried.pop("ref_model", None)
+        if reference is not None:
+            self.trainer.accelerator.unwrap_model(self.trainer.ref_model).load_state_dict(reference)
+        for mode, values in carried.pop("_metrics", {}).items():
+            self.trainer._metrics[mode].update(values)
+        for name, value in carried.items():
+            setattr(self.trainer, name, value)
+
+
+class StopSignal(TrainerCallback):
+    """Ctrl-C or SIGTERM: finish the step, write a checkpoint, stop. A second one stops at once.
+
+    Args:
+        trainer: its accelerator tells the other processes.
+        run: its status says where it stopped.
+    """
+
+    def __init__(self, trainer: Trainer, run: Run):
+        self.trainer = trainer
+        self.run = run
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: Any) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = number
+        self.run.say("\nstopping after this step, with a checkpoint (once more to stop at once)")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        stop = self.received or 0
+        if self.trainer.accelerator.num_processes > 1:
+            # The signal may have reached one process only; all must leave after the same step.
+            received = torch.tensor([stop], device=self.trainer.accelerator.device)
+            stop = int(self.trainer.accelerator.gather(received).max())
+        if stop:
+            self.received = stop
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class MetricsFile(TrainerCallback):
+    """Every logged value, one JSON object a step, in metrics.jsonl."""
+
+    def __init__(self, run: Run):
+        self.path = run.dir / "metrics.jsonl"
+        self.run = run
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero and logs:
+            row = {"step": state.global_step, "seconds": round(self.run.seconds(), 2), **logs}
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+class ProgressBar(TrainerCallback):
+    """One line: step, time left, and the figures a person looks at."""
+
+    SHOWN = {"reward": "reward", "completions/mean_length": "length", "rewards/accuracies": "accuracy", "loss": "loss"}
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            # A log file gets a line now and then instead of a bar that redraws itself.
+            interval = 0.2 if sys.stderr.isatty() else 20.0
+            self.bar = tqdm(
+                total=state.max_steps, initial=state.global_step, unit="step", mininterval=interval, dynamic_ncols=True
+            )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if self.bar is not None and logs and "loss" in logs:
+            shown = {name: logs[key] for key, name in self.SHOWN.items() if isinstance(logs.get(key), int | float)}
+            shown = dict(list(shown.items())[:2])
+            self.bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items()}, refresh=False)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+class CompletionTable(TrainerCallback):
+    """Now and then, a few of the step's completions with their rewards."""
+
+    ROWS = 3
+
+    def __init__(self, trainer: Trainer, every: int):
+        self.trainer = trainer
+        self.every = every
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        due = state.global_step == 1 or (self.every and state.global_step % self.every == 0)
+        if not (self.every and due and state.is_world_process_zero and logs and "loss" in logs):
+            return
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        recorded = self.trainer._logs
+        table = Table(title=f"step {state.global_step}: sampled completions", title_justify="left")
+        for column in ("prompt", "completion", *recorded["rewards"]):
+            table.add_column(column, overflow="fold", ratio=None if column in recorded["rewards"] else 1)
+        # One completion of each of the last prompts: a group's completions look alike.
+        group = self.trainer.num_generations
+        for i in range(0, min(self.ROWS * group, len(recorded["prompt"])), group):
+            scores = [recorded["rewards"][name][i] for name in recorded["rewards"]]
+            texts = [_shorten(_text(recorded[kind][i])) for kind in ("prompt", "completion")]
+            table.add_row(*map(Text, texts), *(f"{score:.2f}" for score in scores))
+        with tqdm.external_write_mode():
+            Console().print(table)
+
+
+def _text(value: str | list[dict[str, Any]]) -> str:
+    return value if isinstance(value, str) else value[-1]["content"]
+
+
+def _shorten(text: str, length: int = 400) -> str:
+    return text if len(text) <= length else f"{text[: length * 2 // 3]} ... {text[-length // 3 :]}"
+
+
+class LiveEvaluation(TrainerCallback):
+    """Judges held-out problems before the first step and every so many steps.
+
+    Args:
+        record: judges the model as it is at a step: all problems under a name, or the live subset without one.
+        every: steps between evaluations; 0 for none during training.
+        resumed: the run goes on from a checkpoint, so `before` is there already.
+    """
+
+    def __init__(self, record: Callable[..., Any], every: int, resumed: bool):
+        self.record = record
+        self.every = every
+        self.resumed = resumed
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self.resumed:
+            self.record(0, name="before")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # The last step is judged on all problems once training has ended.
+        if self.every and state.global_step % self.every == 0 and state.global_step < state.max_steps:
+            self.record(state.global_step)
+
+
+class WandbRecipe(TrainerCallback):
+    """The recipe in wandb: as the run's config, so that runs can be compared by it, and as a file."""
+
+    def __init__(self, run: Run):
+        self.run = run
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        import wandb
+
+        wandb.run.config.update({"recipe": self.run.recipe.given}, allow_val_change=True)
+        wandb.save(str(self.run.dir / "recipe.yaml"), base_path=str(self.run.dir), policy="now")
+
+
+def train(trainer: Trainer, run: Run, *more: TrainerCallback) -> None:
+    """Run a trainer with what every task's has, and `more`, from the last whole checkpoint to the end.
+
+    Raises:
+        Stopped: after Ctrl-C or SIGTERM, with a checkpoint written.
+    """
+    checkpoint = str(run.checkpoint) if run.checkpoint else None
+    if checkpoint and _trained(Path(checkpoint)):
+        # `train` would take one more step; only what follows the training is missing.
+        trainer._load_from_checkpoint(checkpoint)
+        return
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    stop = StopSignal(trainer, run)
+    for callback in (ExactResume(trainer, run), MetricsFile(run), ProgressBar(), *more, stop):
+        trainer.add_callback(callback)
+    if "wandb" in run.recipe.args.report_to:
+        trainer.add_callback(WandbRecipe(run))
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if stop.received is not None:
+        run.set_status("interrupted", step=trainer.state.global_step)
+        raise Stopped(stop.received, run.dir)
+
+
+def _trained(checkpoint: Path) -> bool:
+    state = read_json(checkpoint / "trainer_state.json")
+    return state["global_step"] >= state["max_steps"]

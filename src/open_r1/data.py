@@ -1,0 +1,282 @@
+"""From the recipe's `datasets` to the columns a trainer reads.
+
+Rows pass through: load, select columns, extract, filter, present (prompt and chat messages), mix. Whatever is missing
+or malformed stops the run and names the source and the row.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from .configs import DataConfig, DatasetConfig, Recipe
+from .errors import RecipeError
+from .prompts import PROMPTS
+
+Rows = datasets.Dataset | datasets.IterableDataset
+
+BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv", ".tsv": "csv"}
+# Column layouts that each task's trainer reads; the first that the source has is used.
+LAYOUTS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "grpo": (("prompt",),),
+    "sft": (("messages",), ("prompt", "completion"), ("text",)),
+    "dpo": (("prompt", "chosen", "rejected"),),
+}
+
+
+def load_datasets(
+    sources: list[DatasetConfig], task: str, data: DataConfig, seed: int, needed: list[str] | None = None
+) -> Rows:
+    """The mixture of all sources in the columns of `task`.
+
+    Args:
+        sources: the recipe's `datasets`, `eval_datasets` or `evaluation.datasets`.
+        task: sft, grpo or dpo.
+        data: how prompts are presented, and whether to stream.
+        seed: of the mixture and of sources that are functions.
+        needed: further columns every row must have (those of the rewards).
+
+    Raises:
+        RecipeError: missing file or column, malformed or empty row, empty source.
+    """
+    needed = needed or []
+    parts = [prepare(source, i, task, data, seed, needed) for i, source in enumerate(sources)]
+    if len(parts) == 1:
+        return parts[0]
+    kept = [part.select_columns(_common_columns(parts)) for part in parts]
+    if sources[0].weight is None:
+        return datasets.concatenate_datasets(kept)
+    total = sum(source.weight or 0.0 for source in sources)
+    shares = [(source.weight or 0.0) / total for source in sources]
+    # Every row of every source is seen at least once; the smaller ones repeat.
+    return datasets.interleave_datasets(kept, probabilities=shares, seed=seed, stopping_strategy="all_exhausted")
+
+
+def load_eval_datasets(recipe: Recipe, needed: list[str] | None = None) -> Rows | None:
+    """Rows for the trainer's own evaluation loop; None without `eval_datasets`."""
+    sources = recipe.data.eval_datasets
+    return load_datasets(sources, recipe.task, recipe.data, recipe.args.seed, needed) if sources else None
+
+
+def _common_columns(parts: list[Rows]) -> list[str]:
+    return [column for column in parts[0].column_names if all(column in part.column_names for part in parts)]
+
+
+def prepare(source: DatasetConfig, index: int, task: str, data: DataConfig, seed: int, needed: list[str]) -> Rows:
+    """One source, loaded and brought into the columns of `task`."""
+    at = f"datasets.{index} ({source.path})"
+    rows = load(source, seed, data.streaming)
+    rows = _with_columns(rows)
+    columns = list(rows.column_names)
+    for ours, theirs in source.columns.items():
+        if theirs not in columns:
+            raise RecipeError(f"{at}: column {theirs!r} (for {ours!r}) is missing; it has {', '.join(columns)}")
+    taken = {theirs: ours for ours, theirs in source.columns.items() if theirs != ours}
+    # A column that ours displaces would collide with the renamed one.
+    displaced = [ours for ours in taken.values() if ours in columns]
+    rows = rows.remove_columns(displaced).rename_columns(taken) if taken else rows
+    columns = [taken.get(c, c) for c in columns if c not in displaced]
+
+    for column in [*source.extract, *source.filters, *needed]:
+        if column not in columns:
+            raise RecipeError(
+                f"{at}: column {column!r} is missing; it has {', '.join(columns)}. "
+                f"Name its source with `columns: {{{column}: <their name>}}`"
+            )
+    layout = next((layout for layout in LAYOUTS[task] if all(c in columns for c in layout)), None)
+    if layout is None:
+        wanted = " or ".join(" + ".join(layout) for layout in LAYOUTS[task])
+        raise RecipeError(f"{at}: {task} needs the columns {wanted}; it has {', '.join(columns)}")
+
+    if source.filters:
+        keep = row_filter(source.filters, at)
+        rows = rows.filter(keep)
+    rows = rows.map(_presenter(source, at, layout, data, needed), with_indices=True)
+    if source.rows is not None:
+        rows = rows.take(source.rows)
+    if isinstance(rows, datasets.Dataset) and not len(rows):
+        raise RecipeError(f"{at}: no rows" + (" are left after the filters" if source.filters else ""))
+    if task != "grpo":
+        # What the trainer does not read must not reach its collator.
+        rows = rows.select_columns(list(layout))
+    return rows
+
+
+def load(source: DatasetConfig, seed: int, streaming: bool = False) -> Rows:
+    """Rows of a source as they are stored.
+
+    Raises:
+        RecipeError: no such file, folder, function or hub dataset; a malformed row (named by its line).
+    """
+    path = Path(source.path)
+    if ":" in source.path and not path.exists():
+        return _call(source, seed, streaming)
+    if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
+        stored = datasets.load_from_disk(str(path))
+        stored = stored[source.split] if isinstance(stored, datasets.DatasetDict) else stored
+        return stored.to_iterable_dataset() if streaming else stored
+    if path.is_dir():
+        files = sorted(str(f) for f in path.rglob("*") if f.suffix in BUILDERS and not f.name.startswith("."))
+        if not files:
+            raise RecipeError(f"{path}: the folder holds no {', '.join(BUILDERS)} file")
+        return _read_files(files, source, streaming)
+    if path.is_file():
+        return _read_files([str(path)], source, streaming)
+    if path.suffix in BUILDERS or source.path.startswith((".", "/", "~")):
+        raise RecipeError(f"datasets: there is no file or folder {source.path}")
+    return _from_hub(source, streaming)
+
+
+def _call(source: DatasetConfig, seed: int, streaming: bool) -> Rows:
+    module, _, name = source.path.partition(":")
+    try:
+        maker = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise RecipeError(f"datasets: {source.path} is neither a file nor an importable function ({error})") from error
+    rows = maker(seed=seed, **source.args)
+    return rows.to_iterable_dataset() if streaming else rows
+
+
+def _from_hub(source: DatasetConfig, streaming: bool) -> Rows:
+    try:
+        return datasets.load_dataset(source.path, source.name, split=source.split, streaming=streaming)
+    except (OSError, ValueError) as error:  # datasets' and the hub's own errors derive from these
+        raise RecipeError(
+            f"datasets: {source.path} is no local file or folder, and the hub did not give it: {error}"
+        ) from error
+
+
+def _read_files(files: list[str], source: DatasetConfig, streaming: bool) -> Rows:
+    suffix = Path(files[0]).suffix
+    if suffix not in BUILDERS:
+        raise RecipeError(f"datasets: {files[0]} is none of {', '.join(BUILDERS)}")
+    for file in files:
+        if not Path(file).stat().st_size:
+            raise RecipeError(f"datasets: {file} is empty")
+    if streaming:
+        # A stream meets its bad row hours later; text files are cheap to read once beforehand.
+        _check_lines(files)
+    options = {"sep": "\t"} if suffix == ".tsv" else {}
+    try:
+        return datasets.load_dataset(
+            BUILDERS[suffix], data_files={source.split: files}, split=source.split, streaming=streaming, **options
+        )
+    except datasets.exceptions.DatasetGenerationError as error:
+        _check_lines(files)
+        raise RecipeError(f"datasets: {source.path} cannot be read: {error.__cause__ or error}") from error
+
+
+def _check_lines(files: list[str]) -> None:
+    """Find the line of a jsonl file that is not JSON, not an object, or of another type than the lines before it."""
+    for file in files:
+        if not file.endswith(".jsonl"):
+            continue
+        types: dict[str, tuple[type, int]] = {}
+        with open(file, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise RecipeError(f"{file}, line {number}: not valid JSON ({error})") from None
+                if not isinstance(row, dict):
+                    raise RecipeError(f"{file}, line {number}: expected an object, got {type(row).__name__}")
+                for key, value in row.items():
+                    kind, first = types.setdefault(key, (type(value), number)) if value is not None else (None, 0)
+                    if kind is not None and type(value) is not kind and {type(value), kind} != {int, float}:
+                        raise RecipeError(
+                            f"{file}, line {number}: {key!r} is {type(value).__name__}, but {kind.__name__} in line {first}"
+                        )
+
+
+def _with_columns(rows: Rows) -> Rows:
+    """A stream from the hub may not know its columns until the first row is read."""
+    return rows if rows.column_names is not None else rows._resolve_features()
+
+
+def row_filter(filters: dict[str, Any], at: str) -> Callable[[dict[str, Any]], bool]:
+    """`{level: {min: 3}, source: [aime, olympiads], solved: true}` as a predicate over rows."""
+    tests: dict[str, Callable[[Any, Any], bool]] = {
+        "min": lambda value, bound: value >= bound,
+        "max": lambda value, bound: value <= bound,
+        "not": lambda value, other: value not in other if isinstance(other, list) else value != other,
+        "matches": lambda value, pattern: re.search(pattern, str(value)) is not None,
+    }
+    for column, condition in filters.items():
+        for name in condition if isinstance(condition, dict) else ():
+            if name not in tests:
+                raise RecipeError(f"{at}: filter of {column!r}: {name!r} is not one of {', '.join(tests)}")
+
+    def meets(value: Any, condition: Any) -> bool:
+        if isinstance(condition, dict):
+            return value is not None and all(tests[name](value, bound) for name, bound in condition.items())
+        return value in condition if isinstance(condition, list) else value == condition
+
+    return lambda row: all(meets(row[column], condition) for column, condition in filters.items())
+
+
+def _presenter(
+    source: DatasetConfig, at: str, layout: tuple[str, ...], data: DataConfig, needed: list[str]
+) -> Callable[[dict[str, Any], int], dict[str, Any]]:
+    prompt = PROMPTS[data.prompt]
+    patterns = {column: re.compile(pattern) for column, pattern in source.extract.items()}
+
+    def present(row: dict[str, Any], i: int) -> dict[str, Any]:
+        new: dict[str, Any] = {}
+        for column, pattern in patterns.items():
+            found = pattern.search(str(row[column]))
+            if found is None:
+                raise RecipeError(f"{at}, row {i}: {column!r} does not match {pattern.pattern!r}: {row[column]!r}")
+            new[column] = found.group(1).strip()
+        for column in dict.fromkeys([*layout, *needed]):
+            value = new.get(column, row[column])
+            if value is None or (isinstance(value, str | list) and not value):
+                raise RecipeError(f"{at}, row {i}: {column!r} is empty")
+            if column == "prompt":
+                new[column] = _prompt(value, prompt, data.system_prompt, at, i)
+            elif column == "messages":
+                new[column] = _with_system(as_messages(value, at, i), data.system_prompt)
+            elif column in ("completion", "chosen", "rejected") and not prompt.plain:
+                new[column] = as_messages(value, at, i)
+            elif column == "solution":
+                new[column] = str(value)
+        return new
+
+    return present
+
+
+def _prompt(value: Any, prompt: Any, system_prompt: str | None, at: str, i: int) -> str | list[dict[str, str]]:
+    if isinstance(value, str):
+        return prompt.present(value, system_prompt)
+    messages = as_messages(value, at, i)
+    if prompt.plain:
+        raise RecipeError(f"{at}, row {i}: the prompt is a conversation, and {prompt.text[:40]!r}... takes a text")
+    return _with_system(messages, system_prompt)
+
+
+def _with_system(messages: list[dict[str, str]], system_prompt: str | None) -> list[dict[str, str]]:
+    if system_prompt is None or messages[0]["role"] == "system":
+        return messages
+    return [{"role": "system", "content": system_prompt}, *messages]
+
+
+def as_messages(value: Any, at: str = "row", i: int = 0) -> list[dict[str, str]]:
+    """A text, a message or a list of messages, in OpenAI's (`role`, `content`) or ShareGPT's (`from`, `value`) keys."""
+    roles = {"human": "user", "gpt": "assistant"}
+    if isinstance(value, str):
+        return [{"role": "assistant", "content": value}]
+    messages = []
+    for message in [value] if isinstance(value, dict) else value:
+        role = message.get("role") or message.get("from") if isinstance(message, dict) else None
+        content = message.get("content", message.get("value")) if isinstance(message, dict) else None
+        if not isinstance(role, str) or not isinstance(content, str):
+            raise RecipeError(f"{at}, row {i}: a message needs a role and a text, got {message!r}")
+        messages.append({"role": roles.get(role, role), "content": content})
+    return messages

@@ -1,0 +1,34 @@
+"""Direct preference optimisation: the human-preference part of R1's last phase."""
+
+from __future__ import annotations
+
+from trl import DPOTrainer, get_peft_config, get_quantization_config
+
+from open_r1 import callbacks, data, models, report, run
+from open_r1.configs import Recipe
+
+
+def main(recipe: Recipe) -> run.Run:
+    this = run.start(recipe)
+    tokenizer = models.load_tokenizer(recipe)
+    base = models.model_path(recipe, tokenizer)
+    rows = data.load_datasets(recipe.data.datasets, "dpo", recipe.data, recipe.args.seed)
+    held_out = data.load_eval_datasets(recipe)
+    recipe.args.model_init_kwargs = models.model_init_kwargs(recipe)
+    trainer = DPOTrainer(
+        model=base,
+        args=recipe.args,
+        train_dataset=rows,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        quantization_config=get_quantization_config(recipe.model),
+        peft_config=get_peft_config(recipe.model),
+    )
+    callbacks.train(trainer, this)
+    run.finish(this, trainer, tokenizer, base)
+    report.write(this.dir)
+    return this
+
+
+if __name__ == "__main__":
+    run.from_command_line(main)

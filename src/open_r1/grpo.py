@@ -1,0 +1,44 @@
+"""Reinforcement learning with rule-based rewards: R1-Zero, and R1's reasoning stage."""
+
+from __future__ import annotations
+
+from trl import GRPOTrainer, get_peft_config, get_quantization_config
+
+from open_r1 import callbacks, data, evaluate, models, prompts, report, rewards, run
+from open_r1.configs import Recipe
+
+
+def main(recipe: Recipe) -> run.Run:
+    this = run.start(recipe)
+    tokenizer = models.load_tokenizer(recipe)
+    base = models.model_path(recipe, tokenizer)
+    columns = rewards.columns(recipe.run.rewards)
+    rows = data.load_datasets(recipe.data.datasets, "grpo", recipe.data, recipe.args.seed, columns)
+    held_out = data.load_eval_datasets(recipe, columns)
+    recipe.args.model_init_kwargs = models.model_init_kwargs(recipe)
+    recipe.args.reward_weights = [reward.weight for reward in recipe.run.rewards]
+    template = prompts.CHAT_TEMPLATES.get(recipe.data.chat_template or "")
+    trainer = GRPOTrainer(
+        model=base,
+        args=recipe.args,
+        train_dataset=rows,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        reward_funcs=rewards.build(recipe.run.rewards, opens_think=template is not None and template.opens_think),
+        quantization_config=get_quantization_config(recipe.model),
+        peft_config=get_peft_config(recipe.model),
+    )
+    more = [callbacks.CompletionTable(trainer, recipe.run.print_every)]
+    judge = evaluate.Evaluator(recipe.run.evaluation, trainer, this) if recipe.run.evaluation else None
+    if judge:
+        more.append(callbacks.LiveEvaluation(judge.record, judge.settings.every, resumed=this.checkpoint is not None))
+    callbacks.train(trainer, this, *more)
+    if judge:
+        judge.summarize()
+    run.finish(this, trainer, tokenizer, base)
+    report.write(this.dir)
+    return this
+
+
+if __name__ == "__main__":
+    run.from_command_line(main)

@@ -1,0 +1,80 @@
+"""From a recipe to running processes on this machine."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from . import run
+from .configs import Recipe, load_recipe
+from .errors import RecipeError
+
+CONFIGS = Path("recipes/accelerate_configs")
+
+
+def train(path: str, overrides: list[str], processes: int | None = None) -> run.Run:
+    """Run a recipe to its end, its base first if that is missing.
+
+    Args:
+        path: the recipe.
+        overrides: command-line words.
+        processes: how many; None takes one on CPU, and one for each GPU the recipe is written for.
+
+    Raises:
+        RecipeError: as of `load_recipe`; or the machine has fewer GPUs than processes.
+    """
+    recipe = load_recipe(path, overrides)
+    if run.status(recipe.run_dir).get("state") == "finished" and not recipe.run.overwrite:
+        return already_finished(recipe)
+    if recipe.base is not None and not (Path(recipe.model.model_name_or_path) / "config.json").is_file():
+        base_path, base_overrides = recipe.base
+        print(f"first the base model, by {base_path}", flush=True)
+        train(base_path, base_overrides, processes)
+        print(f"now {path}", flush=True)
+    processes = processes or max(1, recipe.run.gpus)
+    if processes > 1:
+        return in_processes(recipe, overrides, processes)
+    return importlib.import_module(f"open_r1.{recipe.task}").main(recipe)
+
+
+def already_finished(recipe: Recipe) -> run.Run:
+    """Say what the finished run of this name showed, and leave it alone."""
+    from . import report
+
+    done = run.Run(recipe, recipe.run_dir)
+    summary = done.dir / "summary.json"
+    if summary.is_file():
+        shown = run.read_json(summary)
+        done.say(report.table(shown["before"], shown["after"]))
+    done.say("this run is finished already; add --overwrite to run it again, or choose another --output_dir")
+    return done
+
+
+def in_processes(recipe: Recipe, overrides: list[str], processes: int) -> run.Run:
+    """Start `processes` of a task by accelerate and wait for them."""
+    if recipe.run.gpus and not recipe.run.toy:
+        import torch
+
+        there = torch.cuda.device_count()
+        if there < processes:
+            raise RecipeError(
+                f"gpus: {processes} processes need as many GPUs and this machine has {there}; set --gpus {there} "
+                "(raise gradient_accumulation_steps to keep the batch), or add --toy"
+            )
+    name = recipe.run.accelerate_config or ("ddp" if recipe.run.gpus else "cpu")
+    config = CONFIGS / f"{name}.yaml"
+    if not config.is_file():
+        known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
+        raise RecipeError(f"accelerate_config: there is no {config}; known: {known}")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+    command += ["--num_processes", str(processes), "--main_process_port", "0", "-m", f"open_r1.{recipe.task}"]
+    command += ["--config", str(recipe.path), *overrides]
+    cores = os.cpu_count() or 1
+    environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // processes)))}
+    code = subprocess.run(command, env=environment).returncode
+    if code:
+        sys.exit(code)
+    return run.Run(recipe, recipe.run_dir)

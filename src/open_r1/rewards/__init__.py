@@ -1,0 +1,154 @@
+"""Rewards: pure scorers over strings, and the adapter that gives them TRL's batch signature.
+
+Nothing here imports torch or trl.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import RecipeError
+from .format import think_format
+from .math import accuracy
+from .verdict import Verdict
+
+# name -> scorer `(completion, <dataset columns>, <parameters>) -> Verdict | float`. The name in the recipe, the
+# function's name and the metric's name are the same.
+REWARDS: dict[str, Callable[..., Verdict | float]] = {
+    "accuracy": accuracy,
+    "think_format": think_format,
+}
+
+
+@dataclass
+class RewardConfig:
+    """One entry of a recipe's `rewards`: a name in `REWARDS`, its weight, and its own parameters beside them."""
+
+    name: str
+    weight: float = 1.0
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+Completion = str | list[dict[str, Any]]
+
+
+def check(rewards: list[RewardConfig]) -> None:
+    """Refuse unknown names, repeated names (they would share a metric) and unknown parameters.
+
+    Raises:
+        RecipeError: naming the entry and the nearest valid one.
+    """
+    seen: set[str] = set()
+    for i, reward in enumerate(rewards):
+        if reward.name not in REWARDS:
+            close = difflib.get_close_matches(reward.name, REWARDS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(REWARDS)}"
+            raise RecipeError(f"rewards.{i}: there is no reward named {reward.name!r}; {hint}")
+        if reward.name in seen:
+            raise RecipeError(f"rewards.{i}: {reward.name!r} is listed twice")
+        seen.add(reward.name)
+        _, known = arguments(reward.name)
+        for key in reward.parameters:
+            if key not in known:
+                raise RecipeError(
+                    f"rewards.{i}: {reward.name} has no parameter {key!r}; known: {', '.join(known) or 'none'}"
+                )
+
+
+def arguments(name: str) -> tuple[list[str], list[str]]:
+    """The dataset columns (arguments without a default) and the parameters (with one) of a scorer."""
+    arguments = list(inspect.signature(REWARDS[name]).parameters.values())[1:]
+    columns = [a.name for a in arguments if a.default is inspect.Parameter.empty]
+    return columns, [a.name for a in arguments if a.default is not inspect.Parameter.empty]
+
+
+def columns(rewards: list[RewardConfig]) -> list[str]:
+    """Dataset columns that these rewards need."""
+    return sorted({column for reward in rewards for column in arguments(reward.name)[0]})
+
+
+def build(rewards: list[RewardConfig], opens_think: bool = False) -> list[Reward]:
+    """One TRL reward function for each entry, in order.
+
+    Args:
+        rewards: entries of the recipe.
+        opens_think: the prompt already ends in `<think>`; scorers then see it put back before the completion.
+    """
+    scored = ScoredBatch(rewards, opens_think)
+    return [Reward(reward.name, scored) for reward in rewards]
+
+
+class ScoredBatch:
+    """Scores a batch with all rewards of a recipe at once, and withholds them together.
+
+    A sample that any verifier calls unknown or error gets None from every reward: TRL then leaves it out of its
+    group's mean and spread and gives it no advantage.
+    """
+
+    def __init__(self, rewards: list[RewardConfig], opens_think: bool):
+        self.rewards = rewards
+        self.opens_think = opens_think
+        self._of: list[Completion] | None = None
+        self._scores: dict[str, list[float | None]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_of": None, "_scores": {}}
+
+    def scores(self, completions: list[Completion], batch: dict[str, Any]) -> dict[str, list[float | None]]:
+        """Scores by reward name; TRL calls each reward with the same list, which is scored on the first call."""
+        if self._of is not completions:
+            results_SR = [self._score(completion, i, batch) for i, completion in enumerate(completions)]
+            self._scores = {
+                reward.name: [None if withheld(results) else _value(results[r]) for results in results_SR]
+                for r, reward in enumerate(self.rewards)
+            }
+            self._of = completions
+            _log_verdicts(results_SR, batch)
+        return self._scores
+
+    def _score(self, completion: Completion, i: int, batch: dict[str, Any]) -> list[Verdict | float]:
+        opener = "<think>" if self.opens_think else ""
+        text = opener + (completion if isinstance(completion, str) else completion[-1]["content"])
+        results = []
+        for reward in self.rewards:
+            values = {column: batch[column][i] for column in arguments(reward.name)[0]}
+            results.append(REWARDS[reward.name](text, **values, **reward.parameters))
+        return results
+
+
+class Reward:
+    """One reward in TRL's signature: `(prompts, completions, **columns) -> list of float or None`."""
+
+    def __init__(self, name: str, scored: ScoredBatch):
+        self.__name__ = name
+        self.scored = scored
+
+    def __call__(self, prompts: list[Any], completions: list[Completion], **batch: Any) -> list[float | None]:
+        return self.scored.scores(completions, batch)[self.__name__]
+
+
+def withheld(results: list[Verdict | float]) -> bool:
+    """True if a verdict among a sample's results is no evidence."""
+    return any(isinstance(result, Verdict) and result.score is None for result in results)
+
+
+def _value(result: Verdict | float) -> float | None:
+    return result.score if isinstance(result, Verdict) else float(result)
+
+
+def _log_verdicts(results_SR: list[list[Verdict | float]], batch: dict[str, Any]) -> None:
+    """Shares of unknown and error as metrics, and each sample's verdict beside its completion."""
+    verdicts_S = [[r for r in results if isinstance(r, Verdict)] for results in results_SR]
+    if "log_metric" not in batch or not any(verdicts_S):
+        return
+    for outcome in ("unknown", "error"):
+        share = sum(any(v.outcome == outcome for v in verdicts) for verdicts in verdicts_S) / len(verdicts_S)
+        batch["log_metric"](f"verdict/{outcome}", share)
+    said = [
+        "; ".join(f"{v.outcome}: {v.reason}" if v.reason else v.outcome for v in verdicts) for verdicts in verdicts_S
+    ]
+    batch["log_extra"]("verdict", said)

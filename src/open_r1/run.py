@@ -1,0 +1,385 @@
+"""The run directory: what every task does before and after its trainer.
+
+`runs/<model>/<task>/<variant>/` holds recipe.yaml, environment.json, status.json, metrics.jsonl, completions/,
+evaluations/, checkpoint-N/, model/, plots/ and report.html. Other stages, reports and resumption read that and nothing
+else. Small files are written beside their name and renamed, so a kill leaves the old or the new one.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import yaml
+from accelerate import PartialState
+from transformers import PreTrainedTokenizerBase, Trainer
+
+from . import quiet
+from .configs import PRESENTATION_KEYS, Recipe, load_recipe, world_size
+from .errors import RecipeError
+from .models import save_merged
+
+MANIFEST = "manifest.json"
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "peft",
+    "datasets",
+    "bitsandbytes",
+    "vllm",
+    "math-verify",
+    "wandb",
+)
+FREE_BYTES = 200 * 2**20  # below this a run would fail at its first checkpoint
+
+
+@dataclass
+class Run:
+    """One run under way.
+
+    Args:
+        recipe: the resolved recipe.
+        dir: its directory.
+        checkpoint: whole checkpoint to resume from, if any.
+        spent: seconds of earlier starts of this run, up to that checkpoint.
+    """
+
+    recipe: Recipe
+    dir: Path
+    checkpoint: Path | None = None
+    spent: float = 0.0
+    began: float = field(default_factory=lambda: _clock())
+
+    @property
+    def main(self) -> bool:
+        return PartialState().is_main_process
+
+    def seconds(self) -> float:
+        """Wall time of this run so far, earlier starts included."""
+        return self.spent + time.time() - self.began
+
+    def story_seconds(self) -> float:
+        """The same with the run that made this one's base model, if the recipe names it."""
+        base = self.recipe.run.base_recipe and Path(str(self.recipe.model.model_name_or_path)).parent
+        return self.seconds() + (status(base).get("seconds", 0.0) if base else 0.0)
+
+    def set_status(self, state: str, **more: Any) -> None:
+        if self.main:
+            write_json(self.dir / "status.json", {"state": state, "seconds": round(self.seconds(), 1), **more})
+
+    def say(self, text: str) -> None:
+        if self.main:
+            print(text, flush=True)
+
+
+_process_began: list[float] = [psutil.Process().create_time()]
+
+
+def _clock() -> float:
+    """When a run began: for the first of a process, when the process did (imports take seconds); else now."""
+    return _process_began.pop() if _process_began else time.time()
+
+
+def start(recipe: Recipe) -> Run:
+    """Check the launch and the run directory, and find where to resume.
+
+    Raises:
+        RecipeError: processes that do not know of each other, an unwritable or full disk, a directory that holds a
+            finished run or another recipe's.
+    """
+    check_processes()
+    set_threads(recipe)
+    run = Run(recipe, recipe.run_dir)
+    if run.main:
+        prepare_directory(run)
+    PartialState().wait_for_everyone()
+    quiet.release(run.dir / "library.log" if run.main else None)
+    run.checkpoint = last_whole_checkpoint(run.dir)
+    if run.checkpoint is not None:
+        run.spent = read_json(run.checkpoint / MANIFEST)["seconds"]
+        run.say(f"resuming from {run.checkpoint}")
+    if run.main:
+        drop_what_will_be_repeated(run)
+        write_text(run.dir / "recipe.yaml", yaml.safe_dump(recipe.given, sort_keys=False, allow_unicode=True))
+        write_json(run.dir / "environment.json", environment())
+    run.set_status("running")
+    track_offline_if_needed(run)
+    return run
+
+
+def from_command_line(main: Callable[[Recipe], Run]) -> None:
+    """`python -m open_r1.grpo --config recipe.yaml [--key value ...]`: the form that accelerate launches."""
+    words = sys.argv[1:]
+    if "--config" not in words[:1] or len(words) < 2:
+        sys.exit(f"usage: {sys.argv[0]} --config recipes/<model>/<task>/<variant>.yaml [--key value ...]")
+    guarded(lambda: main(load_recipe(words[1], words[2:])))
+
+
+def guarded(task: Callable[[], Run]) -> None:
+    """Run a task; end with its directory as the last line, or with a message and an exit code, and no traceback."""
+    try:
+        done = task()
+        done.say(str(done.dir))
+    except RecipeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(128 + stopped.number)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last whole checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+class Stopped(Exception):
+    """A signal ended the run after a whole step, with a checkpoint."""
+
+    def __init__(self, number: int, directory: Path):
+        super().__init__(f"stopped with a checkpoint in {directory}; the same command goes on from there")
+        self.number = number
+
+
+def finish(run: Run, trainer: Trainer, tokenizer: PreTrainedTokenizerBase, base: str) -> None:
+    """Save the model (merged if the recipe asks for it), and declare the run finished.
+
+    Args:
+        run: the run.
+        trainer: after training.
+        tokenizer: saved beside the weights.
+        base: what an adapter was trained on.
+    """
+    model = run.dir / "model"
+    adapter = run.dir / "adapter"
+    trainer.model.generation_config.eos_token_id = tokenizer.eos_token_id
+    trainer.save_model(str(adapter if run.recipe.run.merge_adapter else model))
+    if run.main:
+        if run.recipe.run.merge_adapter:
+            save_merged(base, adapter, model, run.recipe, tokenizer)
+        tokenizer.save_pretrained(model)
+    trainer.accelerator.wait_for_everyone()
+    run.set_status("finished", step=trainer.state.global_step)
+    trainer.end()
+
+
+def check_processes() -> None:
+    """Refuse a launch whose processes would each train alone and all report success."""
+    state = PartialState()
+    if state.num_processes != world_size():
+        raise RecipeError(
+            f"launch: {world_size()} processes were started, but they do not form one group "
+            f"({state.distributed_type.value}, {state.num_processes} process). On a machine without GPUs use "
+            "--config_file recipes/accelerate_configs/cpu.yaml, which sets use_cpu"
+        )
+    # accelerate's simple launcher sets an address for the processes it was asked for, and then starts only one.
+    if "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ and "ACCELERATE_MIXED_PRECISION" in os.environ:
+        raise RecipeError(
+            "launch: accelerate was asked for several processes and started one (it does that with --cpu and with "
+            "distributed_type MULTI_CPU); use --config_file recipes/accelerate_configs/cpu.yaml"
+        )
+
+
+def set_threads(recipe: Recipe) -> None:
+    """Divide the cores among the processes of this machine; more threads than cores cost more than they bring."""
+    if recipe.run.threads is None and "OMP_NUM_THREADS" in os.environ:
+        return
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(recipe.run.threads or max(1, cores // local))
+
+
+def prepare_directory(run: Run) -> None:
+    recipe, directory = run.recipe, run.dir
+    if recipe.run.overwrite and directory.exists():
+        if not (directory / "recipe.yaml").is_file():
+            raise RecipeError(f"overwrite: {directory} is not a run directory (no recipe.yaml), so it is left alone")
+        shutil.rmtree(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / ".probe"
+        probe.write_text("x")
+        probe.unlink()
+    except OSError as error:
+        raise RecipeError(f"output_dir: {directory} cannot be written: {error.strerror}; choose another") from error
+    free = shutil.disk_usage(directory).free
+    if free < FREE_BYTES:
+        raise RecipeError(
+            f"output_dir: {free / 2**20:.0f} MiB are free at {directory}, too few for a checkpoint; "
+            "free some space or choose another directory"
+        )
+    refuse_to_mix(run)
+
+
+def refuse_to_mix(run: Run) -> None:
+    """An existing directory is continued only by the recipe that began it."""
+    begun = run.dir / "recipe.yaml"
+    if not begun.is_file():
+        return
+    if status(run.dir).get("state") == "finished":
+        raise RecipeError(
+            f"output_dir: {run.dir} holds a finished run; add --overwrite to replace it, or choose another --output_dir"
+        )
+    before = yaml.safe_load(begun.read_text(encoding="utf-8"))
+    keys = sorted((before.keys() | run.recipe.given.keys()) - PRESENTATION_KEYS)
+    changed = [key for key in keys if before.get(key) != run.recipe.given.get(key)]
+    if changed:
+        told = "; ".join(f"{key}: {before.get(key)!r} -> {run.recipe.given.get(key)!r}" for key in changed)
+        raise RecipeError(
+            f"output_dir: {run.dir} was begun by another recipe ({told}); add --overwrite to start anew, or choose "
+            "another --output_dir"
+        )
+
+
+def last_whole_checkpoint(directory: Path) -> Path | None:
+    """The newest checkpoint whose manifest is there and whose files have the sizes it names."""
+    checkpoints = sorted(directory.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    return next((path for path in reversed(checkpoints) if is_whole(path)), None)
+
+
+def is_whole(checkpoint: Path) -> bool:
+    if not (checkpoint / MANIFEST).is_file():
+        return False
+    files = read_json(checkpoint / MANIFEST)["files"]
+    return all(
+        (checkpoint / name).is_file() and (checkpoint / name).stat().st_size == size for name, size in files.items()
+    )
+
+
+def seal(checkpoint: Path, seconds: float) -> None:
+    """Declare a checkpoint whole: the last thing written to it."""
+    files = {str(f.relative_to(checkpoint)): f.stat().st_size for f in checkpoint.rglob("*") if f.is_file()}
+    files.pop(MANIFEST, None)
+    write_json(checkpoint / MANIFEST, {"seconds": round(seconds, 1), "files": files})
+
+
+def drop_what_will_be_repeated(run: Run) -> None:
+    """Remove half-written checkpoints, and the metrics of steps after the one that is resumed from."""
+    step = int(run.checkpoint.name.split("-")[1]) if run.checkpoint else -1
+    for path in run.dir.glob("checkpoint-*"):
+        if not is_whole(path):
+            run.say(f"{path} was not completely written; it is removed")
+            shutil.rmtree(path)
+    if run.checkpoint is None:
+        shutil.rmtree(run.dir / "evaluations", ignore_errors=True)
+    metrics = run.dir / "metrics.jsonl"
+    if metrics.is_file():
+        kept = [row for row in read_jsonl(metrics) if row["step"] <= step]
+        write_text(metrics, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def track_offline_if_needed(run: Run) -> None:
+    """wandb without a login or a network goes offline; it never asks."""
+    if "wandb" not in run.recipe.args.report_to:
+        return
+    import socket
+
+    import wandb
+
+    os.environ.setdefault("WANDB_PROJECT", "open-r1")
+    os.environ.setdefault("WANDB_DIR", str(run.dir))
+    os.environ.setdefault("WANDB_SILENT", "true")
+    # One wandb run per run directory, however often it is resumed.
+    os.environ.setdefault("WANDB_RUN_ID", "-".join(run.dir.parts[-3:]).replace("=", "-")[-64:])
+    os.environ.setdefault("WANDB_RESUME", "allow")
+    if os.environ.get("WANDB_MODE"):
+        return
+    reason = None
+    if not wandb.api.api_key:
+        reason = "there is no login"
+    else:
+        host = wandb.api.settings("base_url").split("//")[-1].split("/")[0].split(":")[0]
+        try:
+            socket.create_connection((host, 443), timeout=3).close()
+        except OSError:
+            reason = f"{host} cannot be reached"
+    if reason:
+        os.environ["WANDB_MODE"] = "offline"
+        run.say(
+            f"wandb: {reason}, so this run is logged offline; upload it later with: wandb sync {run.dir}/wandb/offline-run-*"
+        )
+
+
+def environment() -> dict[str, Any]:
+    """Commit, versions and hardware, for the record."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "commit": commit(),
+        "python": platform.python_version(),
+        "packages": versions,
+        "platform": platform.platform(),
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "processes": world_size(),
+        "gpus": gpus,
+        "command": " ".join(["open-r1" if Path(sys.argv[0]).name == "open-r1" else sys.argv[0], *sys.argv[1:]]),
+    }
+
+
+def commit() -> str | None:
+    """The source's git commit, `-dirty` if it has uncommitted changes; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("-dirty" if dirty.stdout.strip() else "")
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def status(directory: Path) -> dict[str, Any]:
+    path = directory / "status.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Rows of a file whose last line may have been cut by a kill."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,239 @@
+"""The page of a run: what it shows, what it must not do, and runs that lack most of it."""
+
+import html.parser
+import json
+import re
+from pathlib import Path
+
+import matplotlib
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from open_r1 import report
+from open_r1.errors import RecipeError
+
+ATTACK = "<script>alert('x')</script>"
+PNG = b"\x89PNG"
+
+
+class Page(html.parser.HTMLParser):
+    """A page's tags, its text, and everything that a browser would load for it."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.tags: list[str] = []
+        self.loaded: list[str] = []
+        self.alts: list[str] = []
+        self.text = ""
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        for name, value in attributes:
+            if name in ("src", "href", "xlink:href", "srcset", "data", "action") and not value.startswith("#"):
+                self.loaded.append(value)
+            if tag == "svg" and name == "aria-label":
+                self.alts.append(value)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def put(path: Path, value) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(value if isinstance(value, str) else json.dumps(value))
+
+
+def put_metrics(run: Path, rows: list[dict], end: str = "") -> None:
+    put(run / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows) + end)
+
+
+def training_row(step: int) -> dict:
+    share = step / 100
+    row = {"step": step, "seconds": 2.0 * step, "loss": 0.01, "reward": 1.5 * share, "kl": None if step == 2 else 0.1}
+    row |= {"rewards/accuracy/mean": share, "rewards/accuracy/std": 0.3, "rewards/think_format/mean": 0.5}
+    row |= {
+        "completions/mean_length": 20.0 + step,
+        "verdict/unknown": 0.25 if step == 7 else 0.0,
+        "verdict/error": 0.0,
+    }
+    return row | {"learning_rate": 1e-5, "entropy": float("nan")}
+
+
+def evaluation_row(step: int, share: float) -> dict:
+    return {"step": step, "evaluation/pass@1": share, "evaluation/maj@4": share + 0.1, "evaluation/mean_length": 30.0}
+
+
+def judged(step: int, share: float, completion: str) -> dict:
+    metrics = {
+        "pass@1": share,
+        "maj@4": share + 0.1,
+        "mean_length": 31.25,
+        "format": 1.0,
+        "language": None,
+        "unknown": 0.0,
+    }
+    sample = {
+        "completion": completion,
+        "length": 12,
+        "answer": "7",
+        "verdict": "wrong",
+        "format": 0.0,
+        "language": None,
+    }
+    problem = {"prompt": f"three plus four {ATTACK}", "solution": "7", "samples": [sample]}
+    settings = {"step": step, "problems": 128, "k": 4, "temperature": 0.6, "top_p": 0.95}
+    return {**settings, "metrics": metrics, "samples": [problem]}
+
+
+@pytest.fixture
+def grpo(tmp_path: Path) -> Path:
+    run = tmp_path / "tiny" / "grpo" / "zero"
+    rewards = "rewards:\n- {name: think_format, weight: 0.5}\n- {name: accuracy, weight: 1.0}\n"
+    put(
+        run / "recipe.yaml",
+        f"task: grpo\nmax_steps: 60\nseed: 42\n{rewards}evaluation: {{live_rows: 64}}\nnote: '{ATTACK}'\n",
+    )
+    environment = {"commit": "0123456789abcdef-dirty", "packages": {"trl": "1.16.0"}, "gpus": [], "command": ATTACK}
+    put(run / "environment.json", environment)
+    put(run / "status.json", {"state": "finished", "seconds": 125.0, "step": 60})
+    rows = [evaluation_row(0, 0.123), *map(training_row, range(1, 61)), {"step": 60, "train_runtime": 100.0}]
+    put_metrics(run, [*rows, evaluation_row(60, 0.789)])
+    put(run / "evaluations" / "before.json", judged(0, 0.123, f"<answer>6</answer> {ATTACK}"))
+    put(run / "evaluations" / "after.json", judged(60, 0.789, f"<think>3 + 4</think> {ATTACK}"))
+    completion = [{"role": "assistant", "content": f"trained {ATTACK}"}]
+    row = {"step": 50, "prompt": [{"role": "user", "content": "1 + 1"}], "completion": completion, "accuracy": None}
+    (run / "completions").mkdir()
+    table = pyarrow.Table.from_pylist([row | {"verdict": "unknown", "advantage": 0.512}])
+    pyarrow.parquet.write_table(table, run / "completions" / "completions_00050.parquet")
+    (run / "completions" / "completions_00060.parquet").write_bytes(b"PAR1 cut by a kill")
+    return run
+
+
+def test_a_whole_grpo_run(grpo: Path):
+    path = report.write(grpo)
+    page = Page(path)
+    assert path == grpo / "report.html"
+    assert re.search(r"finished.*60 steps.*2 min 5 s.*seed 42.*commit 0123456789-dirty", page.text)
+    for shown in (
+        "12.3%",
+        "78.9%",
+        "31.2",
+        "maj@4",
+        "128 held-out problems",
+        "temperature 0.6",
+        "the first 64 problems",
+    ):
+        assert shown in page.text
+    assert page.text.index("think_format") < page.text.index("rewards/accuracy/mean"), "not in the recipe's order"
+    assert "trained" in page.text and "From step 50" in page.text
+    assert "at most 25% (step 7)" in page.text
+    assert "three plus four" in page.text and "trl" in page.text
+    assert page.text.index("Accuracy on held-out problems") < page.text.index("Total reward")
+    assert "entropy" not in page.text, "a metric without a finite value has no plot"
+    for name in ("accuracy", "length", "rewards", "curves"):
+        assert (grpo / "plots" / f"{name}.png").read_bytes()[:4] == PNG
+        assert (grpo / "plots" / f"{name}.png").stat().st_size > 10_000
+    assert not list(grpo.rglob("*.partial"))
+
+
+def test_the_page_loads_and_runs_nothing(grpo: Path):
+    page = Page(report.write(grpo))
+    assert page.loaded == ["data:,"]
+    assert "http:" not in page.source and "https:" not in page.source
+    assert "script" not in page.tags
+    assert page.text.count(ATTACK) >= 6, "prompt, two completions, a training completion, recipe, environment"
+    assert '<span class="tag">&lt;think&gt;</span>' in page.source
+
+
+def test_every_plot_is_told_in_words_and_themed(grpo: Path):
+    page = Page(report.write(grpo))
+    assert page.tags.count("svg") == len(page.alts)
+    assert any("maj@4 22.3% at step 0, 88.9% at step 60; pass@1 12.3% at step 0" in alt for alt in page.alts)
+    assert "var(--blue)" in page.source and report.COLOURS["blue"] not in page.source.split("</style>")[1]
+
+
+def test_writing_twice_gives_the_same_page_and_leaves_matplotlib_alone(grpo: Path):
+    settings = matplotlib.rcParams.copy()
+    first = report.write(grpo).read_text()
+    assert report.write(grpo).read_text() == first
+    assert matplotlib.rcParams == settings
+
+
+def test_an_unfinished_run_whose_last_line_is_cut(tmp_path: Path):
+    run = tmp_path / "zero"
+    put(run / "recipe.yaml", "task: grpo\nmax_steps: 60\n")
+    put(run / "evaluations" / "before.json", judged(0, 0.123, "short"))
+    put_metrics(run, [evaluation_row(0, 0.1), training_row(1), training_row(2)], end='{"step": 3, "loss": 0.0')
+    page = Page(report.write(run))
+    assert "step 2 of 60" in page.text
+    assert "12.3%" in page.text and "not yet after it" in page.text and "not sampled yet" in page.text
+    assert "Total reward" in page.text and "Training completions" not in page.text
+
+
+@pytest.mark.parametrize("recipe", ["", "task: sft\n"])
+def test_sft(tmp_path: Path, recipe: str):
+    run = tmp_path / "base"
+    rows = [
+        {"step": s, "seconds": s, "loss": 3.0 / s, "mean_token_accuracy": 0.5, "grad_norm": 1.0} for s in range(1, 9)
+    ]
+    put_metrics(run, [*rows, {"step": 8, "seconds": 8, "eval_loss": 0.25}])
+    if recipe:
+        put(run / "recipe.yaml", recipe)
+    page = Page(report.write(run))
+    assert page.text.index("Loss") < page.text.index("Token accuracy") < page.text.index("Gradient norm")
+    assert any("held out 0.25 at step 8" in alt for alt in page.alts)
+    assert [path.name for path in (run / "plots").iterdir()] == ["curves.png"]
+    assert "pass@1" not in page.text.split("Record")[0].replace("report", "")
+
+
+def test_dpo(tmp_path: Path):
+    run = tmp_path / "pairs"
+    put(run / "recipe.yaml", "task: dpo\n")
+    row = {
+        "loss": 0.6,
+        "rewards/chosen": 0.1,
+        "rewards/rejected": -0.2,
+        "rewards/accuracies": 0.75,
+        "rewards/margins": 0.3,
+    }
+    put_metrics(run, [{"step": 1, "seconds": 1.0, **row}])
+    page = Page(report.write(run))
+    assert page.text.index("Loss") < page.text.index("Preference accuracy")
+    assert any("chosen 0.1 at step 1" in alt and "rejected -0.2 at step 1" in alt for alt in page.alts)
+    assert "advantages cancel" not in page.text
+
+
+def test_a_run_that_has_logged_nothing(tmp_path: Path):
+    put(tmp_path / "run" / "recipe.yaml", "task: grpo\n")
+    assert "No training step has been logged yet." in Page(report.write(tmp_path / "run")).text
+    assert not (tmp_path / "run" / "plots").exists()
+
+
+def test_a_directory_that_is_no_run(tmp_path: Path):
+    with pytest.raises(RecipeError, match="is not a run directory"):
+        report.write(tmp_path)
+
+
+def test_a_resumed_step_is_drawn_once_and_smoothing_keeps_a_line():
+    rows = [{"step": 1, "x": 5.0}, {"step": 2, "x": 9.0}, {"step": 1, "x": 6.0}, {"step": 3, "x": None}]
+    assert report._points(rows, "x") == {1: 6.0, 2: 9.0}
+    line = {step: 2.0 * step for step in range(1, 201)}
+    smooth = report._smooth(line)
+    assert smooth[100] == pytest.approx(200.0) and smooth[1] == pytest.approx(7.0)
+    assert len(report._smooth(dict.fromkeys(range(10_000), 1.0))) == report.DRAWN
+
+
+def test_table():
+    before = {"pass@1": 0.123, "maj@16": 0.2, "mean_length": 14.25, "format": 0.5, "language": None}
+    after = {"pass@1": 0.6, "maj@16": 1.0, "mean_length": 114.0, "format": 0.996}
+    assert report.table(before, after).split("\n") == [
+        "                      before   after",
+        "pass@1                 12.3%   60.0%",
+        "maj@16                 20.0%  100.0%",
+        "mean length (tokens)    14.2   114.0",
+        "format                 50.0%   99.6%",
+        "language                   -       -",
+    ]
