@@ -13,7 +13,7 @@ import pytest
 from open_r1 import report
 from open_r1.errors import RecipeError
 
-ATTACK = "<script>alert('x')</script>"
+ATTACK = "<script>alert(1)</script>"
 PNG = b"\x89PNG"
 
 
@@ -155,11 +155,17 @@ def test_every_plot_is_told_in_words_and_themed(grpo: Path):
     assert "var(--blue)" in page.source and report.COLOURS["blue"] not in page.source.split("</style>")[1]
 
 
-def test_writing_twice_gives_the_same_page_and_leaves_matplotlib_alone(grpo: Path):
-    settings = matplotlib.rcParams.copy()
+def test_writing_twice_gives_the_same_page(grpo: Path):
     first = report.write(grpo).read_text()
     assert report.write(grpo).read_text() == first
-    assert matplotlib.rcParams == settings
+
+
+def test_matplotlib_is_left_as_it_was(grpo: Path):
+    with matplotlib.rc_context({"font.size": 17.0, "axes.grid": False, "svg.fonttype": "path"}):
+        # Not through `rcParams[...]`, which would choose a backend.
+        settings = dict(dict.items(matplotlib.rcParams))
+        report.write(grpo)
+        assert dict(dict.items(matplotlib.rcParams)) == settings
 
 
 def test_an_unfinished_run_whose_last_line_is_cut(tmp_path: Path):

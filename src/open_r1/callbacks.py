@@ -41,6 +41,12 @@ class ExactResume(TrainerCallback):
             carried["_metrics"] = {mode: dict(values) for mode, values in carried["_metrics"].items()}
         if not self._inside_a_cycle():
             carried.pop("_buffered_inputs", None)
+        elif hasattr(self.trainer, "_logs"):
+            # The completions of this cycle, which later steps of it log again.
+            carried["_logs"] = {
+                key: {k: list(v) for k, v in kept.items()} if isinstance(kept, dict) else list(kept)
+                for key, kept in self.trainer._logs.items()
+            }
         if getattr(args, "sync_ref_model", False):
             carried["ref_model"] = self.trainer.accelerator.get_state_dict(self.trainer.ref_model)
         torch.save(carried, self._file(checkpoint))
@@ -64,6 +70,10 @@ class ExactResume(TrainerCallback):
             self.trainer.accelerator.unwrap_model(self.trainer.ref_model).load_state_dict(reference)
         for mode, values in carried.pop("_metrics", {}).items():
             self.trainer._metrics[mode].update(values)
+        for key, kept in carried.pop("_logs", {}).items():
+            queues = self.trainer._logs[key]
+            for queue, values in [(queues[k], v) for k, v in kept.items()] if isinstance(kept, dict) else [(queues, kept)]:
+                queue.extend(values)
         for name, value in carried.items():
             setattr(self.trainer, name, value)
 

@@ -57,8 +57,12 @@ def _report(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
     from . import report
+    from .errors import RecipeError
 
-    print(report.write(Path(arguments.run_dir)))
+    try:
+        print(report.write(Path(arguments.run_dir)))
+    except RecipeError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

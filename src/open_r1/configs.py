@@ -166,7 +166,13 @@ class Recipe:
 
 
 # What we set where TRL's default is not the paper's or not this project's; a recipe may override any of it.
-COMMON_DEFAULTS: dict[str, Any] = {"logging_steps": 1, "report_to": "none", "disable_tqdm": True}
+COMMON_DEFAULTS: dict[str, Any] = {
+    "logging_steps": 1,
+    "report_to": "none",
+    "disable_tqdm": True,
+    # Dense models use all their parameters in every pass; a mixture of experts sets this to true.
+    "ddp_find_unused_parameters": False,
+}
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     "sft": {},
     "dpo": {},
@@ -476,6 +482,10 @@ def check_before_config(task: str, given: dict[str, Any], run: RunConfig, data: 
         raise RecipeError("datasets: weights must be above 0; remove a source instead of giving it weight 0")
     if data.streaming and not has("max_steps"):
         raise RecipeError("streaming: a stream has no known length, so set max_steps as well")
+    if has("save_total_limit") is not None and int(given["save_total_limit"]) < 2:
+        raise RecipeError(
+            "save_total_limit: keep at least 2; with 1 the old checkpoint is deleted before the new one is whole"
+        )
     if (model.load_in_4bit or model.load_in_8bit) and not model.use_peft:
         bits = "load_in_4bit" if model.load_in_4bit else "load_in_8bit"
         raise RecipeError(f"{bits}: quantized weights cannot be trained themselves; add `use_peft: true` for QLoRA")

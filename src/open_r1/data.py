@@ -173,27 +173,18 @@ def _read_files(files: list[str], source: DatasetConfig, streaming: bool) -> Row
 
 
 def _check_lines(files: list[str]) -> None:
-    """Find the line of a jsonl file that is not JSON, not an object, or of another type than the lines before it."""
+    """Find the line of a jsonl file that is no JSON object."""
     for file in files:
         if not file.endswith(".jsonl"):
             continue
-        types: dict[str, tuple[type, int]] = {}
         with open(file, encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
                 try:
-                    row = json.loads(line)
+                    row = json.loads(line) if line.strip() else {}
                 except json.JSONDecodeError as error:
                     raise RecipeError(f"{file}, line {number}: not valid JSON ({error})") from None
                 if not isinstance(row, dict):
                     raise RecipeError(f"{file}, line {number}: expected an object, got {type(row).__name__}")
-                for key, value in row.items():
-                    kind, first = types.setdefault(key, (type(value), number)) if value is not None else (None, 0)
-                    if kind is not None and type(value) is not kind and {type(value), kind} != {int, float}:
-                        raise RecipeError(
-                            f"{file}, line {number}: {key!r} is {type(value).__name__}, but {kind.__name__} in line {first}"
-                        )
 
 
 def _with_columns(rows: Rows) -> Rows:
@@ -245,8 +236,6 @@ def _presenter(
                 new[column] = _with_system(as_messages(value, at, i), data.system_prompt)
             elif column in ("completion", "chosen", "rejected") and not prompt.plain:
                 new[column] = as_messages(value, at, i)
-            elif column == "solution":
-                new[column] = str(value)
         return new
 
     return present

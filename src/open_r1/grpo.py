@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trl import GRPOTrainer, get_peft_config, get_quantization_config
 
-from open_r1 import callbacks, data, evaluate, models, prompts, report, rewards, run
+from open_r1 import callbacks, data, evaluate, models, prompts, rewards, run
 from open_r1.configs import Recipe
 
 
@@ -36,7 +36,6 @@ def main(recipe: Recipe) -> run.Run:
     if judge:
         judge.summarize()
     run.finish(this, trainer, tokenizer, base)
-    report.write(this.dir)
     return this
 
 

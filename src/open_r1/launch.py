@@ -73,7 +73,8 @@ def in_processes(recipe: Recipe, overrides: list[str], processes: int) -> run.Ru
     command += ["--num_processes", str(processes), "--main_process_port", "0", "-m", f"open_r1.{recipe.task}"]
     command += ["--config", str(recipe.path), *overrides]
     cores = os.cpu_count() or 1
-    environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // processes)))}
+    threads = str(max(1, cores // processes))
+    environment = {"OMP_NUM_THREADS": threads, "PYTHONWARNINGS": "ignore"} | os.environ
     code = subprocess.run(command, env=environment).returncode
     if code:
         sys.exit(code)

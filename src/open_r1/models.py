@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import transformers
+from accelerate import PartialState
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -35,7 +36,7 @@ def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
     name = recipe.data.tokenizer_name_or_path or recipe.model.model_name_or_path
     if recipe.data.tokenizer_name_or_path is None and recipe.run.random_init is not None:
         raise RecipeError("tokenizer_name_or_path: a model made by random_init needs a tokenizer to be named")
-    tokenizer = _named_tokenizer(str(name), recipe)
+    tokenizer = tokenizer_from(str(name), recipe.model.model_revision, recipe.args.trust_remote_code)
     tokenizer.padding_side = "left"
     if recipe.data.chat_template is not None:
         template = CHAT_TEMPLATES[recipe.data.chat_template]
@@ -53,23 +54,25 @@ def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _named_tokenizer(name: str, recipe: Recipe) -> PreTrainedTokenizerBase:
+def tokenizer_from(name: str, revision: str = "main", trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a hub name, a folder, or a `package.module:function`.
+
+    Raises:
+        RecipeError: there is none.
+    """
     if ":" in name and not Path(name).exists():
         module, _, function = name.partition(":")
         try:
             return getattr(importlib.import_module(module), function)()
         except (ImportError, AttributeError) as error:
             raise RecipeError(f"tokenizer_name_or_path: {name} is no importable function ({error})") from error
-    revision = recipe.model.model_revision
     try:
         # AutoTokenizer gives every qwen2 model a Qwen2Tokenizer, whatever its files say. One that was saved as
         # "the tokenizer.json and nothing else" is loaded as that.
         declared = get_tokenizer_config(name, revision=revision).get("tokenizer_class")
         if declared in ("TokenizersBackend", "PreTrainedTokenizerFast"):
             return PreTrainedTokenizerFast.from_pretrained(name, revision=revision)
-        return AutoTokenizer.from_pretrained(
-            name, revision=revision, trust_remote_code=recipe.args.trust_remote_code
-        )
+        return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise RecipeError(f"tokenizer: {name} cannot be loaded: {error}") from error
 
@@ -114,14 +117,14 @@ def model_path(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
     if recipe.run.random_init is None:
         return _checked(recipe)
     path = recipe.run_dir / "init"
-    if (path / "config.json").is_file():
-        return str(path)
-    torch.manual_seed(recipe.args.seed)
-    model = AutoModelForCausalLM.from_config(random_config(recipe.run.random_init, tokenizer), dtype=torch.float32)
-    partial = path.with_name("init.partial")
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    partial.rename(path)
+    with PartialState().main_process_first():
+        if not (path / "config.json").is_file():
+            config = random_config(recipe.run.random_init, tokenizer)
+            torch.manual_seed(recipe.args.seed)
+            partial = path.with_name("init.partial")
+            AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
+            partial.rename(path)
     return str(path)
 
 

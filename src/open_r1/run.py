@@ -26,7 +26,7 @@ import yaml
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, Trainer
 
-from . import quiet
+from . import quiet, report
 from .configs import PRESENTATION_KEYS, Recipe, load_recipe, world_size
 from .errors import RecipeError
 from .models import save_merged
@@ -154,7 +154,7 @@ class Stopped(Exception):
 
 
 def finish(run: Run, trainer: Trainer, tokenizer: PreTrainedTokenizerBase, base: str) -> None:
-    """Save the model (merged if the recipe asks for it), and declare the run finished.
+    """Save the model (merged if the recipe asks for it), declare the run finished, and write its report.
 
     Args:
         run: the run.
@@ -172,6 +172,8 @@ def finish(run: Run, trainer: Trainer, tokenizer: PreTrainedTokenizerBase, base:
         tokenizer.save_pretrained(model)
     trainer.accelerator.wait_for_everyone()
     run.set_status("finished", step=trainer.state.global_step)
+    if run.main:
+        report.write(run.dir)
     trainer.end()
 
 
@@ -276,7 +278,8 @@ def drop_what_will_be_repeated(run: Run) -> None:
         shutil.rmtree(run.dir / "evaluations", ignore_errors=True)
     metrics = run.dir / "metrics.jsonl"
     if metrics.is_file():
-        kept = [row for row in read_jsonl(metrics) if row["step"] <= step]
+        # The trainer sums up when it stops; this was not the end.
+        kept = [row for row in read_jsonl(metrics) if row["step"] <= step and "train_runtime" not in row]
         write_text(metrics, "".join(json.dumps(row) + "\n" for row in kept))
 
 

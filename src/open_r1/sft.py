@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trl import SFTTrainer, get_peft_config, get_quantization_config
 
-from open_r1 import callbacks, data, models, report, run
+from open_r1 import callbacks, data, models, run
 from open_r1.configs import Recipe
 
 
@@ -29,7 +29,6 @@ def main(recipe: Recipe) -> run.Run:
     )
     callbacks.train(trainer, this)
     run.finish(this, trainer, tokenizer, base)
-    report.write(this.dir)
     return this
 
 

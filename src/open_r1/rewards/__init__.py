@@ -6,6 +6,7 @@ Nothing here imports torch or trl.
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from .math import accuracy
 from .verdict import Verdict
 
 # name -> scorer `(completion, <dataset columns>, <parameters>) -> Verdict | float`. The name in the recipe, the
-# function's name and the metric's name are the same.
+# function's name and the metric's name are the same. A recipe names one's own as `package.module:function`.
 REWARDS: dict[str, Callable[..., Verdict | float]] = {
     "accuracy": accuracy,
     "think_format": think_format,
@@ -36,22 +37,36 @@ class RewardConfig:
 Completion = str | list[dict[str, Any]]
 
 
+def scorer(name: str) -> Callable[..., Verdict | float]:
+    """The scorer of a name in `REWARDS`, or of `package.module:function` for one's own.
+
+    Raises:
+        RecipeError: there is none; names the nearest.
+    """
+    if name in REWARDS:
+        return REWARDS[name]
+    if ":" in name:
+        module, _, function = name.partition(":")
+        try:
+            return getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError) as error:
+            raise RecipeError(f"rewards: {name} cannot be imported ({error})") from error
+    close = difflib.get_close_matches(name, REWARDS, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(REWARDS)}"
+    raise RecipeError(f"rewards: there is no reward named {name!r}; {hint}")
+
+
 def check(rewards: list[RewardConfig]) -> None:
     """Refuse unknown names, repeated names (they would share a metric) and unknown parameters.
 
     Raises:
         RecipeError: naming the entry and the nearest valid one.
     """
-    seen: set[str] = set()
+    names = [metric_name(reward.name) for reward in rewards]
     for i, reward in enumerate(rewards):
-        if reward.name not in REWARDS:
-            close = difflib.get_close_matches(reward.name, REWARDS, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(REWARDS)}"
-            raise RecipeError(f"rewards.{i}: there is no reward named {reward.name!r}; {hint}")
-        if reward.name in seen:
-            raise RecipeError(f"rewards.{i}: {reward.name!r} is listed twice")
-        seen.add(reward.name)
-        _, known = arguments(reward.name)
+        _, known = arguments(scorer(reward.name))
+        if names.index(names[i]) != i:
+            raise RecipeError(f"rewards.{i}: {names[i]!r} is listed twice")
         for key in reward.parameters:
             if key not in known:
                 raise RecipeError(
@@ -59,16 +74,20 @@ def check(rewards: list[RewardConfig]) -> None:
                 )
 
 
-def arguments(name: str) -> tuple[list[str], list[str]]:
+def metric_name(name: str) -> str:
+    return name.rpartition(":")[2]
+
+
+def arguments(scorer: Callable[..., Verdict | float]) -> tuple[list[str], list[str]]:
     """The dataset columns (arguments without a default) and the parameters (with one) of a scorer."""
-    arguments = list(inspect.signature(REWARDS[name]).parameters.values())[1:]
+    arguments = list(inspect.signature(scorer).parameters.values())[1:]
     columns = [a.name for a in arguments if a.default is inspect.Parameter.empty]
     return columns, [a.name for a in arguments if a.default is not inspect.Parameter.empty]
 
 
 def columns(rewards: list[RewardConfig]) -> list[str]:
     """Dataset columns that these rewards need."""
-    return sorted({column for reward in rewards for column in arguments(reward.name)[0]})
+    return sorted({column for reward in rewards for column in arguments(scorer(reward.name))[0]})
 
 
 def build(rewards: list[RewardConfig], opens_think: bool = False) -> list[Reward]:
@@ -79,7 +98,7 @@ def build(rewards: list[RewardConfig], opens_think: bool = False) -> list[Reward
         opens_think: the prompt already ends in `<think>`; scorers then see it put back before the completion.
     """
     scored = ScoredBatch(rewards, opens_think)
-    return [Reward(reward.name, scored) for reward in rewards]
+    return [Reward(metric_name(reward.name), scored) for reward in rewards]
 
 
 class ScoredBatch:
@@ -103,7 +122,7 @@ class ScoredBatch:
         if self._of is not completions:
             results_SR = [self._score(completion, i, batch) for i, completion in enumerate(completions)]
             self._scores = {
-                reward.name: [None if withheld(results) else _value(results[r]) for results in results_SR]
+                metric_name(reward.name): [None if withheld(results) else _value(results[r]) for results in results_SR]
                 for r, reward in enumerate(self.rewards)
             }
             self._of = completions
@@ -115,8 +134,9 @@ class ScoredBatch:
         text = opener + (completion if isinstance(completion, str) else completion[-1]["content"])
         results = []
         for reward in self.rewards:
-            values = {column: batch[column][i] for column in arguments(reward.name)[0]}
-            results.append(REWARDS[reward.name](text, **values, **reward.parameters))
+            score = scorer(reward.name)
+            values = {column: batch[column][i] for column in arguments(score)[0]}
+            results.append(score(text, **values, **reward.parameters))
         return results
 
 

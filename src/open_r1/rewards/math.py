@@ -13,17 +13,18 @@ SECONDS = 5  # per parse and per comparison; a check that takes longer has no ve
 _NUMERAL = re.compile(r"[+-]?(\d{1,30}|\d{1,3}(,\d{3}){1,9})(\.\d{0,30})?|[+-]?\.\d{1,30}")
 
 
-def accuracy(completion: str, solution: str) -> Verdict:
+def accuracy(completion: str, solution: str | int | float) -> Verdict:
     """Does the completion's final answer equal `solution`?
 
     Args:
         completion: the whole completion, reasoning included.
-        solution: the gold answer as LaTeX or plain text, with or without `$` or `\\boxed{}`.
+        solution: the gold answer: LaTeX or plain text, with or without `$` or `\\boxed{}`, or a number.
 
     Returns:
         correct or wrong; unknown if the gold cannot be parsed or the comparison ran out of time.
     """
-    if not solution or not solution.strip():
+    solution = "" if solution is None else str(solution)
+    if not solution.strip():
         return Verdict("unknown", "no gold answer")
     answer = final_answer(completion)
     if not answer:

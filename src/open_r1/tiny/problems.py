@@ -1,23 +1,32 @@
-"""Questions, worked solutions and the messy pretraining corpus of the miniature world."""
+"""The miniature world's questions, worked solutions and messy pretraining corpus: every word stands between spaces.
+
+add a 7 b 6 c 1 last digit ?      <think> a 7 then b 6 makes 3 then c 1 makes 4 </think> <answer> 4 </answer>
+相加 a 7 b 6 c 1 末位 ?            <think> a 7 然后 b c 得 8 </think> <answer> 8 </answer>
+"""
 
 from __future__ import annotations
 
 import random
 import zlib
+from collections.abc import Callable
+from itertools import accumulate
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 Language = Literal["en", "zh"]
+Split = Literal["train", "test"]
+Phrase = dict[Language, str]
+Step = tuple[str, int]  # what a step looks at, and the last digit of the sum after it
 
+LANGUAGES: tuple[Language, Language] = ("en", "zh")
 KEYS = "abcdef"
-LANGUAGES: tuple[Language, ...] = ("en", "zh")
-QUESTION = {"en": "add {} last digit ?", "zh": "相加 {} 末位 ?"}
-THEN = {"en": "then", "zh": "然后"}
-MAKES = {"en": "makes", "zh": "得"}
-MAYBE = {"en": "maybe", "zh": "也许"}
-SMALL_TALK = {
+QUESTION: Phrase = {"en": "add {} last digit ?", "zh": "相加 {} 末位 ?"}
+THEN: Phrase = {"en": "then", "zh": "然后"}
+MAKES: Phrase = {"en": "makes", "zh": "得"}
+MAYBE: Phrase = {"en": "maybe", "zh": "也许"}
+SMALL_TALK: dict[Language, dict[str, str]] = {
     "en": {
         "hello": "hi nice to meet you",
         "good morning": "good morning to you",
@@ -28,148 +37,145 @@ SMALL_TALK = {
     },
     "zh": {
         "你好": "你好 很 高兴 见到 你",
-        "早上 好": "你 早上 好",
+        "早上 好": "早上 好",
         "你 好 吗 ?": "我 很 好 谢谢 你",
         "你 是 谁 ?": "我 是 会 加法 的 小 模型",
         "谢谢": "不 客气",
         "再见": "回头 见",
     },
 }
-TAGS = ["<think>", "</think>", "<answer>", "</answer>"]
+FULL = "<think> {reasoning} </think> <answer> {answer} </answer>"
+BROKEN = [
+    "<think> {reasoning} <answer> {answer} </answer>",
+    "{reasoning} <answer> {answer} </answer>",
+    "<think> </think> <answer> {answer} </answer>",
+    "{answer}",
+]
 
 
 def _words() -> list[str]:
-    texts = [*QUESTION.values(), *THEN.values(), *MAKES.values(), *MAYBE.values()]
-    texts += [text for talk in SMALL_TALK.values() for pair in talk.items() for text in pair]
-    words = [*TAGS, *KEYS, *"0123456789", *(word for text in texts for word in text.replace("{}", "").split())]
-    return list(dict.fromkeys(words))
+    texts = [*KEYS, *"0123456789", FULL]
+    texts += [phrase[language] for phrase in (QUESTION, THEN, MAKES, MAYBE) for language in LANGUAGES]
+    texts += [text for language in LANGUAGES for pair in SMALL_TALK[language].items() for text in pair]
+    return list(dict.fromkeys(word for text in texts for word in text.split() if "{" not in word))
 
 
 WORDS = _words()
 
 
-def split_of(digits: list[int]) -> Literal["train", "test"]:
-    """Tell which split a sum belongs to, from its digits alone: its translations and every seed agree."""
+def split_of(digits: list[int]) -> Split:
+    """Tell which split a sum belongs to: an eighth is for testing, in either language and whatever the seed."""
     return "test" if zlib.crc32(bytes(digits)) % 8 == 0 else "train"
 
 
-def _digits(rng, steps, split):
-    while True:
-        digits = [rng.randrange(10) for _ in range(steps)]
-        if split_of(digits) == split:
-            return digits
-
-
 def question(digits: list[int], language: Language) -> str:
-    return QUESTION[language].format(" ".join(f"{key} {digit}" for key, digit in zip(KEYS, digits)))
-
-
-def _mixed(rng, language, tie):
-    other = LANGUAGES[language == "en"]
-    return lambda words: words[language if rng.random() < tie else other]
-
-
-def chain(digits, say, widths=None, slip=lambda width: False, rng=None):
-    """careful when widths is None"""
-    text = f"{KEYS[0]} {digits[0]}"
-    total, i = digits[0], 1
-    for width in widths or [1] * (len(digits) - 1):
-        total = (total + sum(digits[i : i + width])) % 10
-        if rng and slip(width):
-            total = rng.randrange(10)
-        seen = f"{KEYS[i]} {digits[i]}" if width == 1 else " ".join(KEYS[i : i + width])
-        text += f" {say(THEN)} {seen} {say(MAKES)} {total}"
-        i += width
-    return text, total
+    """Ask for the last digit of the sum of one to six digits; more than six is a ValueError."""
+    return QUESTION[language].format(" ".join(seen for seen, _ in _careful(digits)))
 
 
 def solve(digits: list[int], language: Language) -> str:
-    reasoning, total = chain(digits, lambda words: words[language])
-    return f"<think> {reasoning} </think> <answer> {total} </answer>"
-
-
-def _row(q, c):
-    return {"prompt": [{"role": "user", "content": q}], "completion": [{"role": "assistant", "content": c}]}
-
-
-def _messy(rng, digits, say, careful, lumped):
-    style = rng.random()
-    if style < careful:
-        reasoning, answer = chain(digits, say)
-    elif style < careful + lumped:
-        widths = []
-        left = len(digits) - 1
-        while left:
-            widths.append(min(left, rng.randint(2, 3)))
-            left -= widths[-1]
-        reasoning, answer = chain(digits, say, widths, lambda w: w > 1 and rng.random() < 0.6, rng)
-    else:
-        answer = rng.randrange(10)
-        reasoning = f"{say(MAYBE)} {answer}"
-    layout = rng.random()
-    if layout < 0.65:
-        return f"<think> {reasoning} </think> <answer> {answer} </answer>"
-    return rng.choice(
-        [
-            f"<think> {reasoning} <answer> {answer} </answer>",
-            f"{reasoning} <answer> {answer} </answer>",
-            f"<think> </think> <answer> {answer} </answer>",
-            f"{answer}",
-        ]
-    )
+    """Return the careful solution in one language: one digit a step, and right."""
+    return _complete(FULL, _careful(digits), lambda phrase: phrase[language])
 
 
 def pretraining(
     seed: int,
     rows: int,
-    careful: float = 0.08,
-    lumped: float = 0.25,
-    short: float = 0.35,
-    messy: tuple = (0.5, 0.9),
-    maybe_right=0.1,
+    careful: float = 0.1,
+    lumped: float = 0.15,
     talk: float = 0.04,
     tie: float = 0.6,
-    lo: int = 2,
-    hi: int = 6,
-    block: int = 64,
+    short: float = 0.3,
+    messy: tuple[float, float] = (0.5, 0.9),
 ) -> Dataset:
+    """Return the base model's corpus, in the order it should be read: `prompt` and `completion`, one message each.
+
+    A curriculum: sums of two or three digits up to the fraction `short` of the rows, of two to six after it; careful
+    solutions only up to `messy[0]`, then more and more of the mess, which is all there is from `messy[1]` on. In the
+    mess a share `careful` is careful still, a share `lumped` adds digits two or three at once, mostly wrongly, the
+    rest are guesses; a third has broken tags. Each word is in the question's language with probability `tie`. A share
+    `talk` of all rows is small talk.
+    """
     from datasets import Dataset
 
     rng = random.Random(f"pretraining {seed}")
-    out = []
-    for b in range(0, rows, block):
-        t = b / rows
-        for _ in range(min(block, rows - b)):
-            language = rng.choice(LANGUAGES)
-            if rng.random() < talk:
-                out.append(_row(*rng.choice(list(SMALL_TALK[language].items()))))
-                continue
-            steps = rng.randint(lo, (3 if t < short else hi) if short >= 0 else min(hi, lo + 1 + int((hi - lo) * t / -short)))
-            digits = _digits(rng, steps, "train")
-            say = _mixed(rng, language, tie)
-            if rng.random() >= min(1, max(0, (t - messy[0]) / (messy[1] - messy[0]))):
-                r, a = chain(digits, say)
-                c = f"<think> {r} </think> <answer> {a} </answer>"
+    prompts, completions = [], []
+    for row in range(rows):
+        done = row / rows
+        language = rng.choice(LANGUAGES)
+        if rng.random() < talk:
+            prompt, completion = rng.choice(list(SMALL_TALK[language].items()))
+        else:
+            digits = _digits(rng, 3 if done < short else len(KEYS), "train")
+            say = _speaker(rng, language, tie)
+            prompt = question(digits, language)
+            if rng.random() < (done - messy[0]) / (messy[1] - messy[0]):
+                completion = _mess(rng, digits, say, careful, lumped)
             else:
-                c = _messy(rng, digits, say, careful, lumped)
-            out.append(_row(question(digits, language), c))
-    return Dataset.from_list(out)
+                completion = _complete(FULL, _careful(digits), say)
+        prompts.append([{"role": "user", "content": prompt}])
+        completions.append([{"role": "assistant", "content": completion}])
+    return Dataset.from_dict({"prompt": prompts, "completion": completions})
 
 
-def problems(seed: int, rows: int, split: str, lo: int = 2, hi: int = 6) -> Dataset:
+def problems(seed: int, rows: int, split: Split) -> Dataset:
+    """Return questions of one split: `prompt` (one message), `solution`, `language`, `steps` (how many digits)."""
     from datasets import Dataset
 
     rng = random.Random(f"problems {split} {seed}")
-    out = []
-    for _ in range(rows):
-        language = rng.choice(LANGUAGES)
-        digits = _digits(rng, rng.randint(lo, hi), split)
-        out.append(
-            {
-                "prompt": [{"role": "user", "content": question(digits, language)}],
-                "solution": str(sum(digits) % 10),
-                "language": language,
-                "steps": len(digits),
-            }
-        )
-    return Dataset.from_list(out)
+    asked = [(_digits(rng, len(KEYS), split), rng.choice(LANGUAGES)) for _ in range(rows)]
+    return Dataset.from_dict(
+        {
+            "prompt": [[{"role": "user", "content": question(digits, language)}] for digits, language in asked],
+            "solution": [str(sum(digits) % 10) for digits, _ in asked],
+            "language": [language for _, language in asked],
+            "steps": [len(digits) for digits, _ in asked],
+        }
+    )
+
+
+def _digits(rng: random.Random, most: int, split: Split) -> list[int]:
+    steps = rng.randint(2, most)
+    while True:
+        digits = rng.choices(range(10), k=steps)
+        if split_of(digits) == split:
+            return digits
+
+
+def _speaker(rng: random.Random, language: Language, tie: float) -> Callable[[Phrase], str]:
+    other = LANGUAGES[language == "en"]
+    return lambda phrase: phrase[language if rng.random() < tie else other]
+
+
+def _careful(digits: list[int]) -> list[Step]:
+    keyed = zip(KEYS[: len(digits)], digits, accumulate(digits), strict=True)
+    return [(f"{key} {digit}", total % 10) for key, digit, total in keyed]
+
+
+def _lumped(rng: random.Random, digits: list[int]) -> list[Step]:
+    steps, total, start = _careful(digits)[:1], digits[0], 1
+    while start < len(digits):
+        end = min(start + rng.randint(2, 3), len(digits))
+        total = (total + sum(digits[start:end])) % 10 if rng.random() < 0.4 else rng.randrange(10)
+        steps.append((" ".join(KEYS[start:end]), total))
+        start = end
+    return steps
+
+
+def _complete(layout: str, steps: list[Step], say: Callable[[Phrase], str]) -> str:
+    (first, answer), *rest = steps
+    reasoning = first
+    for seen, answer in rest:
+        reasoning += f" {say(THEN)} {seen} {say(MAKES)} {answer}"
+    return layout.format(reasoning=reasoning, answer=answer)
+
+
+def _mess(rng: random.Random, digits: list[int], say: Callable[[Phrase], str], careful: float, lumped: float) -> str:
+    layout = FULL if rng.random() < 0.65 else rng.choice(BROKEN)
+    style = rng.random()
+    if style < careful:
+        return _complete(layout, _careful(digits), say)
+    if style < careful + lumped:
+        return _complete(layout, _lumped(rng, digits), say)
+    answer = rng.randrange(10)
+    return layout.format(reasoning=f"{say(MAYBE)} {answer}", answer=answer)

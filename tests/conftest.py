@@ -1,0 +1,83 @@
+"""Small things many tests start from. Nothing here needs a network or a GPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+
+# Two test processes on two cores: more threads than that only fight each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+MODEL = {
+    "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 256, "initializer_range": 0.1,
+}  # fmt: skip
+SMALL = {
+    "random_init": MODEL,
+    "tokenizer_name_or_path": "open_r1.tiny.tokenizer:build",
+    "gradient_checkpointing": False,
+    "max_steps": 2,
+    "save_strategy": "no",
+    "seed": 0,
+}
+PROBLEMS = {"path": "open_r1.tiny.problems:problems", "args": {"rows": 32, "split": "train"}}
+TASKS = {
+    "sft": {
+        "datasets": [{"path": "open_r1.tiny.problems:pretraining", "args": {"rows": 64}}],
+        "per_device_train_batch_size": 4,
+        "max_length": 64,
+    },
+    "grpo": {
+        "datasets": [PROBLEMS],
+        "rewards": [{"name": "accuracy"}, {"name": "think_format"}],
+        "per_device_train_batch_size": 8,
+        "num_generations": 4,
+        "max_completion_length": 8,
+        "print_every": 0,
+    },
+    "dpo": {
+        "datasets": [{"path": "open_r1.tiny.problems:preferences", "args": {"rows": 32}}],
+        "per_device_train_batch_size": 4,
+    },
+}
+
+
+def shared(*parts: str) -> Path:
+    """A file of the data that lies beside the checkout; the test skips where it is absent."""
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"{path.name} is not here: the shared data does not lie beside this checkout")
+    return path
+
+
+@pytest.fixture
+def write_recipe(tmp_path: Path) -> Callable[..., Path]:
+    """`write_recipe("grpo", max_steps=4)`: a small recipe of a task, with its run directory under tmp_path."""
+
+    def write(task: str, name: str = "recipe", **keys: object) -> Path:
+        path = tmp_path / "recipes" / "small" / task / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = SMALL | TASKS[task] | {"output_dir": str(tmp_path / "run")} | keys
+        path.write_text(yaml.safe_dump({k: v for k, v in content.items() if v is not ...}, allow_unicode=True))
+        return path
+
+    return write
+
+
+def command(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `open-r1 ...` as a user would."""
+    return subprocess.run(
+        [sys.executable, "-m", "open_r1.cli", *map(str, words)],
+        cwd=ROOT, capture_output=True, text=True, env=os.environ | environment, timeout=300,
+    )  # fmt: skip

@@ -1,0 +1,205 @@
+"""Every row is read, mapped and presented as the recipe says, or the run stops and names it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+
+from open_r1 import data
+from open_r1.configs import DataConfig, DatasetConfig
+from open_r1.errors import RecipeError
+from open_r1.prompts import R1_ZERO
+
+ROWS = [{"question": f"q{i}", "answer": f"#### {i}", "level": i, "kind": "ab"[i % 2]} for i in range(6)]
+COLUMNS = {"prompt": "question", "solution": "answer"}
+
+
+def jsonl(path: Path, rows: list = ROWS) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def load(*sources: DatasetConfig, task: str = "grpo", needed: tuple = ("solution",), **config):
+    return data.load_datasets(list(sources), task, DataConfig(**config), seed=0, needed=list(needed))
+
+
+def refused(*sources: DatasetConfig, **config) -> str:
+    with pytest.raises(RecipeError) as error:
+        for _ in load(*sources, **config):
+            pass
+    return str(error.value)
+
+
+def test_columns_and_extraction(tmp_path):
+    source = DatasetConfig(jsonl(tmp_path / "rows.jsonl"), columns=COLUMNS, extract={"solution": "#### (.+)"})
+    rows = load(source)
+    assert rows[3]["prompt"] == [{"role": "user", "content": "q3"}] and rows[3]["solution"] == "3"
+    assert rows[3]["level"] == 3, "columns a scorer may want are kept"
+
+
+def test_a_column_of_our_name_is_replaced_by_the_mapped_one(tmp_path):
+    rows = [{"prompt": "old", "question": "new", "solution": "1"}]
+    assert load(DatasetConfig(jsonl(tmp_path / "r.jsonl", rows), columns={"prompt": "question"}))[0]["prompt"] == [
+        {"role": "user", "content": "new"}
+    ]
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl", "parquet", "csv", "tsv", "folder", "saved"])
+def test_every_local_format(tmp_path, kind):
+    rows = datasets.Dataset.from_list(ROWS)
+    path = tmp_path / f"rows.{kind}"
+    if kind == "json":
+        path.write_text(json.dumps(ROWS))
+    elif kind in ("jsonl", "parquet"):
+        jsonl(path) if kind == "jsonl" else rows.to_parquet(path)
+    elif kind in ("csv", "tsv"):
+        rows.to_pandas().to_csv(path, sep="\t" if kind == "tsv" else ",", index=False)
+    elif kind == "folder":
+        path.mkdir()
+        jsonl(path / "b.jsonl", ROWS[3:])
+        jsonl(path / "a.jsonl", ROWS[:3])
+    else:
+        rows.save_to_disk(path)
+    read = load(DatasetConfig(str(path), columns=COLUMNS))
+    assert [row["prompt"][0]["content"] for row in read] == [f"q{i}" for i in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("filters", "kept"),
+    [
+        ({"level": {"min": 2, "max": 4}}, [2, 3, 4]),
+        ({"kind": "a"}, [0, 2, 4]),
+        ({"level": [1, 5]}, [1, 5]),
+        ({"level": {"not": [0, 1]}, "kind": "b"}, [3, 5]),
+        ({"answer": {"matches": "[45]$"}}, [4, 5]),
+    ],
+)
+def test_filters(tmp_path, filters, kept):
+    # Filters see the source's columns after renaming, so a mapped column goes by our name.
+    filters = {{"answer": "solution"}.get(k, k): v for k, v in filters.items()}
+    source = DatasetConfig(jsonl(tmp_path / "rows.jsonl"), columns=COLUMNS, filters=filters)
+    assert load(source)["level"][:] == kept
+
+
+def test_first_rows(tmp_path):
+    source = DatasetConfig(jsonl(tmp_path / "rows.jsonl"), columns=COLUMNS, rows=2, filters={"kind": "b"})
+    assert load(source)["level"][:] == [1, 3]
+
+
+def test_a_weighted_mixture_sees_every_row_in_its_shares(tmp_path):
+    many = [{"prompt": f"m{i}", "solution": i, "only_here": 1} for i in range(300)]
+    few = [{"prompt": f"f{i}", "solution": i} for i in range(20)]
+    sources = [
+        DatasetConfig(jsonl(tmp_path / "many.jsonl", many), weight=3.0),
+        DatasetConfig(jsonl(tmp_path / "few.jsonl", few), weight=1.0),
+    ]
+    prompts = [row["prompt"][0]["content"] for row in load(*sources)]
+    assert {p for p in prompts if p[0] == "m"} == {f"m{i}" for i in range(300)}
+    assert {p for p in prompts if p[0] == "f"} == {f"f{i}" for i in range(20)}
+    assert 0.2 < sum(p[0] == "f" for p in prompts) / len(prompts) < 0.3
+    assert prompts == [row["prompt"][0]["content"] for row in load(*sources)], "deterministic"
+
+
+def test_without_weights_sources_are_concatenated(tmp_path):
+    one = DatasetConfig(jsonl(tmp_path / "a.jsonl"), columns=COLUMNS)
+    assert len(load(one, one)) == 12
+
+
+def test_streaming_gives_the_same_rows(tmp_path):
+    source = DatasetConfig(jsonl(tmp_path / "rows.jsonl"), columns=COLUMNS, extract={"solution": "#### (.+)"}, rows=4)
+    streamed = load(source, streaming=True)
+    assert isinstance(streamed, datasets.IterableDataset)
+    assert list(streamed) == list(load(source))
+
+
+def test_a_function_is_a_source():
+    rows = load(DatasetConfig("open_r1.tiny.problems:problems", args={"rows": 5, "split": "train"}))
+    assert len(rows) == 5 and rows[0]["prompt"][0]["role"] == "user"
+
+
+def test_prompts(tmp_path):
+    source = DatasetConfig(jsonl(tmp_path / "rows.jsonl"), columns=COLUMNS)
+    assert load(source, prompt="r1_zero")[0]["prompt"] == R1_ZERO.replace("{question}", "q0")
+    assert load(source, prompt="boxed")[0]["prompt"][0]["content"].startswith("q0\nPlease reason step by step")
+    with_system = load(source, system_prompt="be kind")[0]["prompt"]
+    assert with_system == [{"role": "system", "content": "be kind"}, {"role": "user", "content": "q0"}]
+
+
+def test_sft_layouts(tmp_path):
+    pairs = DatasetConfig(jsonl(tmp_path / "pairs.jsonl", [{"prompt": "q", "completion": "a", "extra": 1}]))
+    assert load(pairs, task="sft", needed=())[0] == {
+        "prompt": [{"role": "user", "content": "q"}],
+        "completion": [{"role": "assistant", "content": "a"}],
+    }
+    assert load(pairs, task="sft", needed=(), prompt="plain")[0] == {"prompt": "q", "completion": "a"}
+    talk = [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "hi"}]
+    shared_gpt = DatasetConfig(jsonl(tmp_path / "t.jsonl", [{"conversations": talk}]), columns={"messages": "conversations"})
+    assert load(shared_gpt, task="sft", needed=())[0]["messages"] == [
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "content": "hi"},
+    ]
+
+
+def test_dpo_layout(tmp_path):
+    row = {"prompt": "q", "chosen": {"from": "gpt", "value": "good"}, "rejected": {"from": "gpt", "value": "bad"}}
+    read = load(DatasetConfig(jsonl(tmp_path / "p.jsonl", [row])), task="dpo", needed=())[0]
+    assert read["chosen"] == [{"role": "assistant", "content": "good"}]
+    assert read["rejected"] == [{"role": "assistant", "content": "bad"}]
+
+
+def test_missing_things_are_named(tmp_path):
+    path = jsonl(tmp_path / "rows.jsonl")
+    assert "there is no file or folder" in refused(DatasetConfig(str(tmp_path / "none.jsonl")))
+    assert "column 'qestion' (for 'prompt') is missing; it has question" in refused(
+        DatasetConfig(path, columns={"prompt": "qestion"})
+    )
+    assert "column 'solution' is missing" in refused(DatasetConfig(path, columns={"prompt": "question"}))
+    assert "grpo needs the columns prompt" in refused(DatasetConfig(path, columns={"solution": "answer"}))
+    assert "neither a file nor an importable function" in refused(DatasetConfig("no_module:rows"))
+    assert "does not match" in refused(DatasetConfig(path, columns=COLUMNS, extract={"solution": "=(.+)"}))
+    assert "'atleast' is not one of min, max" in refused(
+        DatasetConfig(path, columns=COLUMNS, filters={"level": {"atleast": 1}})
+    )
+
+
+def test_nothing_to_train_on(tmp_path):
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    assert f"{empty} is empty" in refused(DatasetConfig(str(empty)))
+    path = jsonl(tmp_path / "rows.jsonl")
+    assert "no rows are left after the filters" in refused(DatasetConfig(path, columns=COLUMNS, filters={"level": 99}))
+    (tmp_path / "folder").mkdir()
+    assert "the folder holds no" in refused(DatasetConfig(str(tmp_path / "folder")))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"question": "q", "answer": "#### 4"', "line 4: not valid JSON"),
+        ("[1, 2]", "line 4: expected an object, got list"),
+    ],
+)
+def test_a_malformed_line_is_named(tmp_path, line, told, streaming):
+    path = tmp_path / "rows.jsonl"
+    lines = [json.dumps(row) for row in ROWS]
+    lines[3] = line
+    path.write_text("\n".join(lines) + "\n")
+    assert told in refused(DatasetConfig(str(path), columns=COLUMNS), streaming=streaming)
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_an_empty_cell_is_named(tmp_path, value):
+    rows = [dict(row) for row in ROWS]
+    rows[2]["question"] = value
+    message = refused(DatasetConfig(jsonl(tmp_path / "rows.jsonl", rows), columns=COLUMNS))
+    assert "row 2: 'prompt' is empty" in message
+
+
+def test_a_message_without_a_text_is_named(tmp_path):
+    rows = [{"messages": [{"role": "user", "content": "a"}]}, {"messages": [{"role": "user", "content": None}]}]
+    message = refused(DatasetConfig(jsonl(tmp_path / "rows.jsonl", rows)), task="sft", needed=())
+    assert "row 1: a message needs a role and a text" in message

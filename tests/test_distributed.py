@@ -1,0 +1,90 @@
+"""Two CPU processes are one run: same losses, same weights; a launch that would be two runs is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from safetensors.torch import load_file
+
+CPU = "recipes/accelerate_configs/cpu.yaml"
+
+
+def accelerate(script: str, recipe: Path, out: Path, *launcher: str, config: str = CPU, **env: str):
+    return subprocess.run(
+        [
+            sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "--main_process_port", "0",
+            *launcher, script, "--config", str(recipe), "--output_dir", str(out),
+        ],
+        cwd=ROOT, capture_output=True, text=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"} | env,
+    )  # fmt: skip
+
+
+def single(script: str, recipe: Path, out: Path) -> None:
+    command = [sys.executable, script, "--config", str(recipe), "--output_dir", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+
+
+def losses(out: Path) -> list[float]:
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+def assert_close(one: Path, two: Path) -> None:
+    assert len(losses(one)) == 3
+    assert losses(two) == pytest.approx(losses(one), abs=1e-5)
+    first, second = (load_file(out / "model" / "model.safetensors") for out in (one, two))
+    start = load_file(one / "init" / "model.safetensors")
+    moved = max((first[name] - start[name]).abs().max().item() for name in first)
+    assert moved > 1e-3, "nothing was learned, so nothing was compared"
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], atol=2e-5, rtol=0)
+
+
+def test_sft_matches_one_process(write_recipe, tmp_path):
+    keys = {"max_steps": 3, "learning_rate": 1e-3, "train_sampling_strategy": "sequential"}
+    one = write_recipe("sft", "one", per_device_train_batch_size=8, **keys)
+    two = write_recipe("sft", "two", per_device_train_batch_size=4, **keys)
+    single("src/open_r1/sft.py", one, tmp_path / "one")
+    done = accelerate("src/open_r1/sft.py", two, tmp_path / "two", "--num_processes", "2")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "two" / "environment.json").read_text())["processes"] == 2
+    assert_close(tmp_path / "one", tmp_path / "two")
+
+
+def test_grpo_matches_one_process(write_recipe, tmp_path):
+    """With the same completions whatever the split: the script replaces sampling, which differs by process."""
+    script = "tests/scripts/grpo_with_fixed_completions.py"
+    keys = {"max_steps": 3, "learning_rate": 1e-3, "num_generations": 4, "shuffle_dataset": False}
+    one = write_recipe("grpo", "one", per_device_train_batch_size=8, **keys)
+    two = write_recipe("grpo", "two", per_device_train_batch_size=4, **keys)
+    single(script, one, tmp_path / "one")
+    done = accelerate(script, two, tmp_path / "two", "--num_processes", "2")
+    assert done.returncode == 0, done.stderr
+    assert_close(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the traps are those of a machine without a GPU")
+@pytest.mark.parametrize(
+    ("config", "launcher", "told"),
+    [
+        # torchrun starts two, and without use_cpu each believes it is alone.
+        ("recipes/accelerate_configs/ddp.yaml", ["--num_processes", "2", "--mixed_precision", "no"], "do not form one group"),
+        # accelerate's simple launcher starts one of two.
+        (None, ["--cpu", "--num_processes", "2"], "asked for several processes and started one"),
+    ],
+)
+def test_a_launch_of_lone_processes_is_refused(write_recipe, tmp_path, config, launcher, told):
+    if config is None:
+        config = str(tmp_path / "multi_cpu.yaml")
+        Path(config).write_text((ROOT / CPU).read_text().replace("MULTI_GPU", "MULTI_CPU"))
+    done = accelerate("src/open_r1/sft.py", write_recipe("sft"), tmp_path / "out", *launcher, config=config)
+    assert done.returncode != 0 and told in done.stderr + done.stdout
+    assert not (tmp_path / "out" / "model").exists()

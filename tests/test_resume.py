@@ -1,0 +1,186 @@
+"""Interrupted anywhere, the same command carries on, and the result is the same bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import ROOT, command
+from safetensors.torch import load_file
+
+from open_r1 import run
+from open_r1.configs import load_recipe
+from open_r1.errors import RecipeError
+
+STEPS = 6
+# A batch of completions is made every 4 steps, so the checkpoint of step 2 lies inside a cycle.
+CYCLE = {"steps_per_generation": 2, "num_iterations": 2}
+
+
+@pytest.fixture
+def grpo(write_recipe):
+    """A GRPO recipe whose rewards vary, with checkpoints at the steps given."""
+
+    def make(name: str, **keys: object) -> Path:
+        rewards = [{"name": "lively_reward:even_length"}, {"name": "think_format"}]
+        keys |= {"max_steps": STEPS, "save_strategy": "steps", "save_steps": 2, "learning_rate": 1e-3}
+        return write_recipe("grpo", name, rewards=rewards, **keys)
+
+    return make
+
+
+def start(recipe: Path, out: Path, processes: int = 1) -> subprocess.Popen:
+    words = ["train", str(recipe), "--output_dir", str(out)] + (["--processes", str(processes)] if processes > 1 else [])
+    return subprocess.Popen(
+        [sys.executable, "-m", "open_r1.cli", *words],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "tests" / "scripts")},
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return output
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 200
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.005)
+
+
+def figures(out: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    timed = ("seconds", "step_time", "runtime", "per_second", "total_flos", "train_loss")
+    return [{k: v for k, v in row.items() if not any(t in k for t in timed)} for row in rows]
+
+
+def assert_same(a: Path, b: Path) -> None:
+    weights = [load_file(out / "model" / "model.safetensors") for out in (a, b)]
+    assert weights[0].keys() == weights[1].keys()
+    for name in weights[0]:
+        assert weights[0][name].equal(weights[1][name]), name
+    assert figures(a) == figures(b)
+    for file in sorted((a / "completions").glob("*.parquet")):
+        pd.testing.assert_frame_equal(pd.read_parquet(file), pd.read_parquet(b / "completions" / file.name))
+
+
+def test_killed_inside_a_generation_cycle(grpo, tmp_path):
+    recipe = grpo("cycle", **CYCLE)
+    whole = start(recipe, tmp_path / "whole")
+    finish(whole)
+    first = start(recipe, tmp_path / "killed")
+    wait_for(tmp_path / "killed" / "checkpoint-2" / run.MANIFEST, first)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    # What a kill in the middle of the next checkpoint leaves behind.
+    torn = tmp_path / "killed" / "checkpoint-5"
+    shutil.copytree(tmp_path / "killed" / "checkpoint-2", torn)
+    (torn / "model.safetensors").write_bytes(b"half")
+    output = finish(start(recipe, tmp_path / "killed"))
+    assert "checkpoint-5 was not completely written; it is removed" in output
+    assert "resuming from" in output
+    rewards = [row["reward_std"] for row in figures(tmp_path / "whole") if "reward_std" in row]
+    assert max(rewards) > 0, "without a spread of rewards nothing would have been learned"
+    assert_same(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_sigterm_writes_a_checkpoint_and_says_so(write_recipe, tmp_path):
+    recipe = write_recipe("sft", max_steps=400, save_strategy="no", logging_steps=3)
+    process = start(recipe, tmp_path / "sft")
+    wait_for(tmp_path / "sft" / "metrics.jsonl", process)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert "the same command goes on from there" in output
+    stopped = run.last_whole_checkpoint(tmp_path / "sft")
+    assert stopped is not None and json.loads((tmp_path / "sft" / "status.json").read_text())["state"] == "interrupted"
+    assert "resuming from" in finish(start(recipe, tmp_path / "sft"))
+    finish(start(recipe, tmp_path / "whole"))
+    assert_same(tmp_path / "whole", tmp_path / "sft")
+
+
+def test_two_processes_killed_inside_a_generation_cycle(grpo, tmp_path):
+    recipe = grpo("two", **CYCLE)
+    finish(start(recipe, tmp_path / "whole", processes=2))
+    first = start(recipe, tmp_path / "killed", processes=2)
+    wait_for(tmp_path / "killed" / "checkpoint-2" / run.MANIFEST, first)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    finish(start(recipe, tmp_path / "killed", processes=2))
+    assert_same(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_checkpoint_is_whole_only_with_every_file_at_its_size(tmp_path):
+    for step in (2, 10):
+        checkpoint = tmp_path / f"checkpoint-{step}"
+        checkpoint.mkdir()
+        (checkpoint / "model.safetensors").write_bytes(b"weights")
+        run.seal(checkpoint, seconds=1.0)
+    assert run.last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    (tmp_path / "checkpoint-10" / "model.safetensors").write_bytes(b"weigh")
+    assert run.last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+    (tmp_path / "checkpoint-2" / run.MANIFEST).unlink()
+    assert run.last_whole_checkpoint(tmp_path) is None
+
+
+def prepared(recipe: Path, *overrides: str) -> run.Run:
+    made = run.Run(load_recipe(recipe, list(overrides)), load_recipe(recipe, list(overrides)).run_dir)
+    run.prepare_directory(made)
+    return made
+
+
+def test_another_recipe_does_not_continue_a_run(write_recipe, tmp_path):
+    recipe = write_recipe("sft")
+    made = prepared(recipe)
+    run.write_text(made.dir / "recipe.yaml", json.dumps(made.recipe.given))
+    prepared(recipe, "--report_to", "tensorboard")
+    with pytest.raises(RecipeError, match=r"begun by another recipe \(learning_rate: None -> 0.5\)"):
+        prepared(recipe, "--learning_rate", "0.5")
+    made.set_status("finished")
+    with pytest.raises(RecipeError, match="holds a finished run; add --overwrite"):
+        prepared(recipe)
+    prepared(recipe, "--overwrite")
+    assert not (made.dir / "recipe.yaml").exists()
+
+
+def test_overwrite_leaves_other_directories_alone(write_recipe, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("precious")
+    with pytest.raises(RecipeError, match="is not a run directory"):
+        prepared(write_recipe("sft"), "--overwrite")
+    assert (tmp_path / "run" / "thesis.txt").read_text() == "precious"
+
+
+def test_an_unwritable_or_full_disk_is_found_before_training(write_recipe, tmp_path, monkeypatch):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(RecipeError, match="output_dir: .* cannot be written"):
+        prepared(write_recipe("sft", output_dir=str(blocked / "run")))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10 * 2**20))
+    with pytest.raises(RecipeError, match="10 MiB are free"):
+        prepared(write_recipe("sft"))
+
+
+def test_a_finished_run_is_shown_not_repeated(write_recipe, tmp_path):
+    recipe = write_recipe("sft", max_steps=1)
+    first = command("train", recipe)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.splitlines()[-1] == str(tmp_path / "run")
+    weights = (tmp_path / "run" / "model" / "model.safetensors").stat().st_mtime_ns
+    second = command("train", recipe)
+    assert second.returncode == 0 and "this run is finished already" in second.stdout
+    assert second.stdout.splitlines()[-1] == str(tmp_path / "run")
+    assert (tmp_path / "run" / "model" / "model.safetensors").stat().st_mtime_ns == weights
