@@ -13,6 +13,9 @@ import torch
 from conftest import ROOT
 from safetensors.torch import load_file
 
+from open_r1 import run
+from open_r1.errors import RecipeError
+
 CPU = "recipes/accelerate_configs/cpu.yaml"
 
 
@@ -72,19 +75,28 @@ def test_grpo_matches_one_process(write_recipe, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the traps are those of a machine without a GPU")
-@pytest.mark.parametrize(
-    ("config", "launcher", "told"),
-    [
-        # torchrun starts two, and without use_cpu each believes it is alone.
-        ("recipes/accelerate_configs/ddp.yaml", ["--num_processes", "2", "--mixed_precision", "no"], "do not form one group"),
-        # accelerate's simple launcher starts one of two.
-        (None, ["--cpu", "--num_processes", "2"], "asked for several processes and started one"),
-    ],
-)
-def test_a_launch_of_lone_processes_is_refused(write_recipe, tmp_path, config, launcher, told):
-    if config is None:
-        config = str(tmp_path / "multi_cpu.yaml")
-        Path(config).write_text((ROOT / CPU).read_text().replace("MULTI_GPU", "MULTI_CPU"))
-    done = accelerate("src/open_r1/sft.py", write_recipe("sft"), tmp_path / "out", *launcher, config=config)
-    assert done.returncode != 0 and told in done.stderr + done.stdout
+def test_processes_that_accelerate_does_not_start_are_missed(write_recipe, tmp_path):
+    """With --cpu, and with MULTI_CPU, accelerate starts one process of the two it was asked for and says nothing."""
+    config = tmp_path / "multi_cpu.yaml"
+    config.write_text((ROOT / CPU).read_text().replace("MULTI_GPU", "MULTI_CPU"))
+    words = ["--cpu", "--num_processes", "2"]
+    done = accelerate("src/open_r1/sft.py", write_recipe("sft"), tmp_path / "out", *words, config=str(config))
+    assert done.returncode != 0 and "asked for several processes and started one" in done.stderr
     assert not (tmp_path / "out" / "model").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the traps are those of a machine without a GPU")
+def test_a_gpu_config_on_a_machine_without_one_is_still_one_run(write_recipe, tmp_path):
+    """Elsewhere each of the two believes it is alone, and both write to one directory."""
+    config = "recipes/accelerate_configs/ddp.yaml"
+    words = ["--num_processes", "2", "--mixed_precision", "no"]
+    done = accelerate("src/open_r1/sft.py", write_recipe("sft", max_steps=3), tmp_path / "out", *words, config=config)
+    assert done.returncode == 0, done.stderr
+    assert len(losses(tmp_path / "out")) == 3
+    assert json.loads((tmp_path / "out" / "environment.json").read_text())["processes"] == 2
+
+
+def test_processes_that_form_no_group_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(RecipeError, match="4 processes were started, but they do not form one group"):
+        run.check_processes()

@@ -17,7 +17,7 @@ import datasets
 
 from .configs import DataConfig, DatasetConfig, Recipe
 from .errors import RecipeError
-from .prompts import PROMPTS
+from .prompts import PROMPTS, Messages, Prompt
 
 Rows = datasets.Dataset | datasets.IterableDataset
 
@@ -26,7 +26,7 @@ BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "c
 LAYOUTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "grpo": (("prompt",),),
     "sft": (("messages",), ("prompt", "completion"), ("text",)),
-    "dpo": (("prompt", "chosen", "rejected"),),
+    "dpo": (("prompt", "chosen", "rejected"), ("chosen", "rejected")),
 }
 
 
@@ -234,29 +234,32 @@ def _presenter(
                 new[column] = _prompt(value, prompt, data.system_prompt, at, i)
             elif column == "messages":
                 new[column] = _with_system(as_messages(value, at, i), data.system_prompt)
-            elif column in ("completion", "chosen", "rejected") and not prompt.plain:
-                new[column] = as_messages(value, at, i)
+            elif column in ("completion", "chosen", "rejected"):
+                messages = as_messages(value, at, i)
+                new[column] = messages[-1]["content"] if prompt.plain else messages
         return new
 
     return present
 
 
-def _prompt(value: Any, prompt: Any, system_prompt: str | None, at: str, i: int) -> str | list[dict[str, str]]:
+def _prompt(value: Any, prompt: Prompt, system_prompt: str | None, at: str, i: int) -> str | Messages:
     if isinstance(value, str):
         return prompt.present(value, system_prompt)
     messages = as_messages(value, at, i)
+    if [message["role"] for message in messages] == ["user"]:
+        return prompt.present(messages[0]["content"], system_prompt)
     if prompt.plain:
-        raise RecipeError(f"{at}, row {i}: the prompt is a conversation, and {prompt.text[:40]!r}... takes a text")
+        raise RecipeError(f"{at}, row {i}: a plain prompt takes one question, and this is a conversation: {messages}")
     return _with_system(messages, system_prompt)
 
 
-def _with_system(messages: list[dict[str, str]], system_prompt: str | None) -> list[dict[str, str]]:
+def _with_system(messages: Messages, system_prompt: str | None) -> Messages:
     if system_prompt is None or messages[0]["role"] == "system":
         return messages
     return [{"role": "system", "content": system_prompt}, *messages]
 
 
-def as_messages(value: Any, at: str = "row", i: int = 0) -> list[dict[str, str]]:
+def as_messages(value: Any, at: str = "row", i: int = 0) -> Messages:
     """A text, a message or a list of messages, in OpenAI's (`role`, `content`) or ShareGPT's (`from`, `value`) keys."""
     roles = {"human": "user", "gpt": "assistant"}
     if isinstance(value, str):

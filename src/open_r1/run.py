@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import netrc
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import sys
 import time
+import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -287,8 +290,6 @@ def track_offline_if_needed(run: Run) -> None:
     """wandb without a login or a network goes offline; it never asks."""
     if "wandb" not in run.recipe.args.report_to:
         return
-    import socket
-
     import wandb
 
     os.environ.setdefault("WANDB_PROJECT", "open-r1")
@@ -299,11 +300,12 @@ def track_offline_if_needed(run: Run) -> None:
     os.environ.setdefault("WANDB_RESUME", "allow")
     if os.environ.get("WANDB_MODE"):
         return
+    # Not `wandb.setup()`, which would read the environment for good before the mode is set in it.
+    host = str(urllib.parse.urlparse(os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url).hostname)
     reason = None
-    if not wandb.api.api_key:
+    if not os.environ.get("WANDB_API_KEY") and not in_netrc(host):
         reason = "there is no login"
     else:
-        host = wandb.api.settings("base_url").split("//")[-1].split("/")[0].split(":")[0]
         try:
             socket.create_connection((host, 443), timeout=3).close()
         except OSError:
@@ -313,6 +315,14 @@ def track_offline_if_needed(run: Run) -> None:
         run.say(
             f"wandb: {reason}, so this run is logged offline; upload it later with: wandb sync {run.dir}/wandb/offline-run-*"
         )
+
+
+def in_netrc(host: str) -> bool:
+    """`wandb login` keeps its key there."""
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (FileNotFoundError, netrc.NetrcParseError):
+        return False
 
 
 def environment() -> dict[str, Any]:

@@ -134,6 +134,25 @@ def problems(seed: int, rows: int, split: Split) -> Dataset:
     )
 
 
+def preferences(seed: int, rows: int) -> Dataset:
+    """Return pairs for DPO: `prompt`, `chosen` (a careful solution in the question's language), `rejected` (a guess)."""
+    from datasets import Dataset
+
+    rng = random.Random(f"preferences {seed}")
+    asked = [(_digits(rng, len(KEYS), "train"), rng.choice(LANGUAGES)) for _ in range(rows)]
+    guesses = [
+        FULL.format(reasoning=f"{MAYBE[language]} {guess}", answer=guess)
+        for (_, language), guess in zip(asked, rng.choices(range(10), k=rows), strict=True)
+    ]
+    return Dataset.from_dict(
+        {
+            "prompt": [[{"role": "user", "content": question(digits, language)}] for digits, language in asked],
+            "chosen": [[{"role": "assistant", "content": solve(digits, language)}] for digits, language in asked],
+            "rejected": [[{"role": "assistant", "content": guess}] for guess in guesses],
+        }
+    )
+
+
 def _digits(rng: random.Random, most: int, split: Split) -> list[int]:
     steps = rng.randint(2, most)
     while True:
