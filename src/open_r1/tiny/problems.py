@@ -22,6 +22,7 @@ Step = tuple[str, int]  # what a step looks at, and the last digit of the sum af
 
 LANGUAGES: tuple[Language, Language] = ("en", "zh")
 KEYS = "abcdef"
+DIGITS = range(1, 6)  # half the table of additions to learn: with 0 to 9 some seeds learn it too late
 QUESTION: Phrase = {"en": "add {} last digit ?", "zh": "相加 {} 末位 ?"}
 THEN: Phrase = {"en": "then", "zh": "然后"}
 MAKES: Phrase = {"en": "makes", "zh": "得"}
@@ -85,7 +86,7 @@ def pretraining(
     lumped: float = 0.15,
     talk: float = 0.04,
     tie: float = 0.6,
-    short: float = 0.3,
+    short: float = 0.17,
     messy: tuple[float, float] = (0.5, 0.9),
 ) -> Dataset:
     """Return the base model's corpus, in the order it should be read: `prompt` and `completion`, one message each.
@@ -135,7 +136,7 @@ def problems(seed: int, rows: int, split: Split) -> Dataset:
 
 
 def preferences(seed: int, rows: int) -> Dataset:
-    """Return pairs for DPO: `prompt`, `chosen` (a careful solution in the question's language), `rejected` (a guess)."""
+    """Return pairs for DPO: `prompt`, `chosen` (a careful solution in the question's language) and `rejected` (a guess)."""
     from datasets import Dataset
 
     rng = random.Random(f"preferences {seed}")
@@ -156,7 +157,7 @@ def preferences(seed: int, rows: int) -> Dataset:
 def _digits(rng: random.Random, most: int, split: Split) -> list[int]:
     steps = rng.randint(2, most)
     while True:
-        digits = rng.choices(range(10), k=steps)
+        digits = rng.choices(DIGITS, k=steps)
         if split_of(digits) == split:
             return digits
 
