@@ -2,15 +2,16 @@
 
     python benchmarks/overhead.py [--pairs 5] [--steps 40]
 
-Both run the same model, rows and trainer arguments in processes of their own, in turn: ours, TRL's, ours, TRL's ... A
-step is what passes between two `on_step_end` of the trainer: batch, generation, reward, forward, backward, logging. The
-reward is the same trivial function for both, so that only the plumbing differs. Printed: median step of each, and the
-median over the pairs of ours / TRL's.
+Both run the same model, rows and trainer arguments in processes of their own, in turn: ours, TRL's, ours, TRL's ...
+A step is what passes between two `on_step_end` of the trainer: batch, generation, reward, forward, backward, logging.
+The reward is the same trivial function for both, so that only the plumbing differs. Printed: median step of each, and
+the median over the pairs of ours / TRL's.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import runpy
@@ -73,7 +74,7 @@ def child(side: str, task: str, recipe: str, result: str) -> None:
     else:
         sys.argv = [f"trl.scripts.{task}", "--config", recipe]
         runpy.run_module(f"trl.scripts.{task}", run_name="__main__")
-    Path(result).write_text(json.dumps([b - a for a, b in zip(ends, ends[1:], strict=False)][WARM_UP:]))
+    Path(result).write_text(json.dumps([b - a for a, b in itertools.pairwise(ends)][WARM_UP:]))
 
 
 def prepare(folder: Path, steps: int) -> dict[tuple[str, str], Path]:
@@ -84,7 +85,8 @@ def prepare(folder: Path, steps: int) -> dict[tuple[str, str], Path]:
     from open_r1.tiny import problems
 
     tokenizer = byte_tokenizer()
-    AutoModelForCausalLM.from_config(AutoConfig.for_model(**MODEL, vocab_size=len(tokenizer))).save_pretrained(folder / "model")
+    config = AutoConfig.for_model(**MODEL, vocab_size=len(tokenizer))
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     for task, maker in (("grpo", problems.problems(0, 4096, "train")), ("sft", problems.pretraining(0, 4096))):
         (folder / task).mkdir()
@@ -128,10 +130,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         recipes = prepare(Path(folder), arguments.steps)
         for task in TASKS:
-            times = [tuple(measure(side, task, recipes[side, task]) for side in ("ours", "trl")) for _ in range(arguments.pairs)]
-            ours, trl = (statistics.median(column) for column in zip(*times, strict=True))
-            ratio = statistics.median(a / b for a, b in times)
-            print(f"{task}: ours {ours * 1e3:.1f} ms, TRL {trl * 1e3:.1f} ms a step, ratio {ratio:.3f} (median of {len(times)} pairs)")
+            pairs = [
+                [measure(side, task, recipes[side, task]) for side in ("ours", "trl")] for _ in range(arguments.pairs)
+            ]
+            ours, trl = (statistics.median(side) * 1e3 for side in zip(*pairs, strict=True))
+            ratio = statistics.median(a / b for a, b in pairs)
+            print(f"{task}: ours {ours:.1f} ms, TRL {trl:.1f} ms a step; ours / TRL {ratio:.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -75,9 +75,9 @@ def write_recipe(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def command(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+def command(*words: object, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `open-r1 ...` as a user would."""
     return subprocess.run(
         [sys.executable, "-m", "open_r1.cli", *map(str, words)],
-        cwd=ROOT, capture_output=True, text=True, env=os.environ | environment, timeout=300,
+        cwd=ROOT, capture_output=True, text=True, env=os.environ | environment, timeout=timeout,
     )  # fmt: skip

@@ -125,15 +125,38 @@ def test_missing_and_malformed_files(tmp_path):
 
 
 def test_overrides():
-    words = "--seed 7 --lr=1e-3 --overwrite --modules q v --rewards.1.weight 0.5 --new.inner x".split()
+    words = [
+        "--seed",
+        "7",
+        "--lr=1e-3",
+        "--overwrite",
+        "--modules",
+        "q",
+        "v",
+        "--rewards.1.weight",
+        "0.5",
+        "--new.inner",
+        "x",
+    ]
     changes = parse_overrides(words)
     assert changes["modules"] == ["q", "v"] and changes["overwrite"] is True
     given = apply_overrides({"seed": 1, "rewards": [{"name": "a"}, {"name": "b"}]}, changes)
-    assert given["seed"] == 7 and given["rewards"][1] == {"name": "b", "weight": 0.5} and given["new"] == {"inner": "x"}
+    assert (
+        given["seed"] == 7 and given["rewards"][1] == {"name": "b", "weight": 0.5} and given["new"] == {"inner": "x"}
+    )
 
 
 def test_overrides_of_lists_reach_the_configs(write_recipe):
-    words = "--lora_target_modules q_proj v_proj --use_peft --datasets.0.args.rows 7 --rewards.0.weight 3".split()
+    words = [
+        "--lora_target_modules",
+        "q_proj",
+        "v_proj",
+        "--use_peft",
+        "--datasets.0.args.rows",
+        "7",
+        "--rewards.0.weight",
+        "3",
+    ]
     recipe = load_recipe(write_recipe("grpo"), words)
     assert recipe.model.lora_target_modules == ["q_proj", "v_proj"]
     assert recipe.data.datasets[0].args["rows"] == 7 and recipe.run.rewards[0].weight == 3.0

@@ -136,7 +136,9 @@ def test_sft_layouts(tmp_path):
     }
     assert load(pairs, task="sft", needed=(), prompt="plain")[0] == {"prompt": "q", "completion": "a"}
     talk = [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "hi"}]
-    shared_gpt = DatasetConfig(jsonl(tmp_path / "t.jsonl", [{"conversations": talk}]), columns={"messages": "conversations"})
+    shared_gpt = DatasetConfig(
+        jsonl(tmp_path / "t.jsonl", [{"conversations": talk}]), columns={"messages": "conversations"}
+    )
     assert load(shared_gpt, task="sft", needed=())[0]["messages"] == [
         {"role": "user", "content": "hello"},
         {"role": "assistant", "content": "hi"},

@@ -82,7 +82,9 @@ def test_rewards_import_neither_torch_nor_trl():
 
 def test_help_imports_nothing_heavy():
     heavy = {"torch", "trl", "transformers", "datasets", "yaml", "pydantic", "matplotlib"}
-    code = "import open_r1.cli as c; sys.argv = ['open-r1', '--help']\ntry: c.main()\nexcept SystemExit: pass\nelse: 1/0"
+    code = (
+        "import open_r1.cli as c; sys.argv = ['open-r1', '--help']\ntry: c.main()\nexcept SystemExit: pass\nelse: 1/0"
+    )
     ask = f"import sys; {code}\nprint(' '.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
     assert "train" in done.stdout and not heavy & set(done.stdout.split())

@@ -51,9 +51,9 @@ def test_the_first_gsm8k_prompt_token_by_token(real):
     assert tokens[:6] == ["A", " conversation", " between", " User", " and", " Assistant"]
     question = tokens.index(" User", 6 + tokens[6:].index("assistant") if "assistant" in tokens else 6)
     assert "".join(tokens) == row["prompt"] and question > 0
-    assert tokens[-12:] == [" sell", " altogether", " in", " April", " and", " May", "?.", " Assistant", ":"][-12:] or (
-        tokens[-2:] == [" Assistant", ":"]
-    )
+    assert tokens[-12:] == [" sell", " altogether", " in", " April", " and", " May", "?.", " Assistant", ":"][
+        -12:
+    ] or (tokens[-2:] == [" Assistant", ":"])
 
 
 def test_the_first_r1_response_token_by_token(real):
@@ -75,7 +75,7 @@ def test_the_first_r1_response_token_by_token(real):
         response = stored[i]["deepseek-reasoner (question)"].lstrip("\n")
         shown = f"<|im_start|>user\n{stored[i]['question']}<|im_end|>\n<|im_start|>assistant\n<think>\n"
         prompt = tokenizer(shown)["input_ids"]
-        # Up to the opened reasoning nothing is trained on; then every token is its own label, the end of turn included.
+        # Up to the opened reasoning nothing is trained on; then every token is, the end of the turn included.
         assert ids[: len(prompt)] == prompt and set(labels[: len(prompt)]) == {-100}
         trained = [label for label in labels if label != -100]
         assert tokenizer.decode(trained) in (f"{response}<|im_end|>", f"{response}<|im_end|>\n")

@@ -38,7 +38,9 @@ def grpo(write_recipe):
 
 
 def start(recipe: Path, out: Path, processes: int = 1) -> subprocess.Popen:
-    words = ["train", str(recipe), "--output_dir", str(out)] + (["--processes", str(processes)] if processes > 1 else [])
+    words = ["train", str(recipe), "--output_dir", str(out)] + (
+        ["--processes", str(processes)] if processes > 1 else []
+    )
     return subprocess.Popen(
         [sys.executable, "-m", "open_r1.cli", *words],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
@@ -166,7 +168,7 @@ def test_overwrite_leaves_other_directories_alone(write_recipe, tmp_path):
 def test_an_unwritable_or_full_disk_is_found_before_training(write_recipe, tmp_path, monkeypatch):
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(RecipeError, match="output_dir: .* cannot be written"):
+    with pytest.raises(RecipeError, match=r"output_dir: .* cannot be written"):
         prepared(write_recipe("sft", output_dir=str(blocked / "run")))
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10 * 2**20))

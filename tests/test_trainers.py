@@ -106,7 +106,9 @@ def test_live_evaluation_changes_nothing_in_the_training(write_recipe):
     assert all(weights[k].equal(v) for k, v in load_file(watched.dir / "model" / "model.safetensors").items())
     summary = json.loads((watched.dir / "summary.json").read_text())
     assert set(summary) == {"seed", "seconds", "before", "after"}
-    assert list(summary["before"]) == list(summary["after"]) == ["pass@1", "maj@4", "mean_length", "format", "language"]
+    assert (
+        list(summary["before"]) == list(summary["after"]) == ["pass@1", "maj@4", "mean_length", "format", "language"]
+    )
     rows = [json.loads(line) for line in (watched.dir / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "evaluation/pass@1" in row] == [0, 1, 2, 3]
 

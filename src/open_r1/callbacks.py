@@ -72,7 +72,9 @@ class ExactResume(TrainerCallback):
             self.trainer._metrics[mode].update(values)
         for key, kept in carried.pop("_logs", {}).items():
             queues = self.trainer._logs[key]
-            for queue, values in [(queues[k], v) for k, v in kept.items()] if isinstance(kept, dict) else [(queues, kept)]:
+            for queue, values in (
+                [(queues[k], v) for k, v in kept.items()] if isinstance(kept, dict) else [(queues, kept)]
+            ):
                 queue.extend(values)
         for name, value in carried.items():
             setattr(self.trainer, name, value)
@@ -134,7 +136,12 @@ class MetricsFile(TrainerCallback):
 class ProgressBar(TrainerCallback):
     """One line: step, time left, and the figures a person looks at."""
 
-    SHOWN = {"reward": "reward", "completions/mean_length": "length", "rewards/accuracies": "accuracy", "loss": "loss"}
+    SHOWN = (
+        ("reward", "reward"),
+        ("completions/mean_length", "length"),
+        ("rewards/accuracies", "accuracy"),
+        ("loss", "loss"),
+    )
 
     def __init__(self) -> None:
         self.bar: Any = None
@@ -153,7 +160,7 @@ class ProgressBar(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if self.bar is not None and logs and "loss" in logs:
-            shown = {name: logs[key] for key, name in self.SHOWN.items() if isinstance(logs.get(key), int | float)}
+            shown = {name: logs[key] for key, name in self.SHOWN if isinstance(logs.get(key), int | float)}
             shown = dict(list(shown.items())[:2])
             self.bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items()}, refresh=False)
 

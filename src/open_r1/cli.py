@@ -36,7 +36,7 @@ def main() -> None:
 
 def _train(words: list[str]) -> None:
     # Both are read when the libraries load. Tokenizers would warn about every fork. OpenMP's threads wait for each
-    # other by spinning; beside another busy process that made steps 15 times slower, and with this bound it costs a tenth.
+    # other by spinning: beside another busy process steps took 15 times as long; this bound costs a tenth when alone.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     recipe, overrides = (words[0], words[1:]) if words and not words[0].startswith("--") else (DEFAULT_RECIPE, words)

@@ -1,8 +1,8 @@
 """Recipes: flat YAML onto TRL's config dataclasses plus ours.
 
 A recipe is `recipes/<model>/<task>/<variant>.yaml`. Its keys are the field names of TRL's config for the task
-(`SFTConfig`, `GRPOConfig`, `DPOConfig`), of TRL's `ModelConfig`, and of the dataclasses below. Whatever is wrong with a
-recipe is said here, before a model or a dataset is loaded.
+(`SFTConfig`, `GRPOConfig`, `DPOConfig`), of TRL's `ModelConfig`, and of the dataclasses below. Whatever is wrong with
+a recipe is said here, before a model or a dataset is loaded.
 
 Nothing heavy is imported until a recipe is resolved, so that the command line stays quick.
 """

@@ -260,7 +260,7 @@ def _with_system(messages: Messages, system_prompt: str | None) -> Messages:
 
 
 def as_messages(value: Any, at: str = "row", i: int = 0) -> Messages:
-    """A text, a message or a list of messages, in OpenAI's (`role`, `content`) or ShareGPT's (`from`, `value`) keys."""
+    """A text, a message or a list of them, in OpenAI's (`role`, `content`) or ShareGPT's (`from`, `value`) keys."""
     roles = {"human": "user", "gpt": "assistant"}
     if isinstance(value, str):
         return [{"role": "assistant", "content": value}]

@@ -47,9 +47,9 @@ class Evaluator:
         self.problems: list[dict[str, Any]] = list(rows)
 
     def record(self, step: int, name: str | None = None) -> dict[str, Any]:
-        """Judge the model as it is and log the figures; under a name, on all problems, kept as `evaluations/<name>.json`.
+        """Judge the model as it is and log the figures.
 
-        Without a name the first `live_rows` problems are judged.
+        Under a name all problems are judged, and kept as `evaluations/<name>.json`; without one the first `live_rows`.
         """
         judged = self.judge(step, None if name else self.settings.live_rows)
         if name and self.run.main:
@@ -120,9 +120,7 @@ class Evaluator:
         mine = list(range(state.process_index, len(prompts), state.num_processes))
         with torch.random.fork_rng():
             torch.manual_seed(self.seed * 1_000_003 + step * 101 + state.process_index)
-            found = {
-                i: sampled_K for i, sampled_K in zip(mine, self._generate([prompts[i] for i in mine]), strict=True)
-            }
+            found = dict(zip(mine, self._generate([prompts[i] for i in mine]), strict=True))
         everyone: dict[int, list[tuple[str, int]]] = {}
         for part in gather_object([found]):
             everyone.update(part)

@@ -43,8 +43,8 @@ def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
         tokenizer.chat_template = template.text
         if template.end_of_turn not in tokenizer.get_vocab():
             raise RecipeError(
-                f"chat_template: {recipe.data.chat_template} ends a turn with {template.end_of_turn}, which is no token "
-                f"of {name}; choose the template of this model's family"
+                f"chat_template: {recipe.data.chat_template} ends a turn with {template.end_of_turn}, which is no "
+                f"token of {name}; choose the template of this model's family"
             )
         tokenizer.eos_token = template.end_of_turn
     if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
@@ -80,6 +80,7 @@ def tokenizer_from(name: str, revision: str = "main", trust_remote_code: bool = 
 def byte_tokenizer() -> PreTrainedTokenizerBase:
     """A tokenizer of bytes and the special tokens of our chat templates: reads any text, needs no file."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
     special = [
         "<pad>",
         "<eos>",

@@ -235,7 +235,8 @@ def refuse_to_mix(run: Run) -> None:
         return
     if status(run.dir).get("state") == "finished":
         raise RecipeError(
-            f"output_dir: {run.dir} holds a finished run; add --overwrite to replace it, or choose another --output_dir"
+            f"output_dir: {run.dir} holds a finished run; add --overwrite to replace it, or choose another "
+            "--output_dir"
         )
     before = yaml.safe_load(begun.read_text(encoding="utf-8"))
     keys = sorted((before.keys() | run.recipe.given.keys()) - PRESENTATION_KEYS)
@@ -313,7 +314,8 @@ def track_offline_if_needed(run: Run) -> None:
     if reason:
         os.environ["WANDB_MODE"] = "offline"
         run.say(
-            f"wandb: {reason}, so this run is logged offline; upload it later with: wandb sync {run.dir}/wandb/offline-run-*"
+            f"wandb: {reason}, so this run is logged offline; "
+            f"upload it later with: wandb sync {run.dir}/wandb/offline-run-*"
         )
 
 

@@ -44,7 +44,9 @@ def test_there_are_recipes_for_every_task():
 @pytest.mark.parametrize("path", RECIPES, ids=[str(path.relative_to(ROOT / "recipes")) for path in RECIPES])
 def test_two_steps_at_toy_size(path: Path, tmp_path, lively, monkeypatch):
     monkeypatch.chdir(ROOT)
-    recipe = load_recipe(path, ["--toy", "--output_dir", str(tmp_path), "--learning_rate", "1e-3", "--print_every", "0"])
+    recipe = load_recipe(
+        path, ["--toy", "--output_dir", str(tmp_path), "--learning_rate", "1e-3", "--print_every", "0"]
+    )
     done = importlib.import_module(f"open_r1.{recipe.task}").main(recipe)
     metrics = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert sum('"loss"' in row for row in metrics) == 2

@@ -10,8 +10,10 @@ Outcome = Literal["correct", "wrong", "unknown", "error"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """`correct` and `wrong` are evidence. `unknown` (it cannot be judged) and `error` (the judge itself failed) are not:
-    they withhold every reward of the sample, and `reason` says why.
+    """One judgement, with its reason.
+
+    `correct` and `wrong` are evidence. `unknown` (it cannot be judged) and `error` (the judge itself failed) are none:
+    they withhold every reward of the sample.
     """
 
     outcome: Outcome

@@ -1,7 +1,7 @@
 """The miniature world's questions, worked solutions and messy pretraining corpus: every word stands between spaces.
 
-add a 7 b 6 c 1 last digit ?      <think> a 7 then b 6 makes 3 then c 1 makes 4 </think> <answer> 4 </answer>
-相加 a 7 b 6 c 1 末位 ?            <think> a 7 然后 b c 得 8 </think> <answer> 8 </answer>
+add a 4 b 5 c 2 last digit ?      <think> a 4 then b 5 makes 9 then c 2 makes 1 </think> <answer> 1 </answer>
+相加 a 4 b 5 c 2 末位 ?            <think> a 4 然后 b c 得 8 </think> <answer> 8 </answer>
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def problems(seed: int, rows: int, split: Split) -> Dataset:
 
 
 def preferences(seed: int, rows: int) -> Dataset:
-    """Return pairs for DPO: `prompt`, `chosen` (a careful solution in the question's language) and `rejected` (a guess)."""
+    """Return pairs for DPO: `prompt`, `chosen` (a careful solution in the prompt's language), `rejected` (a guess)."""
     from datasets import Dataset
 
     rng = random.Random(f"preferences {seed}")
