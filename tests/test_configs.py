@@ -176,6 +176,14 @@ def test_the_same_command_means_the_same_directory():
     assert len(long) < 80
 
 
+def test_toy_shrinks_what_the_command_line_leaves_open():
+    words = ["--toy", "--max_steps", "5", "--gpus", "4"]
+    recipe = load_recipe("recipes/Qwen2.5-32B/grpo/r1_zero.yaml", words)
+    assert recipe.args.max_steps == 5 and recipe.run.gpus == 0 and recipe.args.use_vllm is False
+    assert recipe.args.max_completion_length == 16 and recipe.run.random_init["model_type"] == "qwen2"
+    assert recipe.args.beta == 0.001 and recipe.data.prompt == "r1_zero", "what the recipe does stays"
+
+
 def test_the_resolved_recipe_resolves_to_itself(write_recipe, tmp_path):
     first = load_recipe(write_recipe("grpo"), ["--seed", "5", "--rewards.1.weight", "2"])
     again = tmp_path / "elsewhere" / "recipe.yaml"

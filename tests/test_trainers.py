@@ -73,6 +73,11 @@ def assert_merged_equals_adapter(done) -> None:
         torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("task", ["sft", "grpo"])
+def test_streaming(write_recipe, task):
+    assert moved(trained(write_recipe, task, streaming=True, learning_rate=1e-3)) > 1e-4
+
+
 def test_an_adapter_alone_is_kept_as_one(write_recipe):
     done = trained(write_recipe, "sft", **LORA)
     assert (done.dir / "model" / "adapter_config.json").is_file()

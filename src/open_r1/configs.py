@@ -24,7 +24,7 @@ import yaml
 from . import prompts, rewards
 from .errors import RecipeError
 from .rewards import RewardConfig
-from .toy import shrink
+from .toy import DROPPED, shrink
 
 HF_SEED = 42  # transformers' default of `seed`
 TASKS = ("sft", "grpo", "dpo")
@@ -219,7 +219,8 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     if given.get("base_recipe") and not given.get("toy"):
         given.setdefault("model_name_or_path", base_model(given["base_recipe"], int(given.get("seed", HF_SEED))))
     if given.get("toy"):
-        given = shrink(given)
+        # What the command line says outright stands.
+        given = apply_overrides(shrink(given), {k: v for k, v in changes.items() if k not in DROPPED})
 
     groups = _groups(task)
     values = _sort_into_groups(given, groups, path)

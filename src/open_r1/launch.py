@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,17 +28,25 @@ def train(path: str, overrides: list[str], processes: int | None = None) -> run.
         RecipeError: as of `load_recipe`; or the machine has fewer GPUs than processes.
     """
     recipe = load_recipe(path, overrides)
-    if run.status(recipe.run_dir).get("state") == "finished" and not recipe.run.overwrite:
+    if finished(recipe) and not recipe.run.overwrite:
         return already_finished(recipe)
-    if recipe.base is not None and not (Path(recipe.model.model_name_or_path) / "config.json").is_file():
-        base_path, base_overrides = recipe.base
-        print(f"first the base model, by {base_path}", flush=True)
-        train(base_path, base_overrides, processes)
+    if recipe.base is not None and not finished(load_recipe(*recipe.base)):
+        print(f"first the base model, by {recipe.base[0]}", flush=True)
+        train(*recipe.base, processes)
         print(f"now {path}", flush=True)
     processes = processes or max(1, recipe.run.gpus)
     if processes > 1:
         return in_processes(recipe, overrides, processes)
     return importlib.import_module(f"open_r1.{recipe.task}").main(recipe)
+
+
+def finished(recipe: Recipe) -> bool:
+    """True if the run of this name is finished, and was this recipe's."""
+    if run.status(recipe.run_dir).get("state") != "finished":
+        return False
+    if not recipe.run.overwrite:
+        run.refuse_another_recipe(recipe)
+    return True
 
 
 def already_finished(recipe: Recipe) -> run.Run:
@@ -75,7 +84,11 @@ def in_processes(recipe: Recipe, overrides: list[str], processes: int) -> run.Ru
     cores = os.cpu_count() or 1
     threads = str(max(1, cores // processes))
     environment = {"OMP_NUM_THREADS": threads, "PYTHONWARNINGS": "ignore"} | os.environ
-    code = subprocess.run(command, env=environment).returncode
+    launcher = subprocess.Popen(command, env=environment)
+    # The launcher passes it on to the processes, which stop after their step with a checkpoint.
+    signal.signal(signal.SIGTERM, lambda number, frame: launcher.terminate())
+    signal.signal(signal.SIGINT, lambda number, frame: None)  # the terminal sends it to the launcher as well
+    code = launcher.wait()
     if code:
         sys.exit(code)
     return run.Run(recipe, recipe.run_dir)

@@ -230,22 +230,27 @@ def prepare_directory(run: Run) -> None:
 
 def refuse_to_mix(run: Run) -> None:
     """An existing directory is continued only by the recipe that began it."""
-    begun = run.dir / "recipe.yaml"
-    if not begun.is_file():
-        return
+    refuse_another_recipe(run.recipe)
     if status(run.dir).get("state") == "finished":
         raise RecipeError(
             f"output_dir: {run.dir} holds a finished run; add --overwrite to replace it, or choose another "
             "--output_dir"
         )
+
+
+def refuse_another_recipe(recipe: Recipe) -> None:
+    """Raise a RecipeError if the run directory was begun by a recipe that computes something else."""
+    begun = recipe.run_dir / "recipe.yaml"
+    if not begun.is_file():
+        return
     before = yaml.safe_load(begun.read_text(encoding="utf-8"))
-    keys = sorted((before.keys() | run.recipe.given.keys()) - PRESENTATION_KEYS)
-    changed = [key for key in keys if before.get(key) != run.recipe.given.get(key)]
+    keys = sorted((before.keys() | recipe.given.keys()) - PRESENTATION_KEYS)
+    changed = [key for key in keys if before.get(key) != recipe.given.get(key)]
     if changed:
-        told = "; ".join(f"{key}: {before.get(key)!r} -> {run.recipe.given.get(key)!r}" for key in changed)
+        told = "; ".join(f"{key}: {before.get(key)!r} -> {recipe.given.get(key)!r}" for key in changed)
         raise RecipeError(
-            f"output_dir: {run.dir} was begun by another recipe ({told}); add --overwrite to start anew, or choose "
-            "another --output_dir"
+            f"output_dir: {recipe.run_dir} was begun by another recipe ({told}); add --overwrite to start anew, or "
+            "choose another --output_dir"
         )
 
 
