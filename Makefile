@@ -6,7 +6,7 @@ EXTRAS ?= dev
 RECIPE ?= recipes/tiny/grpo/r1_zero.yaml
 ARGS   ?=
 BIN    := $(VENV)/bin
-READY  := $(VENV)/.ready
+READY  := $(VENV)/.ready-$(EXTRAS)
 
 .PHONY: install train test test-long lint format report clean
 

@@ -82,6 +82,11 @@ def test_wrong_type_names_key_and_value(write_recipe, key, value, told):
         ({"gpus": 8}, "add --toy"),
         ({"random_init": ...}, "model_name_or_path: no model is named"),
         ({"save_total_limit": 1}, "save_total_limit: keep at least 2"),
+        ({"save_total_limit": "two"}, "save_total_limit: expected int"),
+        ({"num_generations": None}, "num_generations: a group of None"),
+        ({"num_generations": "many"}, "num_generations: expected int"),
+        ({"save_only_model": True}, "save_only_model: without optimizer"),
+        ({"hub_token": "hf_secret"}, "hub_token: a recipe is written to disk"),
     ],
 )
 def test_impossible_combinations(write_recipe, keys, told):
@@ -160,6 +165,35 @@ def test_overrides_of_lists_reach_the_configs(write_recipe):
     recipe = load_recipe(write_recipe("grpo"), words)
     assert recipe.model.lora_target_modules == ["q_proj", "v_proj"]
     assert recipe.data.datasets[0].args["rows"] == 7 and recipe.run.rewards[0].weight == 3.0
+
+
+def test_words_that_yaml_would_turn_into_something_else():
+    words = [
+        "--system_prompt",
+        "Answer: yes",
+        "--a",
+        "@you",
+        "--b",
+        "#### (.+)",
+        "--save_strategy",
+        "no",
+        "--c",
+        "null",
+    ]
+    changes = parse_overrides(words)
+    assert changes == {"system_prompt": "Answer: yes", "a": "@you", "b": "#### (.+)", "save_strategy": "no", "c": None}
+
+
+def test_a_bare_no_in_a_file_is_a_strategy(write_recipe):
+    path = write_recipe("sft")
+    path.write_text(path.read_text().replace("save_strategy: 'no'", "save_strategy: no"))
+    assert load_recipe(path).args.save_strategy == "no"
+
+
+def test_the_launcher_counts_the_processes_it_will_start(write_recipe):
+    path = write_recipe("grpo", num_generations=16)
+    assert load_recipe(path, processes=2).args is None
+    assert "do not divide the 8 completions" in refused(path)
 
 
 def test_an_override_of_nothing_is_refused(write_recipe):

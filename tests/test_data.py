@@ -115,6 +115,25 @@ def test_streaming_gives_the_same_rows(tmp_path):
     assert list(streamed) == list(load(source))
 
 
+def test_a_streamed_mixture_of_files(tmp_path):
+    more = [{"question": "other", "answer": "#### 1", "elsewhere": True}]
+    sources = [
+        DatasetConfig(jsonl(tmp_path / "a.jsonl"), columns=COLUMNS, weight=1.0),
+        DatasetConfig(jsonl(tmp_path / "b.jsonl", more), columns=COLUMNS, weight=1.0),
+    ]
+    rows = list(load(*sources, streaming=True))
+    assert {row["prompt"][0]["content"] for row in rows} == {"other", *(f"q{i}" for i in range(6))}
+    assert set(rows[0]) == {"prompt", "solution"}
+
+
+def test_a_folder_keeps_its_splits_apart(tmp_path):
+    jsonl(tmp_path / "train.jsonl", ROWS[:4])
+    jsonl(tmp_path / "test.jsonl", ROWS[4:])
+    for split, levels in (("train", [0, 1, 2, 3]), ("test", [4, 5])):
+        assert load(DatasetConfig(str(tmp_path), split=split, columns=COLUMNS))["level"][:] == levels
+    assert "validation" in refused(DatasetConfig(str(tmp_path), split="validation", columns=COLUMNS))
+
+
 def test_a_function_is_a_source():
     rows = load(DatasetConfig("open_r1.tiny.problems:problems", args={"rows": 5, "split": "train"}))
     assert len(rows) == 5 and rows[0]["prompt"][0]["role"] == "user"

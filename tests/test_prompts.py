@@ -67,7 +67,7 @@ def test_chatml_think_covers_the_same():
 def test_chatml_keeps_messages_as_they_are():
     text, pieces = trained(tokenizer("qwen2.5"), CHAT_TEMPLATES["chatml"].text, TALK[:2])
     assert pieces == ["<think>\nTwo and two.\n</think>\n\nFour.<|im_end|>"]
-    assert text == "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n" + pieces[0] + "\n"
+    assert text == "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n" + pieces[0]
 
 
 def test_the_released_template_loses_the_reasoning():

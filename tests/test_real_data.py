@@ -48,12 +48,17 @@ def test_the_first_gsm8k_prompt_token_by_token(real):
     tokenizer = models.load_tokenizer(recipe)
     row = data.load_datasets(recipe.data.datasets, "grpo", recipe.data, 0, ["solution"])[0]
     tokens = [tokenizer.decode(i) for i in tokenizer(row["prompt"])["input_ids"]]
-    assert tokens[:6] == ["A", " conversation", " between", " User", " and", " Assistant"]
-    question = tokens.index(" User", 6 + tokens[6:].index("assistant") if "assistant" in tokens else 6)
-    assert "".join(tokens) == row["prompt"] and question > 0
-    assert tokens[-12:] == [" sell", " altogether", " in", " April", " and", " May", "?.", " Assistant", ":"][
-        -12:
-    ] or (tokens[-2:] == [" Assistant", ":"])
+    template, question = (
+        "A| conversation| between| User| and| Assistant|.| The| user| asks| a| question|,| and| the| Assistant| solves"
+        "| it|.| The| assistant| first| thinks| about| the| reasoning| process| in| the| mind| and| then| provides"
+        "| the| user| with| the| answer|.| The| reasoning| process| and| answer| are| enclosed| within| <|think|>| </"
+        "|think|>| and| <|answer|>| </|answer|>| tags|,| respectively|,| i|.e|.,| <|think|>| reasoning| process| here"
+        "| </|think|>| <|answer|>| answer| here| </|answer|>.| User|:",
+        "| Natal|ia| sold| clips| to| |4|8| of| her| friends| in| April|,| and| then| she| sold| half| as| many| clips"
+        "| in| May|.| How| many| clips| did| Natal|ia| sell| altogether| in| April| and| May|?.| Assistant|:",
+    )
+    assert tokens == (template + question).split("|")
+    assert row["solution"] == "72"
 
 
 def test_the_first_r1_response_token_by_token(real):
@@ -78,12 +83,12 @@ def test_the_first_r1_response_token_by_token(real):
         # Up to the opened reasoning nothing is trained on; then every token is, the end of the turn included.
         assert ids[: len(prompt)] == prompt and set(labels[: len(prompt)]) == {-100}
         trained = [label for label in labels if label != -100]
-        assert tokenizer.decode(trained) in (f"{response}<|im_end|>", f"{response}<|im_end|>\n")
+        assert tokenizer.decode(trained) == f"{response}<|im_end|>"
         assert "</think>" in tokenizer.decode(trained) and labels[len(prompt) : len(prompt) + len(trained)] == trained
     first = [tokenizer.decode(i) for i in trainer.train_dataset[0]["input_ids"]]
     assert first[:6] == ["<|im_start|>", "user", "\n", "James", " decides", " to"]
-    assert first[first.index("<|im_end|>") :][:10] == [
-        "<|im_end|>", "\n", "<|im_start|>", "assistant", "\n", "<", "think", ">\n", "Okay", ",",
+    assert first[first.index("<|im_end|>") :][:12] == [
+        "<|im_end|>", "\n", "<|im_start|>", "assistant", "\n", "<th", "ink", ">\n", "Okay", ",", " let", "'s",
     ]  # fmt: skip
 
 
@@ -104,7 +109,8 @@ def test_all_r1_responses_are_masked_from_the_opened_reasoning_on(real):
 
 def test_grpo_runs_on_gsm8k_and_sft_on_r1(real):
     source = {"path": str(shared("gsm8k", "train.jsonl")), **GSM8K}
-    done = grpo.main(real("grpo", datasets=[source], prompt="r1_zero", max_completion_length=12))
+    keys = {"prompt": "r1_zero", "max_completion_length": 8, "per_device_train_batch_size": 4}
+    done = grpo.main(real("grpo", datasets=[source], **keys))
     assert "loss" in (done.dir / "metrics.jsonl").read_text()
     source = {"path": str(shared("outputs", "r1_gsm8k.json")), **R1}
     keys = {"chat_template": "chatml_think", "max_length": 2048, "per_device_train_batch_size": 1, "overwrite": True}

@@ -118,10 +118,34 @@ def test_two_processes_killed_inside_a_generation_cycle(grpo, tmp_path):
     finish(start(recipe, tmp_path / "whole", processes=2))
     first = start(recipe, tmp_path / "killed", processes=2)
     wait_for(tmp_path / "killed" / "checkpoint-2" / run.MANIFEST, first)
+    # The launcher alone: its processes have sessions of their own, and must not train on unseen.
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
     finish(start(recipe, tmp_path / "killed", processes=2))
     assert_same(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_killed_in_the_last_evaluation(grpo, tmp_path):
+    problems = {"path": "open_r1.tiny.problems:problems", "args": {"rows": 8, "split": "test"}}
+    recipe = grpo("evaluated", evaluation={"datasets": [problems], "k": 4, "every": 2})
+    finish(start(recipe, tmp_path / "whole"))
+    # As a kill between the last checkpoint and the last evaluation leaves it.
+    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+    killed = tmp_path / "killed"
+    shutil.rmtree(killed / "model")
+    for name in ("summary.json", "evaluations/after.json", "status.json"):
+        (killed / name).unlink()
+    rows = (killed / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (killed / "metrics.jsonl").write_text("".join(rows[:-1]))
+    stored = (killed / "recipe.yaml").read_text().replace(str(tmp_path / "whole"), str(killed))
+    (killed / "recipe.yaml").write_text(stored)
+    finish(start(recipe, killed))
+    for name in ("evaluations/after.json",):
+        assert (killed / name).read_text() == (tmp_path / "whole" / name).read_text()
+    assert [r for r in figures(killed) if "evaluation/pass@1" in r] == [
+        r for r in figures(tmp_path / "whole") if "evaluation/pass@1" in r
+    ]
+    assert json.loads((killed / "status.json").read_text())["step"] == STEPS
 
 
 def test_a_checkpoint_is_whole_only_with_every_file_at_its_size(tmp_path):
@@ -146,21 +170,63 @@ def prepared(recipe: Path, *overrides: str) -> run.Run:
 def test_another_recipe_does_not_continue_a_run(write_recipe, tmp_path):
     recipe = write_recipe("sft")
     made = prepared(recipe)
-    run.write_text(made.dir / "recipe.yaml", json.dumps(made.recipe.given))
     prepared(recipe, "--report_to", "tensorboard")
     with pytest.raises(RecipeError, match=r"begun by another recipe \(learning_rate: None -> 0.5\)"):
         prepared(recipe, "--learning_rate", "0.5")
     made.set_status("finished")
     with pytest.raises(RecipeError, match="holds a finished run; add --overwrite"):
         prepared(recipe)
+    (made.dir / "old").write_text("")
     prepared(recipe, "--overwrite")
-    assert not (made.dir / "recipe.yaml").exists()
+    assert not (made.dir / "old").exists()
+    assert "overwrite" not in (made.dir / "recipe.yaml").read_text()
+    # The same command again goes on with what it began.
+    (made.dir / "new").write_text("")
+    prepared(recipe, "--overwrite")
+    assert (made.dir / "new").exists()
+
+
+def test_a_directory_of_other_files_is_left_alone(write_recipe, tmp_path):
+    other = tmp_path / "run" / "checkpoint-500"
+    other.mkdir(parents=True)
+    (other / "model.safetensors").write_text("precious")
+    with pytest.raises(RecipeError, match="holds files that are not a run's"):
+        prepared(write_recipe("sft"))
+    assert (other / "model.safetensors").read_text() == "precious"
+
+
+def test_a_directory_has_one_process(write_recipe, tmp_path):
+    recipe = write_recipe("sft")
+    hold = (
+        "import sys; from open_r1 import run; from pathlib import Path; run.lock(Path(sys.argv[1])); print(1); input()"
+    )
+    (tmp_path / "run").mkdir()
+    holder = subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path / "run")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "1\n"
+    with pytest.raises(RecipeError, match="another process is running in"):
+        prepared(recipe)
+    holder.communicate("\n")
+    prepared(recipe)
+
+
+def test_a_run_is_resumed_by_as_many_processes(write_recipe, tmp_path, monkeypatch):
+    recipe = load_recipe(write_recipe("sft"))
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    checkpoint.mkdir(parents=True)
+    monkeypatch.setattr(run, "world_size", lambda: 2)
+    run.seal(checkpoint, seconds=1.0)
+    monkeypatch.undo()
+    run.write_text(tmp_path / "run" / "recipe.yaml", json.dumps(recipe.given))
+    with pytest.raises(RecipeError, match="was written by 2, and this start has 1"):
+        run.start(recipe)
 
 
 def test_overwrite_leaves_other_directories_alone(write_recipe, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("precious")
-    with pytest.raises(RecipeError, match="is not a run directory"):
+    with pytest.raises(RecipeError, match="holds files that are not a run's"):
         prepared(write_recipe("sft"), "--overwrite")
     assert (tmp_path / "run" / "thesis.txt").read_text() == "precious"
 
@@ -172,7 +238,7 @@ def test_an_unwritable_or_full_disk_is_found_before_training(write_recipe, tmp_p
         prepared(write_recipe("sft", output_dir=str(blocked / "run")))
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10 * 2**20))
-    with pytest.raises(RecipeError, match="10 MiB are free"):
+    with pytest.raises(RecipeError, match=r"10 MiB are free at .*, and this run's checkpoints need about 200"):
         prepared(write_recipe("sft"))
 
 

@@ -161,6 +161,17 @@ def test_a_prompt_that_opened_the_reasoning():
     }
 
 
+def test_ones_own_scorer_in_trls_form(monkeypatch):
+    def own(completion: str, prompt: str, sharp: float = 1.0, **kwargs: object) -> float | None:
+        return None if completion == "?" else sharp * len(prompt)
+
+    monkeypatch.setitem(rewards.REWARDS, "own", own)
+    entries = [RewardConfig("own", parameters={"sharp": 2.0})]
+    rewards.check(entries)
+    function = rewards.build(entries)[0]
+    assert function(prompts=["ab", "abc"], completions=["x", "?"], solution=["", ""]) == [4.0, None]
+
+
 def test_a_scorer_that_raises_is_not_a_score(monkeypatch):
     def broken(completion: str) -> float:
         raise RuntimeError("the judge is down")

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import is_peft_model
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
-from .run import Run, Stopped, read_json, seal
+from .run import LEAST_BYTES, Run, Stopped, read_json, require_space, seal
 
 # Trainer attributes that live between steps and that its own checkpoint leaves out. `_step` and `_buffered_inputs` are
 # GRPO's place in a generation cycle; the rest are sums that are still to be logged.
@@ -253,11 +254,7 @@ def train(trainer: Trainer, run: Run, *more: TrainerCallback) -> None:
     Raises:
         Stopped: after Ctrl-C or SIGTERM, with a checkpoint written.
     """
-    checkpoint = str(run.checkpoint) if run.checkpoint else None
-    if checkpoint and _trained(Path(checkpoint)):
-        # `train` would take one more step; only what follows the training is missing.
-        trainer._load_from_checkpoint(checkpoint)
-        return
+    require_space(run.dir, checkpoint_bytes(trainer))
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     stop = StopSignal(trainer, run)
@@ -265,10 +262,28 @@ def train(trainer: Trainer, run: Run, *more: TrainerCallback) -> None:
         trainer.add_callback(callback)
     if "wandb" in run.recipe.args.report_to:
         trainer.add_callback(WandbRecipe(run))
+    checkpoint = str(run.checkpoint) if run.checkpoint else None
+    sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
+    if checkpoint and _trained(Path(checkpoint)) and not sharded:
+        # `train` would take one more step; only what follows the training is missing.
+        trainer._load_from_checkpoint(checkpoint)
+        trainer.state.global_step = read_json(Path(checkpoint) / "trainer_state.json")["global_step"]
+        return
     trainer.train(resume_from_checkpoint=checkpoint)
     if stop.received is not None:
         run.set_status("interrupted", step=trainer.state.global_step)
         raise Stopped(stop.received, run.dir)
+
+
+def checkpoint_bytes(trainer: Trainer) -> int:
+    """Disk that the run will hold at most: weights and two Adam moments (fp32) for each checkpoint, and the model."""
+    weights = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
+    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    if is_peft_model(trainer.model):
+        weights = 4 * trained
+    # One more than are kept, as the oldest goes after the newest is there; two are kept if all are.
+    kept = 0 if trainer.args.save_strategy == "no" else (trainer.args.save_total_limit or 2) + 1
+    return LEAST_BYTES + weights + kept * (weights + 8 * trained)
 
 
 def _trained(checkpoint: Path) -> bool:

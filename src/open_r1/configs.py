@@ -153,15 +153,19 @@ class Recipe:
 
     @property
     def run_dir(self) -> Path:
-        return Path(self.args.output_dir)
+        return Path(self.given["output_dir"])
+
+    @property
+    def seed(self) -> int:
+        return int(self.given.get("seed", HF_SEED))
 
     @property
     def base(self) -> tuple[str, list[str]] | None:
         """The recipe that makes this one's base model, and its overrides; None if the model is named otherwise."""
         if self.run.base_recipe is None:
             return None
-        words = base_overrides(self.run.base_recipe, self.args.seed)
-        made = base_model(self.run.base_recipe, self.args.seed)
+        words = base_overrides(self.run.base_recipe, self.seed)
+        made = base_model(self.run.base_recipe, self.seed)
         return (self.run.base_recipe, words) if self.model.model_name_or_path == made else None
 
 
@@ -199,20 +203,20 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+def load_recipe(path: str | Path, overrides: list[str] | None = None, processes: int | None = None) -> Recipe:
     """Read, merge, check and type a recipe.
 
     Args:
         path: a YAML file; its parent folder names the task unless it has a `task` key.
         overrides: command-line words (`["--seed", "7", "--datasets.0.path", "rows.jsonl"]`).
+        processes: how many will run it, if not those of this launch; `args` is then left to them.
 
     Raises:
         RecipeError: unknown key, wrong type or impossible combination; names the key and the nearest valid one.
     """
     path = Path(path)
-    written = read_yaml(path)
     changes = parse_overrides(overrides or [])
-    given = apply_overrides(written, changes)
+    given = apply_overrides(read_yaml(path), changes)
     task = _task(path, given)
     given = COMMON_DEFAULTS | TASK_DEFAULTS[task] | given | {"task": task}
     given.setdefault("output_dir", default_output_dir(path, task, changes))
@@ -227,14 +231,20 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     run = _fill(RunConfig, values["run"], "recipe")
     data = _fill(DataConfig, values["data"], "recipe")
     model = _fill(groups["model"], values["model"], "recipe")
-    check_before_config(task, given, run, data, model)
-    args_values = _typed(groups["args"], values["args"], "recipe")
-    _cpu_defaults(args_values)
+    typed = _typed(groups["args"], values["args"], "recipe")
+    processes = processes or world_size()
+    check_before_config(task, given | typed, run, data, model)
+    if task == "grpo":
+        _check_grpo(given | typed, run, processes)
+    recipe = Recipe(task=task, path=path, given=given, args=None, model=model, data=data, run=run)
+    if processes != world_size():
+        return recipe
+    _cpu_defaults(typed)
     try:
-        args = groups["args"](**args_values)
+        recipe.args = groups["args"](**typed)
     except (ValueError, TypeError, ImportError) as error:
         raise RecipeError(f"{path}: {groups['args'].__name__} refuses these values: {error}") from error
-    return Recipe(task=task, path=path, given=given, args=args, model=model, data=data, run=run)
+    return recipe
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -263,13 +273,23 @@ def parse_overrides(words: list[str]) -> dict[str, Any]:
         if word.startswith("--"):
             close()
             key, _, value = word[2:].partition("=")
-            key, values = key.replace("-", "_"), [yaml.safe_load(value)] if "=" in word else []
+            key, values = key.replace("-", "_"), [_value(value)] if "=" in word else []
         elif key is None:
             raise RecipeError(f"expected an override such as --seed 7, got {word!r}")
         else:
-            values.append(yaml.safe_load(word))
+            values.append(_value(word))
     close()
     return changes
+
+
+def _value(word: str) -> Any:
+    """A word of the command line as YAML, where that is what was meant: not `Answer: yes`, `#### (.+)` or `no`."""
+    try:
+        value = yaml.safe_load(word)
+    except yaml.YAMLError:
+        return word
+    meant = {dict: word.startswith("{"), type(None): word in ("null", "~"), bool: word.lower() in ("true", "false")}
+    return value if meant.get(type(value), True) else word
 
 
 def apply_overrides(written: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -392,7 +412,9 @@ def _scalar(value: Any, hint: Any, at: str) -> Any:
     options = typing.get_args(hint) or (hint,)
     if isinstance(value, str) and any(typing.get_origin(o) is list for o in options) and str not in options:
         value = [value]
-    # Enumerations accept their values; a number is never meant by true/false.
+    if value is False and at.endswith("_strategy"):
+        value = "no"  # YAML reads a bare `no` as false
+    # A number is never meant by true/false.
     wrong_bool = isinstance(value, bool) and not any(o in (bool, Any) for o in options)
     try:
         if wrong_bool:
@@ -483,7 +505,12 @@ def check_before_config(task: str, given: dict[str, Any], run: RunConfig, data: 
         raise RecipeError("datasets: weights must be above 0; remove a source instead of giving it weight 0")
     if data.streaming and not has("max_steps"):
         raise RecipeError("streaming: a stream has no known length, so set max_steps as well")
-    if has("save_total_limit") is not None and int(given["save_total_limit"]) < 2:
+    for key in ("hub_token", "push_to_hub_token"):
+        if has(key):
+            raise RecipeError(f"{key}: a recipe is written to disk and shown in reports; set HF_TOKEN instead")
+    if has("save_only_model"):
+        raise RecipeError("save_only_model: without optimizer and random state a run cannot be resumed; remove it")
+    if has("save_total_limit") is not None and given["save_total_limit"] < 2:
         raise RecipeError(
             "save_total_limit: keep at least 2; with 1 the old checkpoint is deleted before the new one is whole"
         )
@@ -510,13 +537,11 @@ def check_before_config(task: str, given: dict[str, Any], run: RunConfig, data: 
             raise RecipeError(
                 "use_vllm: vllm is not installed; run `make install EXTRAS=gpu`, or set `use_vllm: false`"
             )
-    if task == "grpo":
-        _check_grpo(given, run)
-    elif run.rewards:
+    if task != "grpo" and run.rewards:
         raise RecipeError(f"rewards: {task} has no rewards; they belong to grpo recipes")
 
 
-def _check_grpo(given: dict[str, Any], run: RunConfig) -> None:
+def _check_grpo(given: dict[str, Any], run: RunConfig, processes: int) -> None:
     if not run.rewards:
         raise RecipeError("rewards: the list is empty; e.g. `rewards: [{name: accuracy}, {name: think_format}]`")
     if given.get("reward_weights") is not None:
@@ -524,19 +549,19 @@ def _check_grpo(given: dict[str, Any], run: RunConfig) -> None:
             "reward_weights: weights stand beside each reward, `rewards: [{name: accuracy, weight: 1.0}]`"
         )
     rewards.check(run.rewards)
-    if given.get("sync_ref_model") and not float(given["beta"]):
+    if given.get("sync_ref_model") and not given["beta"]:
         raise RecipeError("sync_ref_model: with `beta: 0` there is no reference model; set beta above 0")
-    group = int(given["num_generations"])
-    if group < 2:
+    group = given["num_generations"]
+    if group is None or group < 2:
         raise RecipeError(f"num_generations: a group of {group} has no spread to learn from; use 2 or more")
-    batch = int(given.get("per_device_train_batch_size", 8))
-    steps = int(given.get("steps_per_generation") or given.get("gradient_accumulation_steps", 1))
-    total = int(given.get("generation_batch_size") or batch * world_size() * steps)
+    batch = given.get("per_device_train_batch_size", 8)
+    steps = given.get("steps_per_generation") or given.get("gradient_accumulation_steps", 1)
+    total = given.get("generation_batch_size") or batch * processes * steps
     if total % group:
         valid = [g for g in range(2, total + 1) if total % g == 0]
         nearest = min(valid, key=lambda g: abs(g - group)) if valid else None
         advice = f"the nearest num_generations that does is {nearest}" if nearest else "make the batch larger"
         raise RecipeError(
             f"num_generations: groups of {group} do not divide the {total} completions of a generation "
-            f"(per_device_train_batch_size {batch} x {world_size()} processes x {steps} steps); {advice}"
+            f"(per_device_train_batch_size {batch} x {processes} processes x {steps} steps); {advice}"
         )

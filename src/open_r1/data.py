@@ -49,7 +49,9 @@ def load_datasets(
     parts = [prepare(source, i, task, data, seed, needed) for i, source in enumerate(sources)]
     if len(parts) == 1:
         return parts[0]
-    kept = [part.select_columns(_common_columns(parts)) for part in parts]
+    names = [columns(part) for part in parts]
+    common = [column for column in names[0] if all(column in other for other in names)]
+    kept = [part.select_columns(common) for part in parts]
     if sources[0].weight is None:
         return datasets.concatenate_datasets(kept)
     total = sum(source.weight or 0.0 for source in sources)
@@ -64,42 +66,42 @@ def load_eval_datasets(recipe: Recipe, needed: list[str] | None = None) -> Rows 
     return load_datasets(sources, recipe.task, recipe.data, recipe.args.seed, needed) if sources else None
 
 
-def _common_columns(parts: list[Rows]) -> list[str]:
-    return [column for column in parts[0].column_names if all(column in part.column_names for part in parts)]
+def columns(rows: Rows) -> list[str]:
+    """Column names; a stream may know them only from its first row."""
+    return list(rows.column_names or next(iter(rows), {}))
 
 
 def prepare(source: DatasetConfig, index: int, task: str, data: DataConfig, seed: int, needed: list[str]) -> Rows:
     """One source, loaded and brought into the columns of `task`."""
     at = f"datasets.{index} ({source.path})"
     rows = load(source, seed, data.streaming)
-    rows = _with_columns(rows)
-    columns = list(rows.column_names)
+    have = columns(rows)
     for ours, theirs in source.columns.items():
-        if theirs not in columns:
-            raise RecipeError(f"{at}: column {theirs!r} (for {ours!r}) is missing; it has {', '.join(columns)}")
+        if theirs not in have:
+            raise RecipeError(f"{at}: column {theirs!r} (for {ours!r}) is missing; it has {', '.join(have)}")
     taken = {theirs: ours for ours, theirs in source.columns.items() if theirs != ours}
     # A column that ours displaces would collide with the renamed one.
-    displaced = [ours for ours in taken.values() if ours in columns]
+    displaced = [ours for ours in taken.values() if ours in have]
     rows = rows.remove_columns(displaced).rename_columns(taken) if taken else rows
-    columns = [taken.get(c, c) for c in columns if c not in displaced]
+    have = [taken.get(c, c) for c in have if c not in displaced]
 
     for column in [*source.extract, *source.filters, *needed]:
-        if column not in columns:
+        if column not in have:
             raise RecipeError(
-                f"{at}: column {column!r} is missing; it has {', '.join(columns)}. "
+                f"{at}: column {column!r} is missing; it has {', '.join(have)}. "
                 f"Name its source with `columns: {{{column}: <their name>}}`"
             )
-    layout = next((layout for layout in LAYOUTS[task] if all(c in columns for c in layout)), None)
+    layout = next((layout for layout in LAYOUTS[task] if all(c in have for c in layout)), None)
     if layout is None:
         wanted = " or ".join(" + ".join(layout) for layout in LAYOUTS[task])
-        raise RecipeError(f"{at}: {task} needs the columns {wanted}; it has {', '.join(columns)}")
+        raise RecipeError(f"{at}: {task} needs the columns {wanted}; it has {', '.join(have)}")
 
     if source.filters:
         keep = row_filter(source.filters, at)
         rows = rows.filter(keep)
-    rows = rows.map(_presenter(source, at, layout, data, needed), with_indices=True)
     if source.rows is not None:
         rows = rows.take(source.rows)
+    rows = rows.map(_presenter(source, at, layout, data, needed), with_indices=True)
     if isinstance(rows, datasets.Dataset) and not len(rows):
         raise RecipeError(f"{at}: no rows" + (" are left after the filters" if source.filters else ""))
     if task != "grpo":
@@ -122,12 +124,15 @@ def load(source: DatasetConfig, seed: int, streaming: bool = False) -> Rows:
         stored = stored[source.split] if isinstance(stored, datasets.DatasetDict) else stored
         return stored.to_iterable_dataset() if streaming else stored
     if path.is_dir():
-        files = sorted(str(f) for f in path.rglob("*") if f.suffix in BUILDERS and not f.name.startswith("."))
+        files = sorted(f for f in path.rglob("*") if f.suffix in BUILDERS and not f.name.startswith("."))
         if not files:
             raise RecipeError(f"{path}: the folder holds no {', '.join(BUILDERS)} file")
-        return _read_files(files, source, streaming)
+        return _read(str(path), {}, files, source, streaming)
     if path.is_file():
-        return _read_files([str(path)], source, streaming)
+        if path.suffix not in BUILDERS:
+            raise RecipeError(f"datasets: {path} is none of {', '.join(BUILDERS)}")
+        options = {"data_files": {source.split: str(path)}} | ({"sep": "\t"} if path.suffix == ".tsv" else {})
+        return _read(BUILDERS[path.suffix], options, [path], source, streaming)
     if path.suffix in BUILDERS or source.path.startswith((".", "/", "~")):
         raise RecipeError(f"datasets: there is no file or folder {source.path}")
     return _from_hub(source, streaming)
@@ -152,32 +157,29 @@ def _from_hub(source: DatasetConfig, streaming: bool) -> Rows:
         ) from error
 
 
-def _read_files(files: list[str], source: DatasetConfig, streaming: bool) -> Rows:
-    suffix = Path(files[0]).suffix
-    if suffix not in BUILDERS:
-        raise RecipeError(f"datasets: {files[0]} is none of {', '.join(BUILDERS)}")
+def _read(builder: str, options: dict[str, Any], files: list[Path], source: DatasetConfig, streaming: bool) -> Rows:
+    """Files by a builder of datasets; a folder is its own, and finds the splits in the files' names."""
     for file in files:
-        if not Path(file).stat().st_size:
+        if not file.stat().st_size:
             raise RecipeError(f"datasets: {file} is empty")
     if streaming:
         # A stream meets its bad row hours later; text files are cheap to read once beforehand.
         _check_lines(files)
-    options = {"sep": "\t"} if suffix == ".tsv" else {}
     try:
-        return datasets.load_dataset(
-            BUILDERS[suffix], data_files={source.split: files}, split=source.split, streaming=streaming, **options
-        )
+        return datasets.load_dataset(builder, split=source.split, streaming=streaming, **options)
+    except ValueError as error:
+        raise RecipeError(f"datasets: {source.path}: {error}") from error
     except datasets.exceptions.DatasetGenerationError as error:
         _check_lines(files)
         raise RecipeError(f"datasets: {source.path} cannot be read: {error.__cause__ or error}") from error
 
 
-def _check_lines(files: list[str]) -> None:
+def _check_lines(files: list[Path]) -> None:
     """Find the line of a jsonl file that is no JSON object."""
     for file in files:
-        if not file.endswith(".jsonl"):
+        if file.suffix != ".jsonl":
             continue
-        with open(file, encoding="utf-8") as lines:
+        with file.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
                 try:
                     row = json.loads(line) if line.strip() else {}
@@ -185,11 +187,6 @@ def _check_lines(files: list[str]) -> None:
                     raise RecipeError(f"{file}, line {number}: not valid JSON ({error})") from None
                 if not isinstance(row, dict):
                     raise RecipeError(f"{file}, line {number}: expected an object, got {type(row).__name__}")
-
-
-def _with_columns(rows: Rows) -> Rows:
-    """A stream from the hub may not know its columns until the first row is read."""
-    return rows if rows.column_names is not None else rows._resolve_features()
 
 
 def row_filter(filters: dict[str, Any], at: str) -> Callable[[dict[str, Any]], bool]:

@@ -14,10 +14,9 @@ from accelerate.utils import gather_object
 from transformers import GenerationConfig, Trainer
 from trl.models import unwrap_model_for_generation
 
-from . import report
-from .configs import EvaluationConfig
+from . import models, report
+from .configs import Recipe
 from .data import load_datasets
-from .prompts import CHAT_TEMPLATES
 from .rewards.format import think_format
 from .rewards.language import language_share
 from .rewards.math import accuracy, final_answer, numeral
@@ -27,6 +26,13 @@ from .run import Run, read_json, write_json
 SHOWN = 8  # problems whose samples are kept for the report
 
 
+def load_problems(recipe: Recipe) -> list[dict[str, Any]]:
+    """Rows of the recipe's `evaluation`; none without one."""
+    if recipe.run.evaluation is None:
+        return []
+    return list(load_datasets(recipe.run.evaluation.datasets, "grpo", recipe.data, recipe.args.seed, ["solution"]))
+
+
 class Evaluator:
     """Judges a trainer's model on the recipe's `evaluation` problems; made once, used at any step.
 
@@ -34,17 +40,16 @@ class Evaluator:
     nothing in the training around it.
     """
 
-    def __init__(self, settings: EvaluationConfig, trainer: Trainer, run: Run):
+    def __init__(self, problems: list[dict[str, Any]], trainer: Trainer, run: Run):
         recipe = run.recipe
-        self.settings = settings
+        assert recipe.run.evaluation is not None
+        self.settings = recipe.run.evaluation
         self.trainer = trainer
         self.run = run
         self.seed = recipe.args.seed
         self.max_new_tokens = self.settings.max_completion_length or recipe.args.max_completion_length
-        template = CHAT_TEMPLATES.get(recipe.data.chat_template or "")
-        self.opener = "<think>" if template and template.opens_think else ""
-        rows = load_datasets(settings.datasets, "grpo", recipe.data, recipe.args.seed, ["solution"])
-        self.problems: list[dict[str, Any]] = list(rows)
+        self.problems = problems
+        self.opener = "<think>" if models.opens_think(problems[0]["prompt"], trainer.processing_class) else ""
 
     def record(self, step: int, name: str | None = None) -> dict[str, Any]:
         """Judge the model as it is and log the figures.
@@ -135,12 +140,14 @@ class Evaluator:
             temperature=self.settings.temperature,
             top_p=self.settings.top_p,
             top_k=0,
+            # Unset, it would be the one the model's own generation_config asks for.
+            repetition_penalty=1.0,
             num_return_sequences=self.settings.k,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
             disable_compile=True,
         )
-        texts = [_as_text(prompt, tokenizer) for prompt in prompts]
+        texts = [models.as_text(prompt, tokenizer) for prompt in prompts]
         # Prompts of like length share a batch, so that little is padded.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         per_batch = max(1, self.settings.batch_size // self.settings.k)
@@ -218,12 +225,6 @@ def _lengths(generated: torch.Tensor, eos: int) -> list[int]:
     ended = generated == eos
     first = torch.where(ended.any(1), ended.int().argmax(1) + 1, torch.tensor(generated.shape[1], device=ended.device))
     return first.tolist()
-
-
-def _as_text(prompt: Any, tokenizer: Any) -> str:
-    if isinstance(prompt, str):
-        return prompt
-    return tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
 
 
 def _last_text(prompt: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trl import GRPOTrainer, get_peft_config, get_quantization_config
 
-from open_r1 import callbacks, data, evaluate, models, prompts, rewards, run
+from open_r1 import callbacks, data, evaluate, models, rewards, run
 from open_r1.configs import Recipe
 
 
@@ -15,21 +15,22 @@ def main(recipe: Recipe) -> run.Run:
     columns = rewards.columns(recipe.run.rewards)
     rows = data.load_datasets(recipe.data.datasets, "grpo", recipe.data, recipe.args.seed, columns)
     held_out = data.load_eval_datasets(recipe, columns)
+    problems = evaluate.load_problems(recipe)
     recipe.args.model_init_kwargs = models.model_init_kwargs(recipe)
     recipe.args.reward_weights = [reward.weight for reward in recipe.run.rewards]
-    template = prompts.CHAT_TEMPLATES.get(recipe.data.chat_template or "")
+    opened = models.opens_think(next(iter(rows))["prompt"], tokenizer)
     trainer = GRPOTrainer(
         model=base,
         args=recipe.args,
         train_dataset=rows,
         eval_dataset=held_out,
         processing_class=tokenizer,
-        reward_funcs=rewards.build(recipe.run.rewards, opens_think=template is not None and template.opens_think),
+        reward_funcs=rewards.build(recipe.run.rewards, opens_think=opened),
         quantization_config=get_quantization_config(recipe.model),
         peft_config=get_peft_config(recipe.model),
     )
     more = [callbacks.CompletionTable(trainer, recipe.run.print_every)]
-    judge = evaluate.Evaluator(recipe.run.evaluation, trainer, this) if recipe.run.evaluation else None
+    judge = evaluate.Evaluator(problems, trainer, this) if problems else None
     if judge:
         more.append(callbacks.LiveEvaluation(judge.record, judge.settings.every, resumed=this.checkpoint is not None))
     callbacks.train(trainer, this, *more)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from . import run
-from .configs import Recipe, load_recipe
+from .configs import Recipe, apply_overrides, load_recipe, parse_overrides, read_yaml
 from .errors import RecipeError
 
 CONFIGS = Path("recipes/accelerate_configs")
@@ -27,22 +27,29 @@ def train(path: str, overrides: list[str], processes: int | None = None) -> run.
     Raises:
         RecipeError: as of `load_recipe`; or the machine has fewer GPUs than processes.
     """
-    recipe = load_recipe(path, overrides)
+    processes = processes or planned_processes(path, overrides)
+    recipe = load_recipe(path, overrides, processes)
     if finished(recipe) and not recipe.run.overwrite:
         return already_finished(recipe)
-    if recipe.base is not None and not finished(load_recipe(*recipe.base)):
+    if recipe.base is not None and not finished(load_recipe(*recipe.base, processes)):
         print(f"first the base model, by {recipe.base[0]}", flush=True)
         train(*recipe.base, processes)
         print(f"now {path}", flush=True)
-    processes = processes or max(1, recipe.run.gpus)
     if processes > 1:
         return in_processes(recipe, overrides, processes)
     return importlib.import_module(f"open_r1.{recipe.task}").main(recipe)
 
 
+def planned_processes(path: str, overrides: list[str]) -> int:
+    """One for each GPU the recipe is written for; one on a CPU, and at toy size."""
+    given = apply_overrides(read_yaml(Path(path)), parse_overrides(overrides))
+    gpus = given.get("gpus", 0)
+    return gpus if isinstance(gpus, int) and gpus > 0 and not given.get("toy") else 1
+
+
 def finished(recipe: Recipe) -> bool:
     """True if the run of this name is finished, and was this recipe's."""
-    if run.status(recipe.run_dir).get("state") != "finished":
+    if not run.is_finished(recipe.run_dir):
         return False
     if not recipe.run.overwrite:
         run.refuse_another_recipe(recipe)
@@ -84,11 +91,17 @@ def in_processes(recipe: Recipe, overrides: list[str], processes: int) -> run.Ru
     cores = os.cpu_count() or 1
     threads = str(max(1, cores // processes))
     environment = {"OMP_NUM_THREADS": threads, "PYTHONWARNINGS": "ignore"} | os.environ
-    launcher = subprocess.Popen(command, env=environment)
+    launcher = subprocess.Popen(command, env=environment, preexec_fn=run.die_with_parent)
+    received: list[int] = []
     # The launcher passes it on to the processes, which stop after their step with a checkpoint.
-    signal.signal(signal.SIGTERM, lambda number, frame: launcher.terminate())
-    signal.signal(signal.SIGINT, lambda number, frame: None)  # the terminal sends it to the launcher as well
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: (received.append(15), launcher.terminate()))}
+    # The terminal sends Ctrl-C to the launcher as well.
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: received.append(2))
     code = launcher.wait()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    if received:
+        raise run.Stopped(received[0], recipe.run_dir)
     if code:
         sys.exit(code)
     return run.Run(recipe, recipe.run_dir)

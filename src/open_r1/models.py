@@ -21,7 +21,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from .configs import Recipe
 from .errors import RecipeError
-from .prompts import CHAT_TEMPLATES
+from .prompts import CHAT_TEMPLATES, Messages
 
 # Special tokens that model families reserve for padding, tried when a tokenizer has none of its own.
 PAD_TOKENS = ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|vision_pad|>", "<|fim_pad|>")
@@ -75,6 +75,18 @@ def tokenizer_from(name: str, revision: str = "main", trust_remote_code: bool = 
         return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise RecipeError(f"tokenizer: {name} cannot be loaded: {error}") from error
+
+
+def as_text(prompt: str | Messages, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text a completion continues."""
+    if isinstance(prompt, str):
+        return prompt
+    return tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+
+
+def opens_think(prompt: str | Messages, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """True if completions begin inside the reasoning."""
+    return as_text(prompt, tokenizer).rstrip().endswith("<think>")
 
 
 def byte_tokenizer() -> PreTrainedTokenizerBase:
@@ -150,7 +162,8 @@ def _checked(recipe: Recipe) -> str:
         adapter = " (it holds an adapter: merge it first)" if (path / "adapter_config.json").is_file() else ""
         raise RecipeError(f"model_name_or_path: {name} is a folder without config.json, so no model{adapter}")
     if not path.exists() and name.startswith((".", "/", "~", "runs/")):
-        raise RecipeError(f"model_name_or_path: there is no folder {name}")
+        made = f"; make it with: open-r1 train {' '.join([recipe.base[0], *recipe.base[1]])}" if recipe.base else ""
+        raise RecipeError(f"model_name_or_path: there is no folder {name}{made}")
     try:
         AutoConfig.from_pretrained(
             name, revision=recipe.model.model_revision, trust_remote_code=recipe.args.trust_remote_code

@@ -7,17 +7,21 @@ else. Small files are written beside their name and renamed, so a kill leaves th
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import importlib.metadata
 import json
 import netrc
 import os
 import platform
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.parse
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +51,8 @@ PACKAGES = (
     "math-verify",
     "wandb",
 )
-FREE_BYTES = 200 * 2**20  # below this a run would fail at its first checkpoint
+LEAST_BYTES = 200 * 2**20  # for logs, report and completions; the model is counted once it is known
+LOCK = ".lock"
 
 
 @dataclass
@@ -113,11 +118,16 @@ def start(recipe: Recipe) -> Run:
     quiet.release(run.dir / "library.log" if run.main else None)
     run.checkpoint = last_whole_checkpoint(run.dir)
     if run.checkpoint is not None:
-        run.spent = read_json(run.checkpoint / MANIFEST)["seconds"]
+        manifest = read_json(run.checkpoint / MANIFEST)
+        if manifest["processes"] != world_size():
+            raise RecipeError(
+                f"processes: {run.checkpoint} was written by {manifest['processes']}, and this start has "
+                f"{world_size()}; go on with as many, or choose another --output_dir"
+            )
+        run.spent = manifest["seconds"]
         run.say(f"resuming from {run.checkpoint}")
     if run.main:
         drop_what_will_be_repeated(run)
-        write_text(run.dir / "recipe.yaml", yaml.safe_dump(recipe.given, sort_keys=False, allow_unicode=True))
         write_json(run.dir / "environment.json", environment())
     run.set_status("running")
     track_offline_if_needed(run)
@@ -129,7 +139,18 @@ def from_command_line(main: Callable[[Recipe], Run]) -> None:
     words = sys.argv[1:]
     if "--config" not in words[:1] or len(words) < 2:
         sys.exit(f"usage: {sys.argv[0]} --config recipes/<model>/<task>/<variant>.yaml [--key value ...]")
+    if "WORLD_SIZE" in os.environ:
+        die_with_parent()
     guarded(lambda: main(load_recipe(words[1], words[2:])))
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent is killed (Linux).
+
+    torchrun gives its processes sessions of their own: after `kill -9` of the launcher they would train on unseen.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def guarded(task: Callable[[], Run]) -> None:
@@ -168,11 +189,16 @@ def finish(run: Run, trainer: Trainer, tokenizer: PreTrainedTokenizerBase, base:
     model = run.dir / "model"
     adapter = run.dir / "adapter"
     trainer.model.generation_config.eos_token_id = tokenizer.eos_token_id
+    if trainer.is_fsdp_enabled:
+        # Sharded checkpoints resume faster, but a model to use is whole.
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(str(adapter if run.recipe.run.merge_adapter else model))
     if run.main:
         if run.recipe.run.merge_adapter:
             save_merged(base, adapter, model, run.recipe, tokenizer)
         tokenizer.save_pretrained(model)
+        if not any(model.glob("*.safetensors")):
+            raise RuntimeError(f"the trainer wrote no weights to {model}; the last checkpoint has them")
     trainer.accelerator.wait_for_everyone()
     run.set_status("finished", step=trainer.state.global_step)
     if run.main:
@@ -207,47 +233,82 @@ def set_threads(recipe: Recipe) -> None:
 
 
 def prepare_directory(run: Run) -> None:
-    recipe, directory = run.recipe, run.dir
-    if recipe.run.overwrite and directory.exists():
-        if not (directory / "recipe.yaml").is_file():
-            raise RecipeError(f"overwrite: {directory} is not a run directory (no recipe.yaml), so it is left alone")
-        shutil.rmtree(directory)
+    """Make the run directory this process's own, or say why it cannot be."""
+    directory = run.dir
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        probe = directory / ".probe"
-        probe.write_text("x")
-        probe.unlink()
+        lock(directory)
     except OSError as error:
         raise RecipeError(f"output_dir: {directory} cannot be written: {error.strerror}; choose another") from error
+    require_space(directory, LEAST_BYTES)
+    known = (directory / "recipe.yaml").is_file()
+    if not known and any(not path.name.startswith(".") for path in directory.iterdir()):
+        raise RecipeError(f"output_dir: {directory} holds files that are not a run's (no recipe.yaml); choose another")
+    if known and run.recipe.run.overwrite and (is_finished(directory) or changes(run.recipe)):
+        # Not one that this command itself began: a repeated command goes on.
+        for path in directory.iterdir():
+            if path.name != LOCK:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    elif known:
+        refuse_another_recipe(run.recipe)
+        if is_finished(directory):
+            raise RecipeError(
+                f"output_dir: {directory} holds a finished run; add --overwrite to replace it, or choose another "
+                "--output_dir"
+            )
+    kept = {key: value for key, value in run.recipe.given.items() if key != "overwrite"}
+    write_text(directory / "recipe.yaml", yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
+
+
+_held: dict[Path, int] = {}  # directories this process has locked, by file descriptor
+
+
+def lock(directory: Path) -> None:
+    """Hold the directory until this process ends, however it ends.
+
+    Raises:
+        RecipeError: another process holds it.
+    """
+    if directory.resolve() in _held:
+        return
+    held = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RecipeError(f"output_dir: another process is running in {directory}; wait for it, or stop it") from None
+    _held[directory.resolve()] = held
+
+
+def require_space(directory: Path, needed: int) -> None:
+    """Refuse to start what cannot be saved.
+
+    Raises:
+        RecipeError: fewer than `needed` bytes are free.
+    """
     free = shutil.disk_usage(directory).free
-    if free < FREE_BYTES:
+    if free < needed:
         raise RecipeError(
-            f"output_dir: {free / 2**20:.0f} MiB are free at {directory}, too few for a checkpoint; "
-            "free some space or choose another directory"
+            f"output_dir: {free / 2**20:,.0f} MiB are free at {directory}, and this run's checkpoints need about "
+            f"{needed / 2**20:,.0f}; free some space, lower save_total_limit, or choose another directory"
         )
-    refuse_to_mix(run)
 
 
-def refuse_to_mix(run: Run) -> None:
-    """An existing directory is continued only by the recipe that began it."""
-    refuse_another_recipe(run.recipe)
-    if status(run.dir).get("state") == "finished":
-        raise RecipeError(
-            f"output_dir: {run.dir} holds a finished run; add --overwrite to replace it, or choose another "
-            "--output_dir"
-        )
+def is_finished(directory: Path) -> bool:
+    return status(directory).get("state") == "finished"
+
+
+def changes(recipe: Recipe) -> str:
+    """What the recipe that began the run directory computes otherwise; empty if nothing."""
+    before = yaml.safe_load((recipe.run_dir / "recipe.yaml").read_text(encoding="utf-8"))
+    keys = sorted((before.keys() | recipe.given.keys()) - PRESENTATION_KEYS)
+    changed = [key for key in keys if before.get(key) != recipe.given.get(key)]
+    return "; ".join(f"{key}: {before.get(key)!r} -> {recipe.given.get(key)!r}" for key in changed)
 
 
 def refuse_another_recipe(recipe: Recipe) -> None:
-    """Raise a RecipeError if the run directory was begun by a recipe that computes something else."""
-    begun = recipe.run_dir / "recipe.yaml"
-    if not begun.is_file():
-        return
-    before = yaml.safe_load(begun.read_text(encoding="utf-8"))
-    keys = sorted((before.keys() | recipe.given.keys()) - PRESENTATION_KEYS)
-    changed = [key for key in keys if before.get(key) != recipe.given.get(key)]
-    if changed:
-        told = "; ".join(f"{key}: {before.get(key)!r} -> {recipe.given.get(key)!r}" for key in changed)
+    """An existing directory is continued, and its model used, only by the recipe that began it."""
+    told = changes(recipe)
+    if told:
         raise RecipeError(
             f"output_dir: {recipe.run_dir} was begun by another recipe ({told}); add --overwrite to start anew, or "
             "choose another --output_dir"
@@ -273,7 +334,8 @@ def seal(checkpoint: Path, seconds: float) -> None:
     """Declare a checkpoint whole: the last thing written to it."""
     files = {str(f.relative_to(checkpoint)): f.stat().st_size for f in checkpoint.rglob("*") if f.is_file()}
     files.pop(MANIFEST, None)
-    write_json(checkpoint / MANIFEST, {"seconds": round(seconds, 1), "files": files})
+    manifest = {"seconds": round(seconds, 1), "processes": world_size(), "files": files}
+    write_json(checkpoint / MANIFEST, manifest)
 
 
 def drop_what_will_be_repeated(run: Run) -> None:
@@ -302,7 +364,11 @@ def track_offline_if_needed(run: Run) -> None:
     os.environ.setdefault("WANDB_DIR", str(run.dir))
     os.environ.setdefault("WANDB_SILENT", "true")
     # One wandb run per run directory, however often it is resumed.
-    os.environ.setdefault("WANDB_RUN_ID", "-".join(run.dir.parts[-3:]).replace("=", "-")[-64:])
+    known = run.dir / "wandb_id"
+    if run.main and not known.is_file():
+        write_text(known, uuid.uuid4().hex[:8])
+    PartialState().wait_for_everyone()
+    os.environ.setdefault("WANDB_RUN_ID", known.read_text())
     os.environ.setdefault("WANDB_RESUME", "allow")
     if os.environ.get("WANDB_MODE"):
         return

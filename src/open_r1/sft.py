@@ -15,7 +15,7 @@ def main(recipe: Recipe) -> run.Run:
     rows = data.load_datasets(recipe.data.datasets, "sft", recipe.data, recipe.args.seed)
     held_out = data.load_eval_datasets(recipe)
     recipe.args.model_init_kwargs = models.model_init_kwargs(recipe)
-    if "messages" in rows.column_names and "assistant_only_loss" not in recipe.given:
+    if "messages" in data.columns(rows) and "assistant_only_loss" not in recipe.given:
         # TRL would train on the user's words as well.
         recipe.args.assistant_only_loss = True
     trainer = SFTTrainer(

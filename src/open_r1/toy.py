@@ -65,7 +65,7 @@ def shrink(given: dict[str, Any]) -> dict[str, Any]:
         if key in given:
             small[key] = [_small_source(source, task) for source in given[key]]
     if given.get("evaluation"):
-        sources = [_small_source(source, "grpo") | {"rows": 4} for source in given["evaluation"]["datasets"]]
+        sources = [_small_source(source, "grpo") | {"rows": 4} for source in given["evaluation"].get("datasets") or []]
         small["evaluation"] = given["evaluation"] | {
             "datasets": sources,
             "k": 2,

@@ -80,7 +80,8 @@ def metric_name(name: str) -> str:
 
 def arguments(scorer: Callable[..., Verdict | float]) -> tuple[list[str], list[str]]:
     """The dataset columns (arguments without a default) and the parameters (with one) of a scorer."""
-    arguments = list(inspect.signature(scorer).parameters.values())[1:]
+    several = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    arguments = [a for a in list(inspect.signature(scorer).parameters.values())[1:] if a.kind not in several]
     columns = [a.name for a in arguments if a.default is inspect.Parameter.empty]
     return columns, [a.name for a in arguments if a.default is not inspect.Parameter.empty]
 
@@ -148,7 +149,7 @@ class Reward:
         self.scored = scored
 
     def __call__(self, prompts: list[Any], completions: list[Completion], **batch: Any) -> list[float | None]:
-        return self.scored.scores(completions, batch)[self.__name__]
+        return self.scored.scores(completions, batch | {"prompt": prompts})[self.__name__]
 
 
 def withheld(results: list[Verdict | float]) -> bool:
@@ -156,8 +157,9 @@ def withheld(results: list[Verdict | float]) -> bool:
     return any(isinstance(result, Verdict) and result.score is None for result in results)
 
 
-def _value(result: Verdict | float) -> float | None:
-    return result.score if isinstance(result, Verdict) else float(result)
+def _value(result: Verdict | float | None) -> float | None:
+    """A reward that says None leaves itself out of the sample's sum; a verdict without evidence withholds them all."""
+    return result.score if isinstance(result, Verdict) else result if result is None else float(result)
 
 
 def _log_verdicts(results_SR: list[list[Verdict | float]], batch: dict[str, Any]) -> None:
