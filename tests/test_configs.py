@@ -85,6 +85,7 @@ def test_wrong_type_names_key_and_value(write_recipe, key, value, told):
         ({"save_total_limit": "two"}, "save_total_limit: expected int"),
         ({"num_generations": None}, "num_generations: a group of None"),
         ({"num_generations": "many"}, "num_generations: expected int"),
+        ({"accelerate_config": "zero3"}, "random_init: loads a whole model on one process"),
         ({"save_only_model": True}, "save_only_model: without optimizer"),
         ({"hub_token": "hf_secret"}, "hub_token: a recipe is written to disk"),
     ],

@@ -519,6 +519,9 @@ def check_before_config(task: str, given: dict[str, Any], run: RunConfig, data: 
         raise RecipeError(f"{bits}: quantized weights cannot be trained themselves; add `use_peft: true` for QLoRA")
     if run.merge_adapter and not model.use_peft:
         raise RecipeError("merge_adapter: there is no adapter to merge without `use_peft: true`")
+    if run.accelerate_config == "zero3" and (run.merge_adapter or run.random_init):
+        key = "merge_adapter" if run.merge_adapter else "random_init"
+        raise RecipeError(f"{key}: loads a whole model on one process, which ZeRO-3 cannot; use zero2 or ddp")
     if has("packing") and not cuda:
         raise RecipeError(
             "packing: without flash attention the packed rows attend over the whole batch, over ten times slower on a "

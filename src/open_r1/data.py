@@ -7,6 +7,7 @@ or malformed stops the run and names the source and the row.
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import re
 from collections.abc import Callable
@@ -144,6 +145,10 @@ def _call(source: DatasetConfig, seed: int, streaming: bool) -> Rows:
         maker = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise RecipeError(f"datasets: {source.path} is neither a file nor an importable function ({error})") from error
+    try:
+        inspect.signature(maker).bind(seed=seed, **source.args)
+    except TypeError as error:
+        raise RecipeError(f"datasets: {source.path} does not take these args: {source.args} ({error})") from error
     rows = maker(seed=seed, **source.args)
     return rows.to_iterable_dataset() if streaming else rows
 

@@ -119,7 +119,7 @@ def pretraining(
     return Dataset.from_dict({"prompt": prompts, "completion": completions})
 
 
-def problems(seed: int, rows: int, split: Split) -> Dataset:
+def problems(seed: int, rows: int, split: Split = "train") -> Dataset:
     """Return questions of one split: `prompt` (one message), `solution`, `language`, `steps` (how many digits)."""
     from datasets import Dataset
 
