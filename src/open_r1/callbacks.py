@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model
+from accelerate.utils import is_peft_model, send_to_device
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
@@ -65,7 +65,8 @@ class ExactResume(TrainerCallback):
         if self.run.checkpoint is None:
             return
         # The trainer has loaded its own state by now, and set these to their initial values.
-        carried = torch.load(self._file(self.run.checkpoint), map_location=args.device, weights_only=True)
+        carried = torch.load(self._file(self.run.checkpoint), map_location="cpu", weights_only=True)
+        carried = send_to_device(carried, args.device)
         reference = carried.pop("ref_model", None)
         if reference is not None:
             self.trainer.accelerator.unwrap_model(self.trainer.ref_model).load_state_dict(reference)
