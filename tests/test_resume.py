@@ -205,7 +205,7 @@ def test_a_directory_has_one_process(write_recipe, tmp_path):
         [sys.executable, "-c", hold, str(tmp_path / "run")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert holder.stdout.readline() == "1\n"
-    with pytest.raises(RecipeError, match="another process is running in"):
+    with pytest.raises(RecipeError, match=r"another process \(\d+\) is running in"):
         prepared(recipe)
     holder.communicate("\n")
     prepared(recipe)
@@ -240,6 +240,13 @@ def test_an_unwritable_or_full_disk_is_found_before_training(write_recipe, tmp_p
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10 * 2**20))
     with pytest.raises(RecipeError, match=r"10 MiB are free at .*, and this run's checkpoints need about 200"):
         prepared(write_recipe("sft"))
+
+
+def test_a_run_that_fails_says_so_and_makes_no_model(write_recipe, tmp_path):
+    done = command("train", write_recipe("sft", datasets=[{"path": str(tmp_path / "none.jsonl")}]))
+    assert done.returncode == 2 and "there is no file or folder" in done.stderr and "Traceback" not in done.stderr
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
+    assert not (tmp_path / "run" / "init").exists()
 
 
 def test_a_finished_run_is_shown_not_repeated(write_recipe, tmp_path):

@@ -43,6 +43,7 @@ def test_full(write_recipe, task):
     assert json.loads((done.dir / "status.json").read_text())["state"] == "finished"
     for name in ("recipe.yaml", "environment.json", "metrics.jsonl", "report.html", "model/tokenizer.json"):
         assert (done.dir / name).is_file(), name
+    assert f"{task.upper()} of a random model by recipe.yaml" in (done.dir / "model" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("task", MAIN)

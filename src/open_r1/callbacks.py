@@ -207,6 +207,7 @@ def _text(value: str | list[dict[str, Any]]) -> str:
 
 
 def _shorten(text: str, length: int = 400) -> str:
+    text = "".join(c if c.isprintable() or c == "\n" else "\N{MIDDLE DOT}" for c in text)
     return text if len(text) <= length else f"{text[: length * 2 // 3]} ... {text[-length // 3 :]}"
 
 
@@ -256,6 +257,8 @@ def train(trainer: Trainer, run: Run, *more: TrainerCallback) -> None:
         Stopped: after Ctrl-C or SIGTERM, with a checkpoint written.
     """
     require_space(run.dir, checkpoint_bytes(trainer))
+    # TRL writes one at every checkpoint, for a model it cannot name; `run.finish` writes ours beside the weights.
+    trainer.create_model_card = lambda *args, **kwargs: None
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     stop = StopSignal(trainer, run)

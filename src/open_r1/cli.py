@@ -50,6 +50,8 @@ def _train(words: list[str]) -> None:
     from . import quiet
 
     quiet.hold()
+    if sys.stderr.isatty():
+        print("loading libraries ...", file=sys.stderr)
     from . import launch, run
 
     run.guarded(lambda: launch.train(recipe, overrides, processes))

@@ -11,11 +11,11 @@ from open_r1.configs import Recipe
 def main(recipe: Recipe) -> run.Run:
     this = run.start(recipe)
     tokenizer = models.load_tokenizer(recipe)
-    base = models.model_path(recipe, tokenizer)
     columns = rewards.columns(recipe.run.rewards)
     rows = data.load_datasets(recipe.data.datasets, "grpo", recipe.data, recipe.args.seed, columns)
     held_out = data.load_eval_datasets(recipe, columns)
     problems = evaluate.load_problems(recipe)
+    base = models.model_path(recipe, tokenizer)
     recipe.args.model_init_kwargs = models.model_init_kwargs(recipe)
     recipe.args.reward_weights = [reward.weight for reward in recipe.run.rewards]
     opened = models.opens_think(next(iter(rows))["prompt"], tokenizer)

@@ -101,7 +101,7 @@ def in_processes(recipe: Recipe, overrides: list[str], processes: int) -> run.Ru
     for number, handler in before.items():
         signal.signal(number, handler)
     if received:
-        raise run.Stopped(received[0], recipe.run_dir)
+        sys.exit(128 + received[0])  # the first of the processes has said where it stopped
     if code:
         sys.exit(code)
     return run.Run(recipe, recipe.run_dir)

@@ -155,18 +155,31 @@ def die_with_parent() -> None:
 
 def guarded(task: Callable[[], Run]) -> None:
     """Run a task; end with its directory as the last line, or with a message and an exit code, and no traceback."""
+    code, message, state = 0, "", "failed"
     try:
         done = task()
         done.say(str(done.dir))
+        return
     except RecipeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        code, message = 2, f"error: {error}"
     except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        sys.exit(128 + stopped.number)
+        code, message, state = 128 + stopped.number, str(stopped), "interrupted"
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last whole checkpoint", file=sys.stderr)
-        sys.exit(130)
+        code, state = 130, "interrupted"
+        message = "interrupted; the same command goes on from the last whole checkpoint, or starts again without one"
+    finally:
+        end_held_runs(state)
+    if os.environ.get("RANK", "0") == "0":
+        print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+def end_held_runs(state: str) -> None:
+    """Say in the status of this process's unfinished runs how they ended."""
+    for directory in _held:
+        known = status(directory)
+        if known.get("state") == "running":
+            write_json(directory / "status.json", known | {"state": state})
 
 
 class Stopped(Exception):
@@ -199,11 +212,36 @@ def finish(run: Run, trainer: Trainer, tokenizer: PreTrainedTokenizerBase, base:
         tokenizer.save_pretrained(model)
         if not any(model.glob("*.safetensors")):
             raise RuntimeError(f"the trainer wrote no weights to {model}; the last checkpoint has them")
+        write_text(model / "README.md", model_card(run, base))
     trainer.accelerator.wait_for_everyone()
     run.set_status("finished", step=trainer.state.global_step)
     if run.main:
         report.write(run.dir)
+    if run.recipe.run.toy:
+        run.say(
+            "this was the recipe at toy size, on a random model: it shows that it runs, and its figures mean nothing"
+        )
     trainer.end()
+
+
+def model_card(run: Run, base: str) -> str:
+    """What the model is, in the form the hub reads."""
+    recipe = run.recipe
+    named = recipe.model.model_name_or_path
+    header = {"library_name": "transformers", "tags": ["open-r1", recipe.task]} | (
+        {"base_model": named} if named else {}
+    )
+    figures = run.dir / "summary.json"
+    shown = read_json(figures) if figures.is_file() else None
+    lines = [
+        "---", yaml.safe_dump(header, sort_keys=False).strip(), "---", "",
+        f"# {'/'.join(run.dir.parts[-3:])}", "",
+        f"{recipe.task.upper()} of {named or 'a random model'} by {recipe.path.name}, seed {recipe.seed}, "
+        f"commit {commit() or 'unknown'}. The recipe is in `recipe.yaml` of the run directory.",
+    ]  # fmt: skip
+    if shown:
+        lines += ["", "```", report.table(shown["before"], shown["after"]), "```"]
+    return "\n".join(lines) + "\n"
 
 
 def check_processes() -> None:
@@ -275,7 +313,11 @@ def lock(directory: Path) -> None:
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise RecipeError(f"output_dir: another process is running in {directory}; wait for it, or stop it") from None
+        holder = os.read(held, 20).decode() or "unknown"
+        os.close(held)
+        raise RecipeError(f"another process ({holder}) is running in {directory}; wait for it, or stop it") from None
+    os.truncate(held, 0)
+    os.write(held, str(os.getpid()).encode())
     _held[directory.resolve()] = held
 
 

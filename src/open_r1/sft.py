@@ -11,9 +11,9 @@ from open_r1.configs import Recipe
 def main(recipe: Recipe) -> run.Run:
     this = run.start(recipe)
     tokenizer = models.load_tokenizer(recipe)
-    base = models.model_path(recipe, tokenizer)
     rows = data.load_datasets(recipe.data.datasets, "sft", recipe.data, recipe.args.seed)
     held_out = data.load_eval_datasets(recipe)
+    base = models.model_path(recipe, tokenizer)
     recipe.args.model_init_kwargs = models.model_init_kwargs(recipe)
     if "messages" in data.columns(rows) and "assistant_only_loss" not in recipe.given:
         # TRL would train on the user's words as well.
