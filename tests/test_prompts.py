@@ -102,7 +102,7 @@ def test_training_text_continues_the_generation_prompt(name):
         )
         assert out["input_ids"][: len(prompt)] == prompt
         assert out["assistant_masks"][len(prompt)] == 1 and out["assistant_masks"][len(prompt) - 1] == 0
-    assert tok.decode(prompt).endswith("<think>\n") == template.opens_think
+    assert tok.decode(prompt).endswith("<think>\n") == (name != "chatml")
 
 
 def test_the_end_of_a_turn_is_one_token_and_trained_on():

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from . import run
+from . import report, run
 from .configs import Recipe, apply_overrides, load_recipe, parse_overrides, read_yaml
 from .errors import RecipeError
 
@@ -58,8 +58,6 @@ def finished(recipe: Recipe) -> bool:
 
 def already_finished(recipe: Recipe) -> run.Run:
     """Say what the finished run of this name showed, and leave it alone."""
-    from . import report
-
     done = run.Run(recipe, recipe.run_dir)
     summary = done.dir / "summary.json"
     if summary.is_file():

@@ -52,12 +52,10 @@ class ChatTemplate:
     Args:
         file: its name.
         end_of_turn: token that ends an assistant's message; it becomes the tokenizer's end token.
-        opens_think: the generation prompt ends in `<think>`, so completions begin inside the reasoning.
     """
 
     file: str
     end_of_turn: str
-    opens_think: bool
 
     @property
     def text(self) -> str:
@@ -67,8 +65,8 @@ class ChatTemplate:
 # All of them keep the reasoning of every assistant turn, and mark the assistant's tokens for the loss. The released
 # R1-distill templates cut everything before `</think>`, which removes the reasoning from SFT data without a word.
 CHAT_TEMPLATES: dict[str, ChatTemplate] = {
-    "chatml": ChatTemplate("chatml.jinja", "<|im_end|>", opens_think=False),
-    "chatml_think": ChatTemplate("chatml_think.jinja", "<|im_end|>", opens_think=True),
-    "r1": ChatTemplate("r1.jinja", "<｜end▁of▁sentence｜>", opens_think=True),
-    "llama3_think": ChatTemplate("llama3_think.jinja", "<|eot_id|>", opens_think=True),
+    "chatml": ChatTemplate("chatml.jinja", "<|im_end|>"),
+    "chatml_think": ChatTemplate("chatml_think.jinja", "<|im_end|>"),
+    "r1": ChatTemplate("r1.jinja", "<｜end▁of▁sentence｜>"),
+    "llama3_think": ChatTemplate("llama3_think.jinja", "<|eot_id|>"),
 }
