@@ -1,0 +1,31 @@
+"""Runs untrusted programs and judges them by tests.
+
+`judge(program, tests)` is the whole of it. The program runs in a sandbox of this machine (zygotes.py), isolated as
+well as the kernel allows, or on any other `Runner`. Weaker isolation than asked for is refused, never used silently;
+`describe()` says what is in force.
+"""
+
+from .cases import AssertTest, CallTest, Language, Level, Limits, Outcome, Program, StdinTest, Test
+from .judging import NOT_RUN, judge
+from .runner import Execution, Runner
+from .toolchains import check_language
+from .zygotes import describe, level
+
+__all__ = [
+    "NOT_RUN",
+    "AssertTest",
+    "CallTest",
+    "Execution",
+    "Language",
+    "Level",
+    "Limits",
+    "Outcome",
+    "Program",
+    "Runner",
+    "StdinTest",
+    "Test",
+    "check_language",
+    "describe",
+    "judge",
+    "level",
+]

@@ -1,0 +1,84 @@
+"""What a program is judged by: programs, tests, limits and the outcome of each test, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Language = Literal["python", "cpp", "javascript"]
+# From the strongest to the weakest; what each keeps out is said in `levels`.
+Level = Literal["namespaces", "landlock", "seccomp"]
+
+
+@dataclass(frozen=True)
+class Program:
+    """Source text and its language."""
+
+    source: str
+    language: Language = "python"
+
+
+@dataclass(frozen=True)
+class StdinTest:
+    """Text in, text out.
+
+    Args:
+        stdin: what the program reads.
+        expected: what it must print; lines are compared without trailing white space.
+        checker: a Python program that decides instead, where several outputs are right. It is run as
+            `checker.py input.txt expected.txt output.txt` and prints a score from 0 to 1 (1 is right).
+        points: the test's share in a weighted score.
+        subtask: tests of one subtask earn its points together.
+    """
+
+    stdin: str
+    expected: str
+    checker: str | None = None
+    points: float = 1.0
+    subtask: str | None = None
+
+
+@dataclass(frozen=True)
+class CallTest:
+    """A call of a function, or of a method of `Solution`, and the value it must return (plain data)."""
+
+    function: str
+    arguments: tuple[Any, ...]
+    expected: Any
+    keywords: dict[str, Any] = field(default_factory=dict)
+    points: float = 1.0
+    subtask: str | None = None
+
+
+@dataclass(frozen=True)
+class AssertTest:
+    """Test code that uses the program's names and raises if it is wrong (HumanEval, MBPP, LeetCode)."""
+
+    source: str
+    points: float = 1.0
+    subtask: str | None = None
+
+
+Test = StdinTest | CallTest | AssertTest
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one test may use; more ends it."""
+
+    seconds: float = 4.0  # CPU time
+    wall_seconds: float = 10.0
+    memory_mb: int = 512
+    output_bytes: int = 1 << 20
+    file_mb: int = 16
+    processes: int = 32
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One test's result. `unknown` and `error` are no evidence against the program."""
+
+    status: Literal["passed", "failed", "unknown", "error"]
+    reason: str = ""
+    seconds: float = 0.0
+    score: float | None = None  # a checker's part score, 0 to 1

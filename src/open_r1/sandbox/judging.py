@@ -1,0 +1,347 @@
+"""The verdict on a program: what it printed or returned, against what was expected.
+
+Expected values exist only here, and for assert tests in the tester's process; never where the program runs. A test is
+passed only by positive evidence: the right answer, and where a run stands for the test, its clean end. Exit codes
+alone prove nothing. A limit that the program reached is a failure (too slow is wrong); a limit reached because the
+machine was busy is unknown; an infrastructure that failed is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from ..errors import RecipeError
+from . import drivers, plain, zygotes
+from .cases import AssertTest, CallTest, Level, Limits, Outcome, Program, StdinTest, Test
+from .local import BATCH, Sandbox, encoded
+from .runner import Execution, Runner
+
+NOT_RUN = Outcome("unknown", "not run after the first failure")
+_ERROR_LINE = re.compile(r"(?:Uncaught )?[\w.]*(?:Error|Exception|Interrupt)\b")
+Outcomes = dict[int, Outcome]  # by the number of the test
+
+
+def judge(
+    program: Program,
+    tests: Sequence[Test],
+    limits: Limits = Limits(),  # noqa: B008 (frozen)
+    *,
+    weakest: Level = "namespaces",
+    stop_early: bool = True,
+    runner: Runner | None = None,
+) -> list[Outcome]:
+    """Run a program against its tests. May be called from many threads at once.
+
+    Args:
+        limits: for each test.
+        weakest: the weakest isolation that will do; without meaning if there is a `runner`.
+        stop_early: after the first failure the other tests may be left out; their outcome is `NOT_RUN`.
+        runner: where to run it instead of the local sandbox.
+
+    Returns:
+        One outcome per test, in order. `passed` and `failed` are evidence; `unknown` (it could not be judged) and
+        `error` (the infrastructure failed, or the language's tools are missing) are none.
+
+    Raises:
+        RecipeError: this machine gives only weaker isolation than `weakest`.
+    """
+    runner = runner or local_sandbox(weakest)
+    outcomes: Outcomes = {}
+    for kind, judge_kind in JUDGES.items():
+        chosen = {index: test for index, test in enumerate(tests) if isinstance(test, kind)}
+        if chosen and not (stop_early and any(outcome.status == "failed" for outcome in outcomes.values())):
+            outcomes |= judge_kind(runner, program, chosen, limits, stop_early)
+    return [outcomes.get(index, NOT_RUN) for index in range(len(tests))]
+
+
+def local_sandbox(weakest: Level) -> Sandbox:
+    """The local sandbox at the strongest level there is.
+
+    Raises:
+        RecipeError: that is weaker than `weakest`.
+    """
+    strongest = zygotes.level()
+    if zygotes.LEVELS.index(strongest) > zygotes.LEVELS.index(weakest):
+        raise RecipeError(
+            f"this machine isolates programs only by {strongest}: {zygotes.MEANING[strongest]}. To allow that, set "
+            f"`isolation: {strongest}` beside the reward's name. Why not {weakest}: {zygotes.why_not(weakest)}"
+        )
+    return Sandbox(strongest)
+
+
+def in_batches(indices: Iterable[int], run: Callable[[list[int]], Outcomes], stop_early: bool) -> Outcomes:
+    """Judge many tests in one process, and alone each that did not pass there.
+
+    A process of its own decides, since in a shared one an earlier test may have left something behind. `run` judges
+    some tests together; what it says passed must be sound.
+    """
+    outcomes: Outcomes = {}
+    indices = list(indices)
+    for start in range(0, len(indices), BATCH):
+        batch = indices[start : start + BATCH]
+        together = run(batch)
+        final = {"passed", "error"} if len(batch) > 1 else {"passed", "error", "failed", "unknown"}
+        outcomes |= {index: outcome for index, outcome in together.items() if outcome.status in final}
+        doubtful = [index for index in batch if index not in outcomes]
+        # The test that failed among the others first: very likely it fails alone.
+        doubtful.sort(key=lambda index: together[index].status != "failed")
+        for index in doubtful:
+            outcomes |= run([index])
+            if stop_early and outcomes[index].status == "failed":
+                return outcomes
+        if stop_early and any(outcomes[index].status == "failed" for index in batch):
+            return outcomes
+    return outcomes
+
+
+# --- text in, text out
+
+
+def judge_stdin(
+    runner: Runner, program: Program, tests: dict[int, StdinTest], limits: Limits, stop_early: bool
+) -> Outcomes:
+    if isinstance(runner, Sandbox) and program.language == "python":
+
+        def together(indices: list[int]) -> Outcomes:
+            stdins = [encoded(tests[index].stdin) for index in indices]
+            executions = runner.run_together(program, stdins, limits)
+            outcomes = {
+                index: stdin_outcome(tests[index], execution, limits, runner)
+                for index, execution in zip(indices, executions, strict=True)
+            }
+            # Empty output is no evidence that the process came as far as this test.
+            for index, execution in zip(indices, executions, strict=True):
+                if len(indices) > 1 and outcomes[index].status == "passed" and not execution.stdout.strip():
+                    outcomes[index] = NOT_RUN
+            return outcomes
+
+        return in_batches(tests, together, stop_early)
+    outcomes: Outcomes = {}
+    executions = runner.run(program, [encoded(test.stdin) for test in tests.values()], limits)
+    for (index, test), execution in zip(tests.items(), executions, strict=False):
+        outcomes[index] = stdin_outcome(test, execution, limits, runner)
+        if stop_early and outcomes[index].status == "failed":
+            break
+    return outcomes
+
+
+def stdin_outcome(test: StdinTest, execution: Execution, limits: Limits, runner: Runner) -> Outcome:
+    fault = run_fault(execution, limits)
+    if fault:
+        return fault
+    if test.checker is not None:
+        return checked(test, execution, limits, runner)
+    if same_output(test.expected, execution.stdout):
+        return Outcome("passed", "", execution.seconds)
+    return Outcome("failed", "wrong output", execution.seconds)
+
+
+def run_fault(execution: Execution, limits: Limits) -> Outcome | None:
+    """The outcome of a run that did not come to a good end, whatever it has shown; None if it did."""
+    if execution.ended == "error":
+        return Outcome("error", execution.cause)
+    if execution.ended == "starved":
+        return Outcome("unknown", "the machine was too busy to judge the program's speed", execution.seconds)
+    reasons = {
+        "cpu": f"more than {limits.seconds:g} s of CPU time",
+        "wall": f"waited for more than {max(limits.wall_seconds, limits.seconds):g} s",
+        "output": f"more than {limits.output_bytes} bytes of output",
+        "compile": f"does not compile: {first_error(execution.stderr)}",
+    }
+    if execution.ended in reasons:
+        return Outcome("failed", reasons[execution.ended], execution.seconds)
+    if execution.exit_code:
+        code = execution.exit_code
+        reason = f"exit code {code}" if code > 0 else f"ended by signal {-code}"
+        said = execution.stderr.strip()
+        return Outcome("failed", f"{reason}: {shortened(said)}" if said else reason, execution.seconds)
+    return None
+
+
+def shortened(message: str, most: int = 300) -> str:
+    """What an interpreter says of an error, up to the line with its name (which ends Python's, but not node's)."""
+    lines = message.splitlines()
+    named = [number for number, line in enumerate(lines) if _ERROR_LINE.match(line)]
+    text = "\n".join(lines[: named[-1] + 1] if named else lines)
+    return text if len(text) <= most else "..." + text[-most:]
+
+
+def first_error(message: str, most: int = 300) -> str:
+    """A compiler's first error; what follows are mostly its consequences."""
+    lines = message.strip().splitlines()
+    start = next((number for number, line in enumerate(lines) if "error" in line), 0)
+    return "\n".join(lines[start:])[:most]
+
+
+def same_output(expected: str, output: bytes) -> bool:
+    """Equal line by line, without white space at the end of lines and of the text."""
+    return _lines(encoded(expected)) == _lines(output)
+
+
+def _lines(text: bytes) -> list[bytes]:
+    return [line.rstrip() for line in text.rstrip().split(b"\n")]
+
+
+def checked(test: StdinTest, execution: Execution, limits: Limits, runner: Runner) -> Outcome:
+    """What a checker says. One that fails on the program's output is itself tried on the expected output: if it
+    works there, the output was at fault, otherwise the checker."""
+    assert test.checker is not None
+    if not isinstance(runner, Sandbox):
+        return Outcome("unknown", "checkers run only in the local sandbox")
+    files = [encoded(test.stdin), encoded(test.expected)]
+    given = runner.check(test.checker, [*files, execution.stdout], limits)
+    score = checker_score(given)
+    if score is None and given.ended not in ("error", "starved"):
+        if checker_score(runner.check(test.checker, [*files, encoded(test.expected)], limits)) == 1:
+            return Outcome("failed", "the checker cannot read the output", execution.seconds, 0.0)
+        fault = run_fault(given, limits)
+        cause = fault.reason if fault else f"it prints no score from 0 to 1 but {given.stdout[:100]!r}"
+        return Outcome("error", f"the checker fails even on the expected output: {cause}")
+    if score is None:
+        return run_fault(given, limits) or Outcome("error", "the checker gave no score")
+    status = "passed" if score == 1 else "failed"
+    return Outcome(status, "" if score == 1 else f"the checker gives {score:g}", execution.seconds, score)
+
+
+def checker_score(execution: Execution) -> float | None:
+    """The last word that a checker printed as a score from 0 to 1; None if it failed or that is none."""
+    words = execution.stdout.split()
+    if execution.ended != "exit" or execution.exit_code or not words:
+        return None
+    try:
+        score = float(words[-1])
+    except ValueError:
+        return {b"True": 1.0, b"False": 0.0}.get(words[-1])
+    return score if 0 <= score <= 1 else None
+
+
+# --- function calls
+
+
+def judge_calls(
+    runner: Runner, program: Program, tests: dict[int, CallTest], limits: Limits, stop_early: bool
+) -> Outcomes:
+    if program.language not in drivers.CALLS:
+        return dict.fromkeys(tests, Outcome("unknown", f"call tests of {program.language} programs are not supported"))
+    data: dict[int, Any] = {}
+    outcomes: Outcomes = {}
+    for index, test in tests.items():
+        try:
+            data[index] = {
+                "function": test.function,
+                "arguments": plain.encode(tuple(test.arguments)),
+                "keywords": plain.encode(test.keywords),
+            }
+        except plain.NotPlain as error:
+            outcomes[index] = Outcome("unknown", f"the test's arguments cannot be told: {error}")
+
+    def together(indices: list[int]) -> Outcomes:
+        calls = [data[index] for index in indices]
+        execution, lines = run_calls(runner, program, calls, limits)
+        return {
+            index: call_outcome(tests[index], line, execution, limits)
+            for index, line in zip(indices, [*lines, *[None] * len(indices)], strict=False)
+        }
+
+    return outcomes | in_batches(data, together, stop_early)
+
+
+def run_calls(
+    runner: Runner, program: Program, calls: list[dict[str, Any]], limits: Limits
+) -> tuple[Execution, list[bytes]]:
+    """Make the calls in one process; the lines of JSON that it answered, as far as it came."""
+    if isinstance(runner, Sandbox) and program.language == "python":
+        execution = runner.call(program, json.dumps(calls).encode(), limits)
+        return execution, execution.stdout.split(b"\n")[:-1]
+    marker = secrets.token_hex(16)
+    stdin = json.dumps({"marker": marker, "calls": calls}).encode()
+    (execution,) = runner.run(drivers.CALLS[program.language](program), [stdin], limits)
+    lines = [line.partition(marker.encode()) for line in execution.stdout.split(b"\n")]
+    return execution, [answer for _, found, answer in lines if found]
+
+
+def call_outcome(test: CallTest, line: bytes | None, execution: Execution, limits: Limits) -> Outcome:
+    """A right answer is evidence by itself, however the process ended later."""
+    if execution.ended in ("error", "starved") and line is None:
+        return run_fault(execution, limits) or Outcome("error", execution.cause)
+    if line is None:
+        fault = run_fault(execution, limits)
+        return fault or Outcome("failed", "the program ended before it returned", execution.seconds)
+    try:
+        answer = json.loads(line)
+        if "value" in answer:
+            right = plain.matches(test.expected, answer["value"])
+            reason = "" if right else f"{test.function} returned {shortened(json.dumps(answer['value']), 200)}"
+            return Outcome("passed" if right else "failed", reason, execution.seconds)
+        return Outcome("failed", f"{answer['raised']}: {answer['text']}"[:300], execution.seconds)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return Outcome("failed", "a malformed answer", execution.seconds)
+
+
+# --- assert tests
+
+
+def judge_asserts(
+    runner: Runner, program: Program, tests: dict[int, AssertTest], limits: Limits, stop_early: bool
+) -> Outcomes:
+    if not (isinstance(runner, Sandbox) and program.language == "python"):
+        return judge_whole(runner, program, tests, limits, stop_early)
+
+    def together(indices: list[int]) -> Outcomes:
+        ofprogram, oftester = runner.run_asserts(program, [tests[index].source for index in indices], limits)
+        lines = [*oftester.stdout.split(b"\n")[:-1], *[None] * len(indices)]
+        return {
+            index: assert_outcome(line, ofprogram, oftester, limits)
+            for index, line in zip(indices, lines, strict=False)
+        }
+
+    return in_batches(tests, together, stop_early)
+
+
+def assert_outcome(line: bytes | None, program: Execution, tester: Execution, limits: Limits) -> Outcome:
+    """What the tester reported, which the program's process cannot reach."""
+    seconds = program.seconds + tester.seconds
+    status, reason = json.loads(line) if line else ("ended", "")
+    if status in ("passed", "failed", "unknown"):
+        return Outcome(status, reason, seconds)
+    for execution in (tester, program):
+        fault = run_fault(execution, limits)
+        if fault:
+            return fault
+    return Outcome("failed", "the program ended before the test did", seconds)
+
+
+def judge_whole(
+    runner: Runner, program: Program, tests: dict[int, AssertTest], limits: Limits, stop_early: bool
+) -> Outcomes:
+    """Program and test code as one program, which has passed if it ends well and prints a secret after the tests.
+
+    Weaker than everything else here: the expected values, and the secret, lie in the program's own process. It is used
+    where the two cannot be kept apart: C++ and JavaScript, and runners that only run whole programs.
+    """
+    outcomes: Outcomes = {}
+    for index, test in tests.items():
+        secret = secrets.token_hex(16)
+        whole = drivers.WHOLE[program.language](program, test, secret)
+        (execution,) = runner.run(whole, [b""], limits)
+        fault = run_fault(execution, limits)
+        if fault:
+            outcomes[index] = fault
+        elif secret.encode() in execution.stdout:
+            outcomes[index] = Outcome("passed", "", execution.seconds)
+        else:
+            outcomes[index] = Outcome("failed", "the program ended before the test did", execution.seconds)
+        if stop_early and outcomes[index].status == "failed":
+            break
+    return outcomes
+
+
+JUDGES: dict[type, Callable[..., Outcomes]] = {
+    StdinTest: judge_stdin,
+    CallTest: judge_calls,
+    AssertTest: judge_asserts,
+}

@@ -1,0 +1,390 @@
+"""Assert tests: test code in one process, the program in another, and between them plain data on two pipes.
+
+Test code holds the expected values, so it must never share a process with the program. The names that it uses and
+does not define become remote objects here: a call travels to the program's process as tagged data and its result comes
+back as tagged data. Whatever has no plain form stays there and is known here by a handle, whose equality is never
+asked of the program's code. Standard library only.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import collections
+import functools
+import itertools
+import json
+import math
+import os
+import re
+import sys
+import traceback
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import plain
+
+PASSED, FAILED, UNKNOWN, ENDED = "passed", "failed", "unknown", "ended"
+LONGEST = 16 << 20  # bytes of one message
+# Names that a test may expect the program to have imported. They are never taken from the program, which could put
+# anything there.
+LIBRARY: dict[str, Any] = {
+    **{name: getattr(typing, name) for name in ("Any", "Dict", "List", "Optional", "Set", "Tuple", "Union")},
+    **{name: getattr(collections, name) for name in ("Counter", "OrderedDict", "defaultdict", "deque", "namedtuple")},
+}
+MODULES = {module.__name__: module for module in (collections, functools, itertools, math, re, sys)}
+
+
+class Stop(BaseException):
+    """Ends a test whatever it catches: `Connection.verdict` holds the outcome."""
+
+
+# --- in the program's process
+
+
+def serve(namespace: dict[str, Any], requests: int, answers: int) -> None:
+    """Carry out requests on the program's names and objects until the tester hangs up."""
+    objects: list[Any] = []
+    numbers: dict[int, int] = {}
+
+    def keep(value: Any) -> int:
+        if id(value) not in numbers:
+            numbers[id(value)] = len(objects)
+            objects.append(value)
+        return numbers[id(value)]
+
+    with open(requests, "rb", closefd=False) as lines:
+        for line in lines:
+            request = json.loads(line)
+            try:
+                answer = _carry_out(namespace, request, objects, keep)
+                reply = json.dumps(answer)
+            except BaseException as error:
+                ancestors = [kind.__name__ for kind in type(error).__mro__]
+                reply = json.dumps({"raised": ancestors, "text": str(error)[:1000]})
+            _write_all(answers, reply.encode() + b"\n")
+
+
+def _carry_out(namespace: dict, request: dict, objects: list, keep: Callable[[Any], int]) -> dict[str, Any]:
+    what, arguments = request["do"], plain.decode(request["arguments"], objects.__getitem__)
+    if what == "name":
+        if arguments[0] not in namespace:
+            return {"missing": True}
+        value = namespace[arguments[0]]
+        if isinstance(value, type) and issubclass(value, BaseException):
+            return {"exception": [kind.__name__ for kind in value.__mro__]}
+        return {"value": plain.encode(value, keep)}
+    if what == "call":
+        target, positional, keywords = arguments
+        value = target(*positional, **keywords)
+        changed = [
+            [index, plain.encode(argument, keep)]
+            for index, argument in enumerate(positional)
+            if type(argument) in (list, dict, set)
+        ]
+        return {"value": plain.encode(value, keep), "changed": changed}
+    return {"value": plain.encode(OPERATIONS[what](*arguments), keep)}
+
+
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    "attribute": getattr,
+    "set_attribute": setattr,
+    "item": lambda target, key: target[key],
+    "set_item": lambda target, key, value: target.__setitem__(key, value),
+    "delete_item": lambda target, key: target.__delitem__(key),
+    "length": len,
+    "iterate": iter,
+    "next": next,
+    "text": str,
+    "representation": repr,
+    "truth": bool,
+}
+
+
+def _write_all(file: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]
+
+
+# --- in the tester's process
+
+
+class Remote:
+    """An object of the program's process.
+
+    What asks it for an answer is passed on. What would let the program judge an answer is not: it equals nothing
+    that is plain data, comparing it with another object of the program cannot be decided, and it takes part in no
+    arithmetic or ordering.
+    """
+
+    def __init__(self, connection: Connection, number: int):
+        self.__dict__.update(_connection=connection, _number=number)
+
+    def _ask(self, what: str, *arguments: Any) -> Any:
+        return self._connection.ask(what, (self, *arguments))
+
+    def __call__(self, *positional: Any, **keywords: Any) -> Any:
+        return self._connection.call(self, positional, keywords)
+
+    def __getattr__(self, name: str) -> Any:
+        return self._ask("attribute", name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._ask("set_attribute", name, value)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._ask("item", key)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._ask("set_item", key, value)
+
+    def __delitem__(self, key: Any) -> None:
+        self._ask("delete_item", key)
+
+    def __len__(self) -> int:
+        return self._ask("length")
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._ask("iterate")
+
+    def __next__(self) -> Any:
+        return self._ask("next")
+
+    def __str__(self) -> str:
+        return self._ask("text")
+
+    def __repr__(self) -> str:
+        return self._ask("representation")
+
+    def __bool__(self) -> bool:
+        return self._ask("truth")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Remote):
+            return False
+        if other._number == self._number:
+            return True
+        return self._connection.stop(UNKNOWN, "the test compares two objects of the program's own classes")
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self._number)
+
+    def __instancecheck__(self, instance: object) -> bool:
+        return self._connection.stop(UNKNOWN, "the test asks for an instance of a class of the program's own")
+
+
+class Connection:
+    """The tester's end of the pipes."""
+
+    def __init__(self, requests: int, answers: int):
+        self.requests = requests
+        self.answers = os.fdopen(answers, "rb", closefd=False)
+        self.used = False  # has the program been asked for anything it has?
+        self.verdict: tuple[str, str] | None = None
+        self.changes: list[tuple[Any, Any]] = []
+        self.exceptions: dict[str, type[Exception]] = {}
+        self.remotes: dict[int, Remote] = {}
+
+    def stop(self, status: str, reason: str) -> Any:
+        self.verdict = self.verdict or (status, reason)
+        raise Stop(reason)
+
+    def exchange(self, what: str, arguments: Any) -> dict[str, Any]:
+        """One request and its answer; the program's exceptions are raised here under their own names."""
+        try:
+            data = plain.encode(arguments, self.number_of)
+        except plain.NotPlain as error:
+            return self.stop(UNKNOWN, f"the test gives the program something that is not plain data: {error}")
+        try:
+            _write_all(self.requests, json.dumps({"do": what, "arguments": data}).encode() + b"\n")
+            line = self.answers.readline(LONGEST)
+        except OSError:
+            line = b""
+        if not line.endswith(b"\n"):
+            return self.stop(FAILED, "too large an answer") if line else self.stop(ENDED, "the program has ended")
+        try:
+            answer = json.loads(line)
+            if type(answer) is not dict:
+                raise TypeError(f"a {type(answer).__name__}")
+            if "raised" in answer:
+                error = self.exception(answer["raised"])(str(answer["text"]))
+            elif "value" in answer:
+                answer["value"] = plain.decode(answer["value"], self.remote)
+        except (ValueError, TypeError, KeyError, RecursionError) as malformed:
+            return self.stop(FAILED, f"a malformed answer: {malformed}")
+        if "raised" in answer:
+            raise error
+        return answer
+
+    def ask(self, what: str, arguments: Any) -> Any:
+        return self.exchange(what, arguments).get("value")
+
+    def call(self, target: Remote, positional: tuple, keywords: dict[str, Any]) -> Any:
+        self.used = True
+        answer = self.exchange("call", (target, positional, keywords))
+        value = answer.get("value")
+        # A function that works in place has no other result. One that returns a container is judged by that; taking
+        # its changes to the arguments too would let it change what the test compares with.
+        if not isinstance(value, (list, tuple, dict, set, str)):
+            for index, data in answer.get("changed", []):
+                self.changes.append((positional[index], data))
+        return value
+
+    def settle(self) -> None:
+        """Bring arguments up to date. Called after a statement: within it they are as the test wrote them."""
+        changes, self.changes = self.changes, []
+        for argument, data in changes:
+            try:
+                content = plain.decode(data, self.remote)
+            except plain.NotPlain as malformed:
+                self.stop(FAILED, f"a malformed answer: {malformed}")
+            if type(content) is not type(argument):
+                self.stop(FAILED, "a malformed answer: an argument changed its type")
+            if isinstance(argument, list):
+                argument[:] = content
+            else:
+                argument.clear()
+                argument.update(content)
+
+    def name(self, name: str) -> Any:
+        """One of the program's global names.
+
+        Raises:
+            KeyError: it has none of that name.
+        """
+        answer = self.exchange("name", (name,))
+        if "missing" in answer:
+            raise KeyError(name)
+        self.used = True
+        return self.exception(answer["exception"]) if "exception" in answer else answer.get("value")
+
+    def remote(self, number: Any) -> Remote:
+        if type(number) is not int:
+            raise plain.NotPlain("a handle without a number")
+        return self.remotes.setdefault(number, Remote(self, number))
+
+    def number_of(self, value: Any) -> int:
+        if type(value) is Remote:
+            return value._number
+        raise plain.NotPlain(f"{type(value).__name__} of the test")
+
+    def exception(self, ancestors: list[str]) -> type[Exception]:
+        """The built-in exception of that name, or a stand-in below its nearest built-in ancestor."""
+        name = str(ancestors[0])
+        if name not in self.exceptions:
+            known = (getattr(builtins, str(ancestor), None) for ancestor in ancestors)
+            base = next((kind for kind in known if isinstance(kind, type) and issubclass(kind, Exception)), Exception)
+            # An exception that wants more arguments than a text cannot be made here.
+            base = ValueError if issubclass(base, UnicodeError) else base
+            self.exceptions[name] = base if base.__name__ == name else type(name, (base,), {})
+        return self.exceptions[name]
+
+
+class Names(dict):
+    """A test's built-ins; what is not among them is a name of the program."""
+
+    def __init__(self, connection: Connection, taken: set[str]):
+        super().__init__({name: value for name, value in vars(builtins).items() if name not in taken})
+        self.connection = connection
+
+    def __missing__(self, name: str) -> Any:
+        try:
+            return self.connection.name(name)
+        except KeyError:
+            if hasattr(builtins, name):
+                return getattr(builtins, name)
+            raise
+
+
+class _SettleAfterStatements(ast.NodeTransformer):
+    def visit(self, node: ast.AST) -> Any:
+        self.generic_visit(node)
+        docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Expr)) and not docstring:
+            call = ast.parse("__settle__()").body[0]
+            return [node, ast.copy_location(ast.fix_missing_locations(call), node)]
+        return node
+
+
+def names_used(tree: ast.AST) -> set[str]:
+    """Names that the code loads and nowhere binds."""
+    loaded, bound = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            (loaded if isinstance(node.ctx, ast.Load) else bound).add(node.id)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            bound.add(node.name)
+        elif isinstance(node, ast.arg):
+            bound.add(node.arg)
+        elif isinstance(node, ast.alias):
+            bound.add((node.asname or node.name).split(".")[0])
+        elif isinstance(node, ast.ExceptHandler) and node.name:
+            bound.add(node.name)
+    return loaded - bound
+
+
+def taken_from_program(tree: ast.AST) -> set[str]:
+    """Names of built-ins that stand for a function of the program, as in `assert sum(10, 15) == 25`.
+
+    A built-in is Python's own wherever the test uses a name that must be the program's: `abs(f(x) - 1) < 1e-6` must
+    not ask the program for `abs`. Only a test with no such name can mean a built-in's, and only if there is one.
+
+    Raises:
+        ValueError: it is not clear which.
+    """
+    used = names_used(tree)
+    if used - set(dir(builtins)) - set(LIBRARY) - set(MODULES):
+        return set()
+    checked = {
+        argument.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "check"
+        for argument in node.args
+        if isinstance(argument, ast.Name)
+    }
+    candidates = checked & used or {name for name in used if not name.endswith("Error")} - {"print"}
+    if len(candidates) > 1:
+        raise ValueError(f"the test uses only names of built-ins, and it is not clear which is the program's: {used}")
+    return candidates
+
+
+def run_test(source: str, requests: int, answers: int) -> tuple[str, str]:
+    """Run test code to its end.
+
+    Returns:
+        A status and its reason: passed; failed; unknown, if the code cannot tell; ended, if the program did.
+    """
+    connection = Connection(requests, answers)
+    try:
+        tree = ast.parse(source, "<test>")
+        taken = taken_from_program(tree)
+        code = compile(ast.fix_missing_locations(_SettleAfterStatements().visit(tree)), "<test>", "exec")
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return UNKNOWN, f"the test cannot be used: {error}"
+    names = Names(connection, taken)
+    known = {name: value for name, value in (LIBRARY | MODULES).items() if name not in taken}
+    names.update(known)
+    try:
+        exec(code, {"__builtins__": names, "__name__": "test", "__settle__": connection.settle})
+    except BaseException as error:
+        if connection.verdict is None:
+            connection.verdict = FAILED, _where(error, source)
+    if connection.verdict:
+        return connection.verdict
+    if not connection.used:
+        return UNKNOWN, "the test never uses the program"
+    return PASSED, ""
+
+
+def _where(error: BaseException, source: str) -> str:
+    """`AssertionError in line 3: assert f(1) == 2`."""
+    lines = source.splitlines()
+    numbers = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<test>"]
+    text = f": {error}" if str(error) else ""
+    line = lines[numbers[-1] - 1].strip() if numbers and numbers[-1] <= len(lines) else ""
+    return f"{type(error).__name__}{text[:200]} in the test's line {numbers[-1] if numbers else '?'}: {line[:200]}"
