@@ -1,74 +1,75 @@
-"""Is the final answer the right one? Math-Verify does the symbolic work."""
+"""Is the final answer the right one?
+
+Most answers are compared exactly by exact.py, in microseconds. What it cannot read goes to Math-Verify, in a pool of
+workers with hard limits, behind guards against what Math-Verify is known to get wrong.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Hashable
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any
+from typing import NamedTuple
 
-from .verdict import Verdict
+from . import exact, pool
+from .answer import answer_part, boxed_answer, choice, final_answer, gold_answer, gold_choice, last_boxed, statement
+from .verdict import CORRECT, WRONG, Verdict
 
-SECONDS = 5  # per parse and per comparison; a check that takes longer has no verdict
-_NUMERAL = re.compile(r"[+-]?(\d{1,30}|\d{1,3}(,\d{3}){1,9})(\.\d{0,30})?|[+-]?\.\d{1,30}")
+__all__ = ["accuracy", "equal", "final_answer", "last_boxed", "math_verify_alone", "numeral", "vote_key"]
+
+SECONDS = 3.0  # of CPU that Math-Verify gets for one comparison
+LENGTH = 1000  # characters beyond which an answer is none, unless the gold is as long
+SHOWN = 200  # characters of an answer in a reason
+_NUMERAL = re.compile(r"[+-]?(\d{1,30}|\d{1,3}(,\d{3}){1,9})(\.\d{0,30})?|[+-]?\.\d{1,30}", re.ASCII)
+_OPERATORS = re.compile(r"\\(?:i{0,2}int|oint|sum|prod|lim)(?![a-zA-Z])")
+_PROSE = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{4,}")
+_TEXT = re.compile(r"\\(?:text\w*|mbox|mathrm|operatorname)\s*\{([^{}]*)\}")
+_NAMED_FUNCTION = re.compile(r"\\(?:text|mathrm|operatorname)\s*\{\s*(sin|cos|tan|cot|sec|csc|log|ln|exp)\s*\}")
+_ELLIPSIS = re.compile(r"\\[cl]?dots|\.\.\.|…")
+_FUNCTIONS = "arcsin arccos arctan sinh cosh tanh sqrt frac infinity pmatrix bmatrix matrix array cases begin degrees"
+_NOT_PROSE = frozenset(_FUNCTIONS.split())
+_SUBSCRIPTED_NUMBER = re.compile(r"\d\s*_\s*\{?\s*\d")
 
 
-def accuracy(completion: str, solution: str | int | float) -> Verdict:
+def accuracy(completion: str, solution: str | int | float | list[str] | None) -> Verdict:
     """Does the completion's final answer equal `solution`?
 
     Args:
         completion: the whole completion, reasoning included.
-        solution: the gold answer: LaTeX or plain text, with or without `$` or `\\boxed{}`, or a number.
+        solution: the gold answer: LaTeX or plain text, with or without `$`, `\\boxed{}` or the whole solution around
+            it, a number, or a list of alternatives of which any will do.
 
     Returns:
-        correct or wrong; unknown if the gold cannot be parsed or the comparison ran out of time.
+        correct or wrong; unknown if the gold cannot be read, or a limit was reached; error if the pool failed.
     """
-    solution = "" if solution is None else str(solution)
-    if not solution.strip():
+    golds = _golds(solution)
+    if not golds:
         return Verdict("unknown", "no gold answer")
-    answer = final_answer(completion)
-    if not answer:
-        return Verdict("wrong", "no final answer")
-    gold = last_boxed(solution) or solution.strip().strip("$")
-    given, wanted = numeral(answer), numeral(gold)
-    if given is not None and wanted is not None:
-        return Verdict("correct" if given == wanted else "wrong")
-    return _symbolic(answer, gold)
+    text = answer_part(completion)
+    return _any_of(golds, text, boxed_answer(text))
 
 
-def final_answer(completion: str) -> str:
-    """The part of a completion that claims to be the answer; empty if there is none.
-
-    After the reasoning (all of it, if no tag says otherwise); inside `<answer>` if there is one; the last `\\boxed{}`
-    there. A reasoning that is never closed has no answer, whatever it contains.
-    """
-    if "</think>" in completion:
-        text = completion.rsplit("</think>", 1)[1]
-    elif "<think>" in completion:
-        return ""
-    else:
-        text = completion
-    if "<answer>" in text:
-        text = text.rsplit("<answer>", 1)[1]
-        if "</answer>" not in text:
-            return ""
-        text = text.split("</answer>", 1)[0]
-    boxed = last_boxed(text)
-    return (text if boxed is None else boxed).strip()
+def equal(answer: str, solution: str | int | float | list[str] | None) -> Verdict:
+    """`accuracy` for a bare answer, without a completion around it."""
+    golds = _golds(solution)
+    if not golds:
+        return Verdict("unknown", "no gold answer")
+    return _any_of(golds, "", gold_answer(str(answer)))
 
 
-def last_boxed(text: str) -> str | None:
-    """Contents of the last `\\boxed{...}`, braces balanced; None without one; empty if it is never closed."""
-    start = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
-    if start < 0:
-        return None
-    start = text.index("{", start) + 1
-    depth = 1
-    for end in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[end], 0)
-        if depth == 0:
-            return text[start:end]
-    return ""
+def vote_key(answer: str) -> Hashable:
+    """The same for answers that are equal (0.5, \\frac12, 1/2; with or without a unit or `x =`), to count votes by."""
+    return exact.key(answer)
+
+
+def math_verify_alone(completion: str, solution: str | int | float | None) -> Verdict:
+    """A second opinion, independent of `accuracy`: Math-Verify on all of the text after the reasoning."""
+    golds = _golds(solution)
+    if not golds:
+        return Verdict("unknown", "no gold answer")
+    text = answer_part(completion)
+    return _best([_in_pool("math_verify", text, gold.text) for gold in golds])
 
 
 def numeral(text: str) -> Fraction | None:
@@ -77,34 +78,116 @@ def numeral(text: str) -> Fraction | None:
     return Fraction(text.replace(",", "")) if _NUMERAL.fullmatch(text) else None
 
 
-@lru_cache(maxsize=4096)
-def _parse(text: str) -> tuple[Any, ...]:
-    """Math-Verify's readings of a text; empty if it has none.
+class Gold(NamedTuple):
+    """One gold answer, and its letter if it is one of a multiple choice."""
 
-    Raises:
-        TimeoutException: after `SECONDS`.
-    """
-    from math_verify import parse
+    text: str
+    choice: str | None
 
-    # Without delimiters Math-Verify reads LaTeX only where it finds an environment.
-    delimited = text if "$" in text or "\\[" in text or "\\(" in text else f"${text}$"
-    return tuple(parse(delimited, parsing_timeout=SECONDS, raise_on_error=True, fallback_mode="no_fallback"))
+
+def _golds(solution: object) -> tuple[Gold, ...]:
+    """The alternatives that say something."""
+    alternatives = solution if isinstance(solution, list | tuple) else [solution]
+    return _read_golds(*(str(gold) for gold in alternatives if gold is not None))
+
+
+@lru_cache(maxsize=1 << 14)
+def _read_golds(*solutions: str) -> tuple[Gold, ...]:
+    texts = [gold_answer(solution) for solution in solutions]
+    return tuple(Gold(text, gold_choice(text)) for text in texts if text)
+
+
+def _any_of(golds: tuple[Gold, ...], text: str, boxed: str | None) -> Verdict:
+    """The verdict on what is boxed, or else on what the text states, against several golds of which one will do."""
+    answer = boxed
+    if boxed is None and any(gold.choice is None for gold in golds):
+        answer = statement(text)
+    whole = text if boxed is None else boxed
+    return _best([_judge(answer, gold.text) if gold.choice is None else _judge_choice(whole, gold) for gold in golds])
+
+
+def _best(verdicts: list[Verdict]) -> Verdict:
+    """Correct if one is; wrong only if all are."""
+    if len(verdicts) == 1:
+        return verdicts[0]
+    order = ("correct", "error", "unknown", "wrong")
+    return min(verdicts, key=lambda verdict: order.index(verdict.outcome))
+
+
+def _judge_choice(text: str, gold: Gold) -> Verdict:
+    """A letter against a letter; the text of an option will do where the gold has it."""
+    given = choice(text)
+    if given is not None:
+        return CORRECT if given == gold.choice else WRONG
+    option = re.sub(r"^\W*[A-J]\W+", "", gold.text).strip()
+    if option and exact.equal(text, option):
+        return CORRECT
+    return Verdict("wrong", "no single choice" if text.strip() else "no final answer")
+
+
+def _judge(answer: str, gold: str) -> Verdict:
+    if not answer:
+        return Verdict("wrong", "no final answer")
+    if len(answer) > max(LENGTH, 2 * len(gold)):
+        return Verdict("wrong", f"{len(answer)} characters are no final answer")
+    same = exact.equal(answer, gold)
+    if same is not None:
+        return CORRECT if same else WRONG
+    return _guard(answer, gold) or _symbolic(answer, gold)
 
 
 def _symbolic(answer: str, gold: str) -> Verdict:
-    from math_verify import verify
-    from math_verify.errors import TimeoutException
+    """Math-Verify's verdict; it is shown values rather than their names, and no equation against a value."""
+    (given_name, given), (wanted_name, wanted) = (exact.without_name(_bare(text)) for text in (answer, gold))
+    if "=" in given or (given_name and wanted_name and given_name != wanted_name):
+        given, wanted = _bare(answer), _bare(gold)
+        if "=" not in wanted:
+            return Verdict("wrong", "an equation is not a value")
+    return _in_pool("compare", given, wanted, exact.rounded_to(answer, gold))
 
+
+def _bare(text: str) -> str:
+    """Without what Math-Verify stumbles over: \\text{sin}, \\mathrm{e}."""
+    return _TEXT.sub(r"\1", _NAMED_FUNCTION.sub(r"\\\1 ", exact.clean(text)))
+
+
+def _guard(answer: str, gold: str) -> Verdict | None:
+    """What must not be left to Math-Verify: it drops words and subscripts, and takes the last part of any chain."""
+    given, wanted = exact.clean(answer), exact.clean(gold)
+    if _says_words(wanted):
+        if _squeezed(given) == _squeezed(wanted):
+            return CORRECT
+        return Verdict("unknown", f"the gold answer is not mathematics: {gold[:SHOWN]!r}")
+    if _says_words(given):
+        return Verdict("wrong", f"the final answer is not mathematics: {answer[:SHOWN]!r}")
+    if _OPERATORS.search(given) and not _OPERATORS.search(wanted):
+        return Verdict("wrong", "the final answer is not evaluated")
+    if _ELLIPSIS.search(given) or _ELLIPSIS.search(wanted):
+        return Verdict("unknown", "an ellipsis cannot be compared")
+    if _SUBSCRIPTED_NUMBER.search(given) or _SUBSCRIPTED_NUMBER.search(wanted):
+        return Verdict("unknown", "numbers in a base that cannot be compared")
+    return None
+
+
+def _says_words(cleaned: str) -> bool:
+    """Are there words in it, other than functions and conjunctions?"""
+    said = _PROSE.findall(_TEXT.sub(r" \1 ", cleaned))
+    return any(word.lower() not in _NOT_PROSE for word in said)
+
+
+def _squeezed(text: str) -> str:
+    """Letters and digits in lower case."""
+    return "".join(filter(str.isalnum, _TEXT.sub(r"\1", text).lower()))
+
+
+def _in_pool(function: str, answer: str, gold: str, *more: object) -> Verdict:
+    pair = f"{answer[:SHOWN]!r} against {gold[:SHOWN]!r}"
     try:
-        golds = _parse(gold)
-        if not golds:
-            return Verdict("unknown", f"the gold answer cannot be parsed: {gold!r}")
-        answers = _parse(answer)
-        if not answers:
-            return Verdict("wrong", "the final answer cannot be parsed")
-        equal = verify(list(golds), list(answers), timeout_seconds=SECONDS, raise_on_error=True)
-    except TimeoutException:
-        return Verdict("unknown", f"no decision in {SECONDS} s: {answer!r} against {gold!r}")
-    except Exception as error:  # sympy raises whatever it likes; the verdict says so instead of scoring it
-        return Verdict("unknown", f"{type(error).__name__}: {error}")
-    return Verdict("correct" if equal else "wrong")
+        outcome, reason = pool.call(f"open_r1.rewards.symbolic:{function}", answer, gold, *more, seconds=SECONDS)
+    except pool.LimitReached as reached:
+        return Verdict("unknown", f"{reached}: {pair}")
+    except pool.CallFailed as failed:  # sympy raises whatever it likes; the verdict says so instead of scoring it
+        return Verdict("unknown", f"Math-Verify failed with {str(failed)[:SHOWN]}: {pair}")
+    except pool.PoolError as broken:
+        return Verdict("error", str(broken))
+    return Verdict(outcome, reason)

@@ -23,3 +23,10 @@ class Verdict:
     def score(self) -> float | None:
         """1 for correct, 0 for wrong, None where there is no evidence."""
         return {"correct": 1.0, "wrong": 0.0}.get(self.outcome)
+
+    def __str__(self) -> str:
+        return f"{self.outcome}: {self.reason}" if self.reason else self.outcome
+
+
+# Without a reason; shared, because most verdicts are one of these.
+CORRECT, WRONG = Verdict("correct"), Verdict("wrong")
