@@ -1,0 +1,528 @@
+"""Does the completion's program pass its tests?"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+from .. import sandbox
+from ..errors import RecipeError
+from ..sandbox import NOT_RUN, AssertTest, Language, Level, Limits, Outcome, Program, StdinTest, Test
+from .code_tests import Malformed, Suite, as_calls, language_named, one_by_one, read_suite
+from .verdict import Verdict
+
+_FENCE = re.compile(r"([ \t]*+)(`{3,}+|~{3,}+)[ \t]*+([^\r\n]*)\r?")
+# What tells a program in a block without an info string from sample output or a shell session.
+_LIKE_CODE: dict[Language, re.Pattern[str]] = {
+    "python": re.compile(
+        r"^[ \t]*+(?:(?:async )?def \w|class \w|import \w|from [\w.]++ import|for .{1,300}:|while .{1,300}:|"
+        r"if .{1,300}:|try:|with .{1,300}:|print ?\(|sys\.\w|[\w, ]{1,80}= ?(?:input|int|list|map|sys)\b)",
+        re.MULTILINE,
+    ),
+    "cpp": re.compile(r"^[ \t]*+#[ \t]*+(?:include|define)|;[ \t]*+\r?$", re.MULTILINE),
+    "javascript": re.compile(
+        r"^[ \t]*+(?:const|let|var|function|async|class|import|export|module|process|console)\b|=>|;[ \t]*+\r?$",
+        re.MULTILINE,
+    ),
+}
+# LeetCode runs solutions with these names at hand, and its solutions use them. `builtins` comes after `math` and
+# `operator`, which would otherwise hide pow and others.
+_LEETCODE = """\
+import bisect, collections, copy, datetime, functools, heapq, itertools, math, operator, random, re, string, sys
+from bisect import *
+from collections import *
+from copy import *
+from functools import *
+from heapq import *
+from itertools import *
+from math import *
+from operator import *
+from random import *
+from string import *
+from builtins import *
+from typing import *
+"""
+_Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+_FUTURE = re.compile(r"^from __future__ import .*\n?", re.MULTILINE)
+
+
+def code(
+    completion: str,
+    tests: Any,
+    *,
+    language: str = "python",
+    entry_point: str = "",
+    prefix: str = "",
+    setup: str = "",
+    checker: str = "",
+    max_tests: int | None = None,
+    seconds: float | None = None,
+    memory_mb: int | None = None,
+    isolation: Level = "namespaces",
+    provider: str = "local",
+    url: str = "",
+) -> Verdict:
+    """Does the completion's program pass all tests? Stops at the first that it fails.
+
+    Args:
+        completion: the whole completion, reasoning included; see `program_of`.
+        tests: in any form that `code_tests` reads; what they say of the four arguments below them goes first.
+        language: in which the program is to be written: python, cpp or javascript.
+        entry_point: the function that tests of the form `check(candidate)` are about.
+        prefix: code that belongs before the program where it lacks it, such as a HumanEval prompt.
+        setup: code that runs before each assert test.
+        checker: a program that decides about outputs, where several are right (see `sandbox.cases.StdinTest`), or
+            `numbers` for answers in real numbers. Without one, output must equal what is expected line by line, white
+            space at the end of lines and of the text aside, as most judges have it: `2.0` is not `2`.
+        max_tests: at most so many tests, evenly spaced over all of them: the first ones are the easy examples.
+        seconds: CPU time of one test; None for the usual 4 s.
+        memory_mb: memory of one test; None for the usual 512 MB.
+        isolation: the weakest level of the local sandbox that is allowed.
+        provider: `local`, or a service: `piston`, `sandboxfusion`, `e2b`.
+        url: of the service.
+
+    Returns:
+        correct or wrong; unknown if the tests cannot be read (no matter what the program does); error if the sandbox
+        or the service failed, unless the program already failed a test for certain.
+
+    Raises:
+        RecipeError: the sandbox or the service cannot be used as asked for.
+    """
+    judge = _judge(seconds, memory_mb, isolation, provider, url)
+    read = _read(completion, tests, provider, language, entry_point, prefix, setup, checker)
+    if isinstance(read, Verdict):
+        return read
+    return _pass_all(*read, max_tests, judge)
+
+
+def code_fraction(
+    completion: str,
+    tests: Any,
+    *,
+    language: str = "python",
+    entry_point: str = "",
+    prefix: str = "",
+    setup: str = "",
+    checker: str = "",
+    max_tests: int | None = None,
+    seconds: float | None = None,
+    memory_mb: int | None = None,
+    isolation: Level = "namespaces",
+    provider: str = "local",
+    url: str = "",
+) -> float | Verdict:
+    """Share of the tests that the completion's program passes, 0 to 1; arguments as for `code`.
+
+    Every assertion of test code counts as a test, where the code is a list of them.
+
+    Returns:
+        the share, 0 without a program; a verdict (unknown or error) if any test gave no evidence.
+    """
+    judge = _judge(seconds, memory_mb, isolation, provider, url)
+    read = _read(completion, tests, provider, language, entry_point, prefix, setup, checker)
+    if isinstance(read, Verdict):
+        return read if read.score is None else read.score
+    program, suite = read
+    return _best(_fraction, program, one_by_one(suite), max_tests, judge)
+
+
+def code_subtasks(
+    completion: str,
+    tests: Any,
+    *,
+    language: str = "python",
+    entry_point: str = "",
+    prefix: str = "",
+    setup: str = "",
+    checker: str = "",
+    seconds: float | None = None,
+    memory_mb: int | None = None,
+    isolation: Level = "namespaces",
+    provider: str = "local",
+    url: str = "",
+) -> float | Verdict:
+    """Points of the subtasks that the completion's program solves, as a share of all points; arguments as for `code`.
+
+    As in the IOI a subtask is worth the least that the program gets on any of its tests: a checker may give a part,
+    everything else all or nothing. Its points are the sum of its tests' points; a test outside of any subtask is a
+    subtask of its own. A subtask is left at its first failure.
+
+    Returns:
+        the share, 0 without a program; a verdict (unknown or error) if a subtask could not be decided.
+    """
+    judge = _judge(seconds, memory_mb, isolation, provider, url)
+    read = _read(completion, tests, provider, language, entry_point, prefix, setup, checker)
+    if isinstance(read, Verdict):
+        return read if read.score is None else read.score
+    return _best(_subtasks, *read, None, judge)
+
+
+def run_program(
+    program: str,
+    tests: Any,
+    *,
+    language: str = "python",
+    entry_point: str = "",
+    prefix: str = "",
+    setup: str = "",
+    checker: str = "",
+    max_tests: int | None = None,
+    seconds: float | None = None,
+    memory_mb: int | None = None,
+    isolation: Level = "namespaces",
+    provider: str = "local",
+    url: str = "",
+) -> Verdict:
+    """The same as `code` for a bare program instead of a completion."""
+    judge = _judge(seconds, memory_mb, isolation, provider, url)
+    read = _suite(program, tests, provider, language, entry_point, prefix, setup, checker)
+    if isinstance(read, Verdict):
+        return read
+    return _pass_all(*read, max_tests, judge)
+
+
+# A program in each language that prints what it reads.
+_ECHO: dict[Language, str] = {
+    "python": "print(input())",
+    "cpp": "#include <iostream>\nint main() { std::string word; std::cin >> word; std::cout << word; }",
+    "javascript": "console.log(require('fs').readFileSync(0, 'utf8').trim())",
+}
+
+
+def ready(
+    *, language: str = "python", isolation: Level = "namespaces", provider: str = "local", url: str = "", **_: Any
+) -> str:
+    """Run a program as the scorers would, and say what isolates it.
+
+    Raises:
+        RecipeError: it cannot be run; says what is missing.
+    """
+    known = language_named(language)
+    if known is None:
+        raise RecipeError(f"language: programs in {language!r} cannot be run; languages: {', '.join(_ECHO)}")
+    test = [{"input": "ready", "output": "ready"}]
+    verdict = run_program(_ECHO[known], test, language=known, isolation=isolation, provider=provider, url=url)
+    if verdict.outcome != "correct":
+        raise RecipeError(f"a program that prints what it reads could not be judged: {verdict}")
+    return sandbox.describe() if provider == "local" else f"programs run by {provider} at {url}"
+
+
+for _scorer in (code, code_fraction, code_subtasks):
+    _scorer.ready = ready  # type: ignore[attr-defined]
+
+
+def _read(completion: str, tests: Any, provider: str, *told: str | None) -> tuple[Program, Suite] | Verdict:
+    """The completion's program and its tests, or why there is nothing to run."""
+    read = _suite("", tests, provider, *told)
+    if isinstance(read, Verdict):
+        return read
+    _, suite = read
+    source = program_of(completion, suite.language)
+    if source is None:
+        return Verdict("wrong", f"no code block ({suite.language})")
+    return assembled(source, suite), suite
+
+
+def _suite(source: str, tests: Any, provider: str, *told: str | None) -> tuple[Program, Suite] | Verdict:
+    language, entry_point, prefix, setup, checker = told
+    try:
+        suite = read_suite(
+            tests, language=language, entry_point=entry_point, prefix=prefix, setup=setup, checker=checker
+        )
+    except Malformed as error:
+        return Verdict("unknown", f"tests: {error}")
+    if provider != "local":
+        suite = as_calls(suite)
+    return assembled(source, suite), suite
+
+
+_Judge = Callable[[Program, list[Test], bool], list[Outcome]]
+
+
+def _judge(seconds: float | None, memory_mb: int | None, isolation: Level, provider: str, url: str) -> _Judge:
+    """`judge(program, tests, stop_early)`, in the local sandbox or by a service, with its limits.
+
+    Raises:
+        RecipeError: one of them is impossible.
+    """
+    limits = _limits(seconds, memory_mb)
+    if isolation not in get_args(Level):
+        raise RecipeError(f"isolation: there is no level {isolation!r}; known: {', '.join(get_args(Level))}")
+    if provider == "local":
+        runner = None
+    else:
+        from ..sandbox import providers
+
+        runner = providers.runner(provider, url)
+    return lambda program, tests, stop_early: sandbox.judge(
+        program, tests, limits, weakest=isolation, stop_early=stop_early, runner=runner
+    )
+
+
+def _limits(seconds: float | None, memory_mb: int | None) -> Limits:
+    """Limits of one test; a row that leaves its column empty has the usual ones."""
+    usual = Limits()
+    seconds, memory_mb = seconds or usual.seconds, memory_mb or usual.memory_mb
+    for name, value in (("seconds", seconds), ("memory_mb", memory_mb)):
+        if not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise RecipeError(f"{name}: a number above 0, got {value!r}")
+    # A program that waits for its input to end uses no CPU time; a loaded machine makes every program wait.
+    return Limits(seconds=seconds, wall_seconds=max(usual.wall_seconds, 2.5 * seconds), memory_mb=int(memory_mb))
+
+
+def _pass_all(program: Program, suite: Suite, max_tests: int | None, judge: _Judge) -> Verdict:
+    """The verdict on a program; if the tests have two readings, either will do."""
+    verdict = Verdict("unknown", "no tests")
+    for tests in filter(None, (suite.tests, suite.otherwise)):
+        chosen = _spread(len(tests), max_tests)
+        verdict = folded(judge(program, [tests[i] for i in chosen], True), chosen, len(tests))
+        if verdict.outcome != "wrong":
+            break
+    return verdict
+
+
+def folded(outcomes: list[Outcome], numbers: list[int], total: int) -> Verdict:
+    """One verdict out of the outcomes of tests: one certain failure is enough, one doubt is too much.
+
+    Args:
+        outcomes: one for each test that was chosen.
+        numbers: index of each of them among all.
+        total: number of tests that the row has.
+    """
+    verdicts: tuple[tuple[str, Literal["wrong", "error", "unknown"]], ...]
+    verdicts = (("failed", "wrong"), ("error", "error"), ("unknown", "unknown"))
+    for status, verdict in verdicts:
+        for number, outcome in zip(numbers, outcomes, strict=True):
+            if outcome.status == status:
+                return Verdict(verdict, f"test {number + 1} of {total}: {outcome.reason}")
+    return Verdict("correct")
+
+
+def _spread(count: int, most: int | None) -> list[int]:
+    """Indices of at most so many of `count` tests, evenly spaced, with the first and the last."""
+    if most is not None and most < 1:
+        raise RecipeError(f"max_tests: a number above 0, or none; got {most!r}")
+    if most is None or most >= count:
+        return list(range(count))
+    return [0] if most == 1 else [i * (count - 1) // (most - 1) for i in range(most)]
+
+
+def _best(
+    score: Callable[..., float | Verdict],
+    program: Program,
+    suite: Suite,
+    max_tests: int | None,
+    judge: _Judge,
+) -> float | Verdict:
+    """A partial score; if the tests have two readings, the better of both."""
+    best: float | Verdict = 0.0
+    for tests in filter(None, (suite.tests, suite.otherwise)):
+        chosen = _spread(len(tests), max_tests)
+        found = score(program, [tests[i] for i in chosen], judge)
+        if isinstance(found, Verdict):
+            return found
+        best = max(best, found)
+        if best == 1:
+            break
+    return best
+
+
+def _fraction(program: Program, tests: list[Test], judge: _Judge) -> float | Verdict:
+    outcomes = judge(program, tests, False)
+    return _doubt(outcomes) or sum(outcome.status == "passed" for outcome in outcomes) / len(tests)
+
+
+def _subtasks(program: Program, tests: list[Test], judge: _Judge) -> float | Verdict:
+    subtasks: dict[object, list[Test]] = {}
+    for i, test in enumerate(tests):
+        subtasks.setdefault(i if test.subtask is None else test.subtask, []).append(test)
+    won = 0.0
+    for name, of_subtask in subtasks.items():
+        share = _least(program, of_subtask, judge)
+        if isinstance(share, Verdict):
+            return Verdict(share.outcome, f"subtask {name}: {share.reason}")
+        won += share * math.fsum(test.points for test in of_subtask)
+    points = math.fsum(test.points for test in tests)
+    return min(1.0, won / points) if points else Verdict("unknown", "tests: there are no points to win")
+
+
+def _least(program: Program, tests: list[Test], judge: _Judge) -> float | Verdict:
+    """The least score on any of these tests. A part score does not end them: the next may be less."""
+    least = 1.0
+    while tests and least:
+        outcomes = judge(program, tests, True)
+        done = [outcome for outcome in outcomes if outcome != NOT_RUN]
+        least = min([least, *(_score(outcome) for outcome in done if outcome.status in ("passed", "failed"))])
+        doubt = _doubt(done or outcomes)
+        if least and doubt:
+            return doubt
+        tests = [test for test, outcome in zip(tests, outcomes, strict=True) if outcome == NOT_RUN]
+    return least
+
+
+def _score(outcome: Outcome) -> float:
+    return float(outcome.status == "passed") if outcome.score is None else min(1.0, max(0.0, outcome.score))
+
+
+def _doubt(outcomes: list[Outcome]) -> Verdict | None:
+    """The verdict without evidence that these outcomes force, if any."""
+    verdict = folded(
+        [outcome for outcome in outcomes if outcome.status != "failed"],
+        [i for i, outcome in enumerate(outcomes) if outcome.status != "failed"],
+        len(outcomes),
+    )
+    return None if verdict.outcome == "correct" else verdict
+
+
+def program_of(completion: str, language: Language = "python") -> str | None:
+    """The program in a completion: the last complete fenced block of its answer; None if there is none.
+
+    The answer is what stands after the last `</think>`, and inside the last `<answer>` if there is one; a reasoning or
+    an answer that is never closed has no program. Blocks are CommonMark's (backticks or tildes, three or more, a
+    closing fence at least as long), indented as deep as one likes; a fence that is never closed is no block. A block
+    whose info string names another language is passed over (`bash`, `text`, `json`, ...). So is a block without an
+    info string that does not look like code, in favour of one that does or that names the language: models like to
+    show sample output after their program.
+    """
+    fallback = None
+    for info, source in reversed(fenced_blocks(answer_of(completion))):
+        if info and _language_of(info) == language:
+            return source
+        if not info:
+            if _LIKE_CODE[language].search(source):
+                return source
+            fallback = fallback if fallback is not None else source
+    return fallback
+
+
+def answer_of(completion: str) -> str:
+    """The part of a completion that is its answer; empty if the reasoning or the answer is never closed."""
+    _, closed, text = completion.rpartition("</think>")
+    if not closed and "<think>" in completion:
+        return ""
+    _, opened, inner = text.rpartition("<answer>")
+    if not opened:
+        return text
+    inner, closed, _ = inner.partition("</answer>")
+    return inner if closed else ""
+
+
+def fenced_blocks(text: str) -> list[tuple[str, str]]:
+    """Info string and contents of every complete fenced block, in order. Linear in the length of the text."""
+    blocks: list[tuple[str, str]] = []
+    opened: re.Match[str] | None = None
+    lines: list[str] = []
+    for line in text.split("\n"):
+        fence = _FENCE.fullmatch(line)
+        if opened is None:
+            # An info string with a backtick in it is inline code: ```x```.
+            if fence and not (fence[2][0] == "`" and "`" in fence[3]):
+                opened, lines = fence, []
+        elif fence and _closes(fence, opened):
+            blocks.append((opened[3].strip(), "\n".join(lines) + "\n" if lines else ""))
+            opened = None
+        else:
+            lines.append(_without_indent(line, len(opened[1])))
+    return blocks
+
+
+def _closes(fence: re.Match[str], opened: re.Match[str]) -> bool:
+    """A fence of the same kind, no shorter, alone on its line; one that is deeper by four is contents."""
+    return (
+        fence[2][0] == opened[2][0]
+        and len(fence[2]) >= len(opened[2])
+        and not fence[3].strip()
+        and len(fence[1].expandtabs(4)) <= len(opened[1].expandtabs(4)) + 3
+    )
+
+
+def _without_indent(line: str, width: int) -> str:
+    """A line of a block without the indentation of its fence."""
+    return line[min(width, len(line) - len(line.lstrip(" \t"))) :]
+
+
+def _language_of(info: str) -> Language | None:
+    """The language of an info string: `python`, `Python3 title=x`, `{.cpp .numberLines}`, `solution.py`."""
+    word = info.lstrip("{.").split()[0] if info.lstrip("{.").split() else ""
+    word = word.rstrip("}")
+    return language_named(word) or language_named(word.rpartition(".")[2])
+
+
+def assembled(source: str, suite: Suite) -> Program:
+    """The program as it is run: with the parts of the suite's prefix that it lacks put before it.
+
+    A prefix may end in an unfinished function, as HumanEval's prompts do. Then what stands before that function goes
+    first, and a program that does not define the function is taken for its body.
+    """
+    if suite.language == "python":
+        source = _with_python_prefix(source, suite.prefix)
+        if "class Solution" in source and not any(isinstance(test, StdinTest) for test in suite.tests):
+            source = _LEETCODE + source
+        future = "".join(_FUTURE.findall(source))
+        return Program(future + _FUTURE.sub("", source) if future else source, "python")
+    source = _with_braced_prefix(source, suite.prefix, suite.language)
+    if suite.language == "cpp" and any(isinstance(t, AssertTest) and "main(" in t.source for t in suite.tests):
+        # The tests bring their own main; the program's keeps out of its way.
+        source = f"#define main main_of_the_program\n{source}\n#undef main\n"
+    return Program(source, suite.language)
+
+
+def _with_python_prefix(source: str, prefix: str) -> str:
+    unfinished = _unfinished(prefix)
+    if unfinished is None:
+        return f"{prefix}\n{source}" if prefix else source
+    outer, function = unfinished
+    if re.search(rf"^(?:(?:async )?def|class)[ \t]+{outer.name}\b|^{outer.name}[ \t]*=", source, re.MULTILINE):
+        start = min([outer.lineno, *(decorator.lineno for decorator in outer.decorator_list)])
+        head = "\n".join(prefix.split("\n")[: start - 1])
+        return f"{head}\n{source}"
+    indented = source.lstrip("\r\n")[:1] in (" ", "\t")
+    return f"{prefix.rstrip()}\n{source if indented else _indented(source, function.body[0].col_offset)}"
+
+
+def _unfinished(prefix: str) -> tuple[_Definition, _Definition] | None:
+    """The function without a body in which Python code ends, after the class it stands in (or itself)."""
+    for ending in ("", "\n    pass", "\n        pass"):
+        try:
+            tree = ast.parse(prefix + ending)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+        outer = tree.body[-1] if tree.body else None
+        inner = outer.body[-1] if isinstance(outer, ast.ClassDef) else outer
+        idle = isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef) and all(
+            isinstance(node, ast.Pass) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+            for node in inner.body
+        )
+        return (outer, inner) if idle else None
+    return None
+
+
+def _indented(source: str, width: int) -> str:
+    return "\n".join(" " * width + line if line.strip() else line for line in source.split("\n"))
+
+
+def _with_braced_prefix(source: str, prefix: str, language: Language) -> str:
+    """The same for languages with braces: the unfinished function is the last line, `long length(string s) {`."""
+    head, _, signature = prefix.rstrip().rpartition("\n")
+    name = re.search(r"(\w+)[ \t]*\(", signature)
+    if not signature.endswith("{") or name is None:
+        return f"{prefix}\n{source}" if prefix else source
+    definition = {
+        "cpp": rf"\b{name[1]}\s*\([^;{{}}]{{0,1000}}\)[^;{{}}()]{{0,200}}\{{",
+        "javascript": rf"\bfunction\b[\s*]*\b{name[1]}\b|\b{name[1]}\s*=",
+    }[language]
+    if re.search(definition, source):
+        return f"{_missing(head, source)}\n{source}"
+    unclosed = source.count("{") - source.count("}")
+    return f"{prefix.rstrip()}\n{source.rstrip()}\n" + "}\n" * (unclosed + 1)
+
+
+def _missing(head: str, source: str) -> str:
+    """The head, or only its `#include` and `using` lines if the program repeats what it defines."""
+    defined = re.findall(r"\b(?:struct|class|union|enum)\s+(\w+)|(\w+)[ \t]*\([^;{}()]*\)\s*\{", head)
+    if any(re.search(rf"\b(?:struct|class|union|enum)\s+{a}\b" if a else rf"\b{b}\s*\(", source) for a, b in defined):
+        return "\n".join(line for line in head.split("\n") if line.startswith(("#", "using ")))
+    return head
