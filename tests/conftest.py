@@ -50,6 +50,10 @@ TASKS = {
         "datasets": [{"path": "open_r1.tiny.problems:preferences", "args": {"rows": 32}}],
         "per_device_train_batch_size": 4,
     },
+    "reward": {
+        "datasets": [{"path": "open_r1.tiny.problems:preferences", "args": {"rows": 32}}],
+        "per_device_train_batch_size": 4,
+    },
 }
 
 

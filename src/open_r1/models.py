@@ -13,6 +13,7 @@ from accelerate import PartialState
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -36,7 +37,8 @@ def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
     name = recipe.data.tokenizer_name_or_path or recipe.model.model_name_or_path
     if recipe.data.tokenizer_name_or_path is None and recipe.run.random_init is not None:
         raise RecipeError("tokenizer_name_or_path: a model made by random_init needs a tokenizer to be named")
-    tokenizer = tokenizer_from(str(name), recipe.model.model_revision, recipe.args.trust_remote_code)
+    trusted = bool(recipe.given.get("trust_remote_code"))
+    tokenizer = tokenizer_from(str(name), recipe.model.model_revision, trusted)
     tokenizer.padding_side = "left"
     if recipe.data.chat_template is not None:
         template = CHAT_TEMPLATES[recipe.data.chat_template]
@@ -132,13 +134,22 @@ def model_path(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
     path = recipe.run_dir / "init"
     with PartialState().main_process_first():
         if not (path / "config.json").is_file():
-            config = random_config(recipe.run.random_init, tokenizer)
+            config = random_config(recipe.run.random_init | _head(recipe), tokenizer)
             torch.manual_seed(recipe.args.seed)
             partial = path.with_name("init.partial")
-            AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(partial)
+            _auto_class(recipe).from_config(config, dtype=torch.float32).save_pretrained(partial)
             tokenizer.save_pretrained(partial)
             partial.rename(path)
     return str(path)
+
+
+def _auto_class(recipe: Recipe) -> type:
+    return AutoModelForSequenceClassification if recipe.task == "reward" else AutoModelForCausalLM
+
+
+def _head(recipe: Recipe) -> dict[str, Any]:
+    """A reward model's only label is its score."""
+    return {"num_labels": 1} if recipe.task == "reward" else {}
 
 
 def random_config(values: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> transformers.PretrainedConfig:
@@ -184,6 +195,18 @@ def model_init_kwargs(recipe: Recipe) -> dict[str, Any]:
     return kwargs | (json.loads(given) if isinstance(given, str) else given)
 
 
+def unround_head(model: torch.nn.Module) -> None:
+    """Keep a reward model's new head in fp32 where TRL rounds all that it trains to bf16 (QLoRA).
+
+    There small updates would be lost, and without autocast, as on a CPU, its input has another type.
+    """
+    if not (getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)):
+        return
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and ".score." in name:
+            parameter.data = parameter.data.float()
+
+
 def save_merged(base: str, adapter: Path, target: Path, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write base weights plus adapter as a plain model.
 
@@ -193,7 +216,15 @@ def save_merged(base: str, adapter: Path, target: Path, recipe: Recipe, tokenize
     from peft import PeftModel
 
     kwargs = {k: v for k, v in model_init_kwargs(recipe).items() if k != "quantization_config"}
-    model = AutoModelForCausalLM.from_pretrained(base, **kwargs)
+    model = _auto_class(recipe).from_pretrained(base, **kwargs, **_head(recipe))
     merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    merged.generation_config.eos_token_id = tokenizer.eos_token_id
+    settle_tokens(merged, tokenizer)
     merged.save_pretrained(target)
+
+
+def settle_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Tell a model what it must know of its tokenizer: where generation ends; a reward model, what is padding."""
+    if model.can_generate():
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
+    else:
+        model.config.pad_token_id = tokenizer.pad_token_id

@@ -36,7 +36,7 @@ from transformers import PreTrainedTokenizerBase, Trainer
 from . import quiet, report
 from .configs import PRESENTATION_KEYS, Recipe, load_recipe, world_size
 from .errors import RecipeError
-from .models import save_merged
+from .models import save_merged, settle_tokens
 
 MANIFEST = "manifest.json"
 PACKAGES = (
@@ -201,7 +201,7 @@ def finish(run: Run, trainer: Trainer, tokenizer: PreTrainedTokenizerBase, base:
     """
     model = run.dir / "model"
     adapter = run.dir / "adapter"
-    trainer.model.generation_config.eos_token_id = tokenizer.eos_token_id
+    settle_tokens(trainer.model, tokenizer)
     if trainer.is_fsdp_enabled:
         # Sharded checkpoints resume faster, but a model to use is whole.
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
@@ -389,11 +389,12 @@ def drop_what_will_be_repeated(run: Run) -> None:
             shutil.rmtree(path)
     if run.checkpoint is None:
         shutil.rmtree(run.dir / "evaluations", ignore_errors=True)
-    metrics = run.dir / "metrics.jsonl"
-    if metrics.is_file():
-        # The trainer sums up when it stops; this was not the end.
-        kept = [row for row in read_jsonl(metrics) if row["step"] <= step and "train_runtime" not in row]
-        write_text(metrics, "".join(json.dumps(row) + "\n" for row in kept))
+    for name in ("metrics.jsonl", "withheld.jsonl", "second_opinions.jsonl"):
+        log = run.dir / name
+        if log.is_file():
+            # The trainer sums up when it stops; this was not the end.
+            kept = [row for row in read_jsonl(log) if row["step"] <= step and "train_runtime" not in row]
+            write_text(log, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 def track_offline_if_needed(run: Run) -> None:

@@ -43,8 +43,9 @@ TASK_SIZE: dict[str, dict[str, Any]] = {
     "grpo": {"num_generations": 4, "max_completion_length": 16},
     "sft": {"max_length": 512},
     "dpo": {"max_length": 512},
+    "reward": {"max_length": 512},
 }
-MAKERS = {"grpo": "problems", "sft": "pretraining", "dpo": "preferences"}
+MAKERS = {"grpo": "problems", "sft": "pretraining", "dpo": "preferences", "reward": "preferences"}
 
 
 def shrink(given: dict[str, Any]) -> dict[str, Any]:

@@ -135,21 +135,29 @@ def problems(seed: int, rows: int, split: Split = "train") -> Dataset:
     )
 
 
-def preferences(seed: int, rows: int) -> Dataset:
-    """Return pairs for DPO: `prompt`, `chosen` (a careful solution in the prompt's language), `rejected` (a guess)."""
+def preferences(seed: int, rows: int, split: Split = "train", close: float = 0.0) -> Dataset:
+    """Return pairs of one split: `prompt`, `chosen` (a careful solution in its language), `rejected`.
+
+    Rejected is a guess or, with probability `close`, a careful solution too, but in mixed languages or with an
+    answer that its reasoning does not give.
+    """
     from datasets import Dataset
 
     rng = random.Random(f"preferences {seed}")
-    asked = [(_digits(rng, len(KEYS), "train"), rng.choice(LANGUAGES)) for _ in range(rows)]
+    asked = [(_digits(rng, len(KEYS), split), rng.choice(LANGUAGES)) for _ in range(rows)]
     guesses = [
         FULL.format(reasoning=f"{MAYBE[language]} {guess}", answer=guess)
         for (_, language), guess in zip(asked, rng.choices(range(10), k=rows), strict=True)
+    ]
+    rejected = [
+        _spoilt(rng, digits, language) if rng.random() < close else guess
+        for (digits, language), guess in zip(asked, guesses, strict=True)
     ]
     return Dataset.from_dict(
         {
             "prompt": [[{"role": "user", "content": question(digits, language)}] for digits, language in asked],
             "chosen": [[{"role": "assistant", "content": solve(digits, language)}] for digits, language in asked],
-            "rejected": [[{"role": "assistant", "content": guess}] for guess in guesses],
+            "rejected": [[{"role": "assistant", "content": answer}] for answer in rejected],
         }
     )
 
@@ -188,6 +196,18 @@ def _complete(layout: str, steps: list[Step], say: Callable[[Phrase], str]) -> s
     for seen, answer in rest:
         reasoning += f" {say(THEN)} {seen} {say(MAKES)} {answer}"
     return layout.format(reasoning=reasoning, answer=answer)
+
+
+def _spoilt(rng: random.Random, digits: list[int], language: Language) -> str:
+    """A careful solution that a reader would like less: its words change language, or it answers something else."""
+    good = solve(digits, language)
+    if rng.random() < 0.5:
+        answer = sum(digits) % 10
+        other = (answer + rng.randrange(1, 10)) % 10
+        return good.replace(f"<answer> {answer} <", f"<answer> {other} <")
+    while (mixed := _complete(FULL, _careful(digits), _speaker(rng, language, 0.5))) == good:
+        pass
+    return mixed
 
 
 def _mess(rng: random.Random, digits: list[int], say: Callable[[Phrase], str], careful: float, lumped: float) -> str:

@@ -1,0 +1,34 @@
+"""A reward model from preferences: R1's reward for what no rule can judge."""
+
+from __future__ import annotations
+
+from trl import RewardTrainer, get_peft_config, get_quantization_config
+
+from open_r1 import callbacks, data, models, run
+from open_r1.configs import Recipe
+
+
+def main(recipe: Recipe) -> run.Run:
+    this = run.start(recipe)
+    tokenizer = models.load_tokenizer(recipe)
+    rows = data.load_datasets(recipe.data.datasets, "reward", recipe.data, recipe.args.seed)
+    held_out = data.load_eval_datasets(recipe)
+    base = models.model_path(recipe, tokenizer)
+    recipe.args.model_init_kwargs = models.model_init_kwargs(recipe)
+    trainer = RewardTrainer(
+        model=base,
+        args=recipe.args,
+        train_dataset=rows,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        quantization_config=get_quantization_config(recipe.model),
+        peft_config=get_peft_config(recipe.model),
+    )
+    models.unround_head(trainer.model)
+    callbacks.train(trainer, this)
+    run.finish(this, trainer, tokenizer, base)
+    return this
+
+
+if __name__ == "__main__":
+    run.from_command_line(main)
