@@ -1,4 +1,4 @@
-# make install | train | test | test-long | lint | report. Each makes the virtual environment on first use, and only then.
+# make install | train | check | test | test-long | lint | report. Each makes the virtual environment on first use, and only then.
 #   make train RECIPE=recipes/tiny/grpo/r1_zero.yaml ARGS="--seed 7"
 PYTHON ?= python3
 VENV   ?= .venv
@@ -8,7 +8,7 @@ ARGS   ?=
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready-$(EXTRAS)
 
-.PHONY: install train test test-long lint format report clean
+.PHONY: install train check test test-long lint format report clean
 
 install: $(READY)
 
@@ -34,6 +34,9 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+check: $(READY)
+	@$(BIN)/open-r1 check $(RECIPE) $(ARGS)
 
 report: $(READY)
 	@$(BIN)/open-r1 report $(RUN)

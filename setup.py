@@ -13,9 +13,12 @@ CORE = [
     "bitsandbytes==0.50.2",
     # Verdicts must not change under a benchmark's feet.
     "math-verify==0.9.0",
+    # Nor must the shares of language_consistency.
+    "lingua-language-detector==2.1.1",
     # 0.31 changed the file format of offline runs that tests read back.
     "wandb==0.31.0",
     # Without a pin: stable interfaces, used lightly.
+    "httpx2",
     "jinja2",
     "matplotlib",
     "psutil",

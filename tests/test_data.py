@@ -12,6 +12,7 @@ from open_r1 import data
 from open_r1.configs import DataConfig, DatasetConfig
 from open_r1.errors import RecipeError
 from open_r1.prompts import R1_ZERO
+from open_r1.rewards import RewardConfig
 
 ROWS = [{"question": f"q{i}", "answer": f"#### {i}", "level": i, "kind": "ab"[i % 2]} for i in range(6)]
 COLUMNS = {"prompt": "question", "solution": "answer"}
@@ -22,8 +23,8 @@ def jsonl(path: Path, rows: list = ROWS) -> str:
     return str(path)
 
 
-def load(*sources: DatasetConfig, task: str = "grpo", needed: tuple = ("solution",), **config):
-    return data.load_datasets(list(sources), task, DataConfig(**config), seed=0, needed=list(needed))
+def load(*sources: DatasetConfig, task: str = "grpo", rewards: tuple = (RewardConfig("accuracy"),), **config):
+    return data.load_datasets(list(sources), task, DataConfig(**config), seed=0, rewards=list(rewards))
 
 
 def refused(*sources: DatasetConfig, **config) -> str:
@@ -149,16 +150,16 @@ def test_prompts(tmp_path):
 
 def test_sft_layouts(tmp_path):
     pairs = DatasetConfig(jsonl(tmp_path / "pairs.jsonl", [{"prompt": "q", "completion": "a", "extra": 1}]))
-    assert load(pairs, task="sft", needed=())[0] == {
+    assert load(pairs, task="sft", rewards=())[0] == {
         "prompt": [{"role": "user", "content": "q"}],
         "completion": [{"role": "assistant", "content": "a"}],
     }
-    assert load(pairs, task="sft", needed=(), prompt="plain")[0] == {"prompt": "q", "completion": "a"}
+    assert load(pairs, task="sft", rewards=(), prompt="plain")[0] == {"prompt": "q", "completion": "a"}
     talk = [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "hi"}]
     shared_gpt = DatasetConfig(
         jsonl(tmp_path / "t.jsonl", [{"conversations": talk}]), columns={"messages": "conversations"}
     )
-    assert load(shared_gpt, task="sft", needed=())[0]["messages"] == [
+    assert load(shared_gpt, task="sft", rewards=())[0]["messages"] == [
         {"role": "user", "content": "hello"},
         {"role": "assistant", "content": "hi"},
     ]
@@ -166,7 +167,7 @@ def test_sft_layouts(tmp_path):
 
 def test_dpo_layout(tmp_path):
     row = {"prompt": "q", "chosen": {"from": "gpt", "value": "good"}, "rejected": {"from": "gpt", "value": "bad"}}
-    read = load(DatasetConfig(jsonl(tmp_path / "p.jsonl", [row])), task="dpo", needed=())[0]
+    read = load(DatasetConfig(jsonl(tmp_path / "p.jsonl", [row])), task="dpo", rewards=())[0]
     assert read["chosen"] == [{"role": "assistant", "content": "good"}]
     assert read["rejected"] == [{"role": "assistant", "content": "bad"}]
 
@@ -225,5 +226,44 @@ def test_an_empty_cell_is_named(tmp_path, value):
 
 def test_a_message_without_a_text_is_named(tmp_path):
     rows = [{"messages": [{"role": "user", "content": "a"}]}, {"messages": [{"role": "user", "content": None}]}]
-    message = refused(DatasetConfig(jsonl(tmp_path / "rows.jsonl", rows)), task="sft", needed=())
+    message = refused(DatasetConfig(jsonl(tmp_path / "rows.jsonl", rows)), task="sft", rewards=())
     assert "row 1: a message needs a role and a text" in message
+
+
+OWN_KINDS = (
+    RewardConfig("accuracy", kinds=["math"]),
+    RewardConfig("accuracy", label="puzzles", kinds=["logic"]),
+    RewardConfig("think_format"),
+)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rows_of_several_kinds_keep_their_own_columns(tmp_path, streaming):
+    math = jsonl(tmp_path / "math.jsonl", [{"prompt": "1+1", "solution": "2", "level": 3}] * 3)
+    talk = jsonl(tmp_path / "talk.jsonl", [{"prompt": "hello", "tone": "kind"}] * 3)
+    sources = (DatasetConfig(math, kind="math"), DatasetConfig(talk, kind="general"))
+    rows = list(load(*sources, rewards=OWN_KINDS, streaming=streaming, prompt="plain"))
+    seen = {(row["prompt"], row["kind"], row.get("solution")) for row in rows}
+    assert seen == {("1+1", "math", "2"), ("hello", "general", None)} and len(rows) == 6
+
+
+def test_a_mixed_file_says_each_rows_kind(tmp_path):
+    rows = [{"prompt": "1+1", "solution": "2", "kind": "math"}, {"prompt": "hi", "solution": None, "kind": "general"}]
+    path = jsonl(tmp_path / "rows.jsonl", rows)
+    assert [row["kind"] for row in load(DatasetConfig(path), rewards=OWN_KINDS)] == ["math", "general"]
+    rows[0]["solution"] = None
+    message = refused(DatasetConfig(jsonl(tmp_path / "bad.jsonl", rows)), rewards=OWN_KINDS)
+    assert "row 0: 'solution' is empty" in message
+
+
+def test_rewards_of_kinds_need_rows_with_a_kind(tmp_path):
+    message = refused(
+        DatasetConfig(jsonl(tmp_path / "r.jsonl", [{"prompt": "p", "solution": "s"}])), rewards=OWN_KINDS
+    )
+    assert "add e.g. `kind: math`" in message
+
+
+def test_columns_of_two_types_cannot_be_mixed(tmp_path):
+    one = jsonl(tmp_path / "one.jsonl", [{"prompt": "p", "solution": "2"}])
+    two = jsonl(tmp_path / "two.jsonl", [{"prompt": "p", "solution": [1, 2]}])
+    assert "cannot be mixed" in refused(DatasetConfig(one), DatasetConfig(two))

@@ -13,13 +13,13 @@ SOURCE = Path(open_r1.__file__).parent
 # From the top down; a module may import from lower layers, and within its layer only what stands to its right.
 LAYERS = [
     ["cli"],
-    ["launch"],
-    ["sft", "grpo", "dpo"],
-    ["evaluate", "callbacks"],
+    ["launch", "judge"],
+    ["sft", "grpo", "dpo", "reward"],
+    ["evaluate", "callbacks", "preflight", "reward_model"],
     ["run"],
     ["report", "models", "data"],
     ["configs"],
-    ["toy", "rewards", "prompts", "tiny"],
+    ["toy", "rewards", "sandbox", "prompts", "tiny"],
     ["errors", "quiet"],
 ]
 RANK = {name: (i, j) for i, layer in enumerate(LAYERS) for j, name in enumerate(layer)}
@@ -76,7 +76,8 @@ def loaded_by(code: str) -> set[str]:
 
 def test_rewards_import_neither_torch_nor_trl():
     heavy = {"torch", "trl", "transformers", "datasets"}
-    code = "import open_r1.rewards as r; r.accuracy('<think>a</think>\\\\boxed{\\\\frac12}', '0.5')"
+    judged = "r.accuracy('<think>a</think>\\\\boxed{\\\\frac12}', '0.5')"
+    code = f"import open_r1.rewards.batch, open_r1.rewards.math as r; {judged}"
     assert not heavy & loaded_by(code)
 
 

@@ -34,7 +34,7 @@ def trainer(tmp_path_factory):
     return GRPOTrainer(
         model=models.model_path(recipe, tokenizer),
         args=recipe.args,
-        train_dataset=data.load_datasets(recipe.data.datasets, "grpo", recipe.data, 0, ["solution"]),
+        train_dataset=data.load_datasets(recipe.data.datasets, "grpo", recipe.data, 0, recipe.run.rewards),
         processing_class=tokenizer,
         reward_funcs=rewards.build(recipe.run.rewards),
     )

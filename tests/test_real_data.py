@@ -31,7 +31,9 @@ def real(write_recipe):
 
 def test_every_gsm8k_row_is_read_and_its_gold_is_right():
     source = DatasetConfig(str(shared("gsm8k", "train.jsonl")), **GSM8K)
-    rows = data.load_datasets([source], "grpo", DataConfig(prompt="r1_zero"), seed=0, needed=["solution"])
+    rows = data.load_datasets(
+        [source], "grpo", DataConfig(prompt="r1_zero"), seed=0, rewards=[RewardConfig("accuracy")]
+    )
     assert len(rows) == 7473
     golds = rows["solution"][:]
     assert golds[:3] == ["72", "10", "5"]
@@ -46,7 +48,7 @@ def test_the_first_gsm8k_prompt_token_by_token(real):
     source = {"path": str(shared("gsm8k", "train.jsonl")), **GSM8K}
     recipe = real("grpo", datasets=[source], prompt="r1_zero")
     tokenizer = models.load_tokenizer(recipe)
-    row = data.load_datasets(recipe.data.datasets, "grpo", recipe.data, 0, ["solution"])[0]
+    row = data.load_datasets(recipe.data.datasets, "grpo", recipe.data, 0, recipe.run.rewards)[0]
     tokens = [tokenizer.decode(i) for i in tokenizer(row["prompt"])["input_ids"]]
     template, question = (
         "A| conversation| between| User| and| Assistant|.| The| user| asks| a| question|,| and| the| Assistant| solves"

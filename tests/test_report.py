@@ -112,6 +112,23 @@ def grpo(tmp_path: Path) -> Path:
     return run
 
 
+def test_samples_without_a_verdict_and_second_opinions_are_shown(grpo: Path):
+    rows = [json.loads(line) for line in (grpo / "metrics.jsonl").read_text().splitlines()]
+    rows[1] |= {"verdict/reasons": {f"error: the sandbox is gone {ATTACK}": 3, "unknown: no gold answer": 1}}
+    rows[2] |= {"verdict/reasons": {"unknown: no gold answer": 5}, "second_opinion/accuracy": 0.125}
+    put_metrics(grpo, rows)
+    sample = {"step": 2, "completion": f"<think>hm</think> {ATTACK}", "solution": f"7{ATTACK}"}
+    judged = {"verdict": "unknown", "reason": "no gold answer"}
+    put(grpo / "withheld.jsonl", json.dumps(sample | judged) + "\n")
+    told = {"verdict": "correct", "reason": "", "second_opinion": f"wrong: {ATTACK}"}
+    put(grpo / "second_opinions.jsonl", json.dumps(sample | told) + "\n")
+    page = Page(report.write(grpo))
+    assert page.text.index("6 × unknown: no gold answer") < page.text.index("3 × error: the sandbox is gone")
+    assert "Samples without a verdict" in page.text and "open-r1 judge" in page.text
+    text = " ".join(page.text.split())
+    assert "differed on 12% of those of accuracy" in text and "the second judge: wrong" in text
+
+
 def test_a_whole_grpo_run(grpo: Path):
     path = report.write(grpo)
     page = Page(path)

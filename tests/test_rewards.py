@@ -1,21 +1,17 @@
-"""Scorers by table, and the adapter that withholds what is no evidence."""
+"""Scorers by table."""
 
 from __future__ import annotations
 
 import json
-import pickle
 
 import pytest
 from conftest import shared
 from hypothesis import given
 from hypothesis import strategies as st
 
-from open_r1 import rewards
-from open_r1.rewards import RewardConfig
 from open_r1.rewards.format import think_format
 from open_r1.rewards.language import language_share
 from open_r1.rewards.math import accuracy, final_answer, numeral
-from open_r1.rewards.verdict import Verdict
 
 
 @pytest.mark.parametrize(
@@ -125,77 +121,3 @@ def test_a_right_number_is_right_and_its_neighbour_wrong(number, off):
     completion = f"<think>so</think>\\boxed{{{number}}}"
     assert accuracy(completion, str(number)).outcome == "correct"
     assert accuracy(completion, str(number + off)).outcome == "wrong"
-
-
-def call(functions, completions, **columns):
-    logged: dict = {"metrics": {}, "extra": {}}
-    batch = columns | {"log_metric": logged["metrics"].__setitem__, "log_extra": logged["extra"].__setitem__}
-    scores = {f.__name__: f(prompts=[""] * len(completions), completions=completions, **batch) for f in functions}
-    return scores, logged
-
-
-BOTH = [RewardConfig("accuracy"), RewardConfig("think_format")]
-
-
-def test_adapter_takes_text_and_chat():
-    texts = ["<think>a</think>2", "2", "<think>a</think>3"]
-    chats = [[{"role": "assistant", "content": text}] for text in texts]
-    expected = {"accuracy": [1.0, 1.0, 0.0], "think_format": [1.0, 0.0, 1.0]}
-    for completions in (texts, chats):
-        assert call(rewards.build(BOTH), completions, solution=["2"] * 3)[0] == expected
-
-
-def test_no_evidence_withholds_every_reward_and_is_counted():
-    completions = ["<think>a</think>2", "<think>a</think>2"]
-    scores, logged = call(rewards.build(BOTH), completions, solution=["2", ""])
-    assert scores == {"accuracy": [1.0, None], "think_format": [1.0, None]}
-    assert logged["metrics"] == {"verdict/unknown": 0.5, "verdict/error": 0.0}
-    assert logged["extra"]["verdict"] == ["correct", "unknown: no gold answer"]
-
-
-def test_a_prompt_that_opened_the_reasoning():
-    functions = rewards.build(BOTH, opens_think=True)
-    assert call(functions, ["a</think>2", "a"], solution=["2", "2"])[0] == {
-        "accuracy": [1.0, 0.0],
-        "think_format": [1.0, 0.0],
-    }
-
-
-def test_ones_own_scorer_in_trls_form(monkeypatch):
-    def own(completion: str, prompt: str, sharp: float = 1.0, **kwargs: object) -> float | None:
-        return None if completion == "?" else sharp * len(prompt)
-
-    monkeypatch.setitem(rewards.REWARDS, "own", own)
-    entries = [RewardConfig("own", parameters={"sharp": 2.0})]
-    rewards.check(entries)
-    function = rewards.build(entries)[0]
-    assert function(prompts=["ab", "abc"], completions=["x", "?"], solution=["", ""]) == [4.0, None]
-
-
-def test_a_scorer_that_raises_is_not_a_score(monkeypatch):
-    def broken(completion: str) -> float:
-        raise RuntimeError("the judge is down")
-
-    monkeypatch.setitem(rewards.REWARDS, "think_format", broken)
-    with pytest.raises(RuntimeError, match="the judge is down"):
-        call(rewards.build(BOTH), ["x"], solution=["2"])
-
-
-def test_a_batch_is_scored_once(monkeypatch):
-    seen = []
-    monkeypatch.setitem(rewards.REWARDS, "think_format", lambda completion: float(seen.append(completion) is None))
-    call(rewards.build(BOTH), ["x", "y"], solution=["2", "2"])
-    assert seen == ["x", "y"]
-
-
-def test_rewards_can_be_sent_to_another_process():
-    functions = pickle.loads(pickle.dumps(rewards.build(BOTH)))
-    assert call(functions, ["<think>a</think>2"], solution=["2"])[0]["accuracy"] == [1.0]
-
-
-def test_verdict_scores():
-    assert [Verdict(o).score for o in ("correct", "wrong", "unknown", "error")] == [1.0, 0.0, None, None]
-
-
-def test_columns_that_rewards_need():
-    assert rewards.columns(BOTH) == ["solution"]

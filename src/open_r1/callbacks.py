@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model, send_to_device
+from accelerate.utils import gather_object, is_peft_model, send_to_device
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
+from .rewards.batch import Reward
 from .run import LEAST_BYTES, Run, Stopped, read_json, require_space, seal
 
 # Trainer attributes that live between steps and that its own checkpoint leaves out. `_step` and `_buffered_inputs` are
@@ -122,15 +124,28 @@ class StopSignal(TrainerCallback):
 
 
 class MetricsFile(TrainerCallback):
-    """Every logged value, one JSON object a step, in metrics.jsonl."""
+    """Every logged value, one JSON object a step, in metrics.jsonl.
 
-    def __init__(self, run: Run):
+    Args:
+        run: its directory gets the file.
+        reward_functions: of GRPO; why samples were left without a verdict is counted beside the values.
+    """
+
+    def __init__(self, run: Run, reward_functions: list[Any]):
         self.path = run.dir / "metrics.jsonl"
         self.run = run
+        # All rewards of a recipe share one batch; the trainer may have others.
+        self.scored = next((f.scored for f in reward_functions if isinstance(f, Reward)), None)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        reasons: Counter[str] = Counter()
+        if self.scored is not None and logs and "loss" in logs:
+            for counted in gather_object([self.scored.drain_reasons()]):
+                reasons.update(counted)
         if state.is_world_process_zero and logs:
             row = {"step": state.global_step, "seconds": round(self.run.seconds(), 2), **logs}
+            if reasons:
+                row["verdict/reasons"] = dict(reasons.most_common())
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
@@ -262,7 +277,8 @@ def train(trainer: Trainer, run: Run, *more: TrainerCallback) -> None:
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     stop = StopSignal(trainer, run)
-    for callback in (ExactResume(trainer, run), MetricsFile(run), ProgressBar(), *more, stop):
+    metrics = MetricsFile(run, getattr(trainer, "reward_funcs", []))
+    for callback in (ExactResume(trainer, run), metrics, ProgressBar(), *more, stop):
         trainer.add_callback(callback)
     if "wandb" in run.recipe.args.report_to:
         trainer.add_callback(WandbRecipe(run))

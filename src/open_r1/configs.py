@@ -27,7 +27,7 @@ from .rewards import RewardConfig
 from .toy import DROPPED, shrink
 
 HF_SEED = 42  # transformers' default of `seed`
-TASKS = ("sft", "grpo", "dpo")
+TASKS = ("sft", "grpo", "dpo", "reward")
 
 
 @dataclass
@@ -42,6 +42,8 @@ class DatasetConfig:
         columns: our column -> the source's column (`{prompt: question, solution: answer}`).
         extract: column -> regular expression; the column becomes its first group (`{solution: '#### (.+)'}`).
         filters: column -> value, list of values, or `{min, max, not, matches}`; a row must meet all of them.
+        kind: what its rows are (`math`, `code`, `general`, ...), for rewards that apply to some `kinds` only; a column
+            of that name in the source says it row by row.
         weight: share of this source in the mixture, relative to the others; without weights sources are concatenated.
         rows: keep the first so many rows (after filters).
         args: keyword arguments of the function named by `path`.
@@ -53,6 +55,7 @@ class DatasetConfig:
     columns: dict[str, str] = field(default_factory=dict)
     extract: dict[str, str] = field(default_factory=dict)
     filters: dict[str, Any] = field(default_factory=dict)
+    kind: str | None = None
     weight: float | None = None
     rows: int | None = None
     args: dict[str, Any] = field(default_factory=dict)
@@ -111,8 +114,10 @@ class RunConfig:
     """What a run starts from, where it runs, and what it leaves behind.
 
     Args:
-        task: sft, grpo or dpo; normally the recipe's folder says it.
+        task: sft, grpo, dpo or reward; normally the recipe's folder says it.
         rewards: rewards of GRPO.
+        max_error_share: the run stops when the judges themselves failed on more than this share of a step.
+        preflight: try the rewards on a few rows before training, and refuse to start if they cannot work.
         evaluation: held-out problems.
         base_recipe: recipe whose model this run starts from; run first if it has not been.
         random_init: configuration of a model made from scratch (`{model_type: qwen2, hidden_size: 64, ...}`).
@@ -127,6 +132,8 @@ class RunConfig:
 
     task: str | None = None
     rewards: list[RewardConfig] = field(default_factory=list)
+    max_error_share: float = 0.25
+    preflight: bool = True
     evaluation: EvaluationConfig | None = None
     base_recipe: str | None = None
     random_init: dict[str, Any] | None = None
@@ -180,6 +187,8 @@ COMMON_DEFAULTS: dict[str, Any] = {
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     "sft": {},
     "dpo": {},
+    # The adapter of a reward model must carry its head, which the base model does not have.
+    "reward": {"lora_task_type": "SEQ_CLS", "lora_modules_to_save": ["score"]},
     "grpo": {
         # GRPO as DeepSeekMath eq. 3-4 and R1 eq. 1-3 write it: group-normalised rewards, mean over each completion's
         # tokens, and the plain estimator of the KL to the reference in the loss.
@@ -203,13 +212,16 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def load_recipe(path: str | Path, overrides: list[str] | None = None, processes: int | None = None) -> Recipe:
+def load_recipe(
+    path: str | Path, overrides: list[str] | None = None, processes: int | None = None, planned: bool = False
+) -> Recipe:
     """Read, merge, check and type a recipe.
 
     Args:
         path: a YAML file; its parent folder names the task unless it has a `task` key.
         overrides: command-line words (`["--seed", "7", "--datasets.0.path", "rows.jsonl"]`).
         processes: how many will run it, if not those of this launch; `args` is then left to them.
+        planned: the recipe is only looked at, so this machine need not have its hardware; `args` is left out.
 
     Raises:
         RecipeError: unknown key, wrong type or impossible combination; names the key and the nearest valid one.
@@ -234,10 +246,12 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None, processes:
     typed = _typed(groups["args"], values["args"], "recipe")
     processes = processes or world_size()
     check_before_config(task, given | typed, run, data, model)
+    if not planned:
+        _check_machine(given | typed, run, model)
     if task == "grpo":
         _check_grpo(given | typed, run, processes)
     recipe = Recipe(task=task, path=path, given=given, args=None, model=model, data=data, run=run)
-    if processes != world_size():
+    if planned or processes != world_size():
         return recipe
     _cpu_defaults(typed)
     try:
@@ -363,7 +377,7 @@ def _groups(task: str) -> dict[str, type]:
     """The dataclasses a recipe of this task fills. TRL's `ModelConfig` shares no field with the trainers' configs."""
     import trl
 
-    args = {"sft": "SFTConfig", "grpo": "GRPOConfig", "dpo": "DPOConfig"}[task]
+    args = {"sft": "SFTConfig", "grpo": "GRPOConfig", "dpo": "DPOConfig", "reward": "RewardConfig"}[task]
     return {"run": RunConfig, "data": DataConfig, "model": trl.ModelConfig, "args": getattr(trl, args)}
 
 
@@ -446,8 +460,9 @@ def _entry(cls: type, item: Any, at: str) -> Any:
     known = {f.name for f in dataclasses.fields(cls)}
     if cls is RewardConfig:
         # A reward's own parameters stand beside its name in the recipe.
-        item = {k: v for k, v in item.items() if k in ("name", "weight")} | {
-            "parameters": {k: v for k, v in item.items() if k not in ("name", "weight")}
+        own = known - {"parameters"}
+        item = {k: v for k, v in item.items() if k in own} | {
+            "parameters": {k: v for k, v in item.items() if k not in own}
         }
     for key in item:
         if key not in known:
@@ -476,15 +491,7 @@ def _cpu_defaults(values: dict[str, Any]) -> None:
 
 def check_before_config(task: str, given: dict[str, Any], run: RunConfig, data: DataConfig, model: Any) -> None:
     """Combinations that no library checks, or checks only once the model is loaded."""
-    import torch
-
-    cuda = torch.cuda.device_count()
     has = given.get
-    if run.gpus and not cuda:
-        raise RecipeError(
-            f"gpus: this recipe is written for {run.gpus} GPU{'s' if run.gpus > 1 else ''} and this machine has none; "
-            "its header says which memory it needs. To see it work here at toy size, add --toy"
-        )
     if model.model_name_or_path is None and run.random_init is None and run.base_recipe is None:
         raise RecipeError("model_name_or_path: no model is named (nor base_recipe or random_init)")
     if not data.datasets:
@@ -522,17 +529,47 @@ def check_before_config(task: str, given: dict[str, Any], run: RunConfig, data: 
     if run.accelerate_config == "zero3" and (run.merge_adapter or run.random_init):
         key = "merge_adapter" if run.merge_adapter else "random_init"
         raise RecipeError(f"{key}: loads a whole model on one process, which ZeRO-3 cannot; use zero2 or ddp")
+    if task != "grpo" and run.rewards:
+        raise RecipeError(f"rewards: {task} has no rewards; they belong to grpo recipes")
+    if task == "reward":
+        _check_reward(data, model)
+    if not 0 <= run.max_error_share <= 1:
+        raise RecipeError(f"max_error_share: a share from 0 to 1, got {run.max_error_share}")
+
+
+def _check_reward(data: DataConfig, model: Any) -> None:
+    if prompts.PROMPTS[data.prompt].plain:
+        raise RecipeError(
+            f"prompt: {data.prompt} is for base models, and a reward model reads conversations; use `prompt: chat`"
+        )
+    if model.use_peft and model.lora_task_type != "SEQ_CLS":
+        raise RecipeError(f"lora_task_type: a reward model's is SEQ_CLS, got {model.lora_task_type}; remove the key")
+    if model.use_peft and "score" not in (model.lora_modules_to_save or []):
+        raise RecipeError(
+            "lora_modules_to_save: the reward head `score` is new and must be trained and saved whole; add it to the "
+            "list, or remove the key"
+        )
+
+
+def _check_machine(given: dict[str, Any], run: RunConfig, model: Any) -> None:
+    """What this machine lacks for the recipe."""
+    import torch
+
+    cuda = torch.cuda.device_count()
+    has = given.get
+    if run.gpus and not cuda:
+        raise RecipeError(
+            f"gpus: this recipe is written for {run.gpus} GPU{'s' if run.gpus > 1 else ''} and this machine has none; "
+            "its header says which memory it needs. To see it work here at toy size, add --toy"
+        )
     if has("packing") and not cuda:
         raise RecipeError(
             "packing: without flash attention the packed rows attend over the whole batch, over ten times slower on a "
             "CPU; set `packing: false`"
         )
-    if (model.attn_implementation or "").startswith("flash_attention") and importlib.util.find_spec(
-        "flash_attn"
-    ) is None:
-        raise RecipeError(
-            f"attn_implementation: {model.attn_implementation} needs the package flash-attn; install it, or use sdpa"
-        )
+    attention = model.attn_implementation or ""
+    if attention.startswith("flash_attention") and importlib.util.find_spec("flash_attn") is None:
+        raise RecipeError(f"attn_implementation: {attention} needs the package flash-attn; install it, or use sdpa")
     if has("use_vllm"):
         if not cuda:
             raise RecipeError("use_vllm: vLLM generates on a GPU and this machine has none; set `use_vllm: false`")
@@ -540,8 +577,6 @@ def check_before_config(task: str, given: dict[str, Any], run: RunConfig, data: 
             raise RecipeError(
                 "use_vllm: vllm is not installed; run `make install EXTRAS=gpu`, or set `use_vllm: false`"
             )
-    if task != "grpo" and run.rewards:
-        raise RecipeError(f"rewards: {task} has no rewards; they belong to grpo recipes")
 
 
 def _check_grpo(given: dict[str, Any], run: RunConfig, processes: int) -> None:
@@ -567,4 +602,9 @@ def _check_grpo(given: dict[str, Any], run: RunConfig, processes: int) -> None:
         raise RecipeError(
             f"num_generations: groups of {group} do not divide the {total} completions of a generation "
             f"(per_device_train_batch_size {batch} x {processes} processes x {steps} steps); {advice}"
+        )
+    if rewards.uses(run.rewards, "group") and (total // processes) % group:
+        raise RecipeError(
+            f"rewards: one of them compares the {group} completions of a prompt, and a process has only "
+            f"{total // processes} at a time; raise per_device_train_batch_size to a multiple of num_generations"
         )

@@ -11,14 +11,17 @@ import inspect
 import json
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow
 
 from .configs import DataConfig, DatasetConfig, Recipe
 from .errors import RecipeError
 from .prompts import PROMPTS, Messages, Prompt
+from .rewards import RewardConfig, columns_needed
 
 Rows = datasets.Dataset | datasets.IterableDataset
 
@@ -28,43 +31,53 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "grpo": (("prompt",),),
     "sft": (("messages",), ("prompt", "completion"), ("text",)),
     "dpo": (("prompt", "chosen", "rejected"), ("chosen", "rejected")),
+    "reward": (("prompt", "chosen", "rejected"), ("chosen", "rejected")),
 }
 
 
 def load_datasets(
-    sources: list[DatasetConfig], task: str, data: DataConfig, seed: int, needed: list[str] | None = None
+    sources: list[DatasetConfig], task: str, data: DataConfig, seed: int, rewards: list[RewardConfig] | None = None
 ) -> Rows:
     """The mixture of all sources in the columns of `task`.
 
     Args:
         sources: the recipe's `datasets`, `eval_datasets` or `evaluation.datasets`.
-        task: sft, grpo or dpo.
+        task: sft, grpo, dpo or reward.
         data: how prompts are presented, and whether to stream.
         seed: of the mixture and of sources that are functions.
-        needed: further columns every row must have (those of the rewards).
+        rewards: of the recipe; a row must have the columns of those that apply to its kind.
 
     Raises:
         RecipeError: missing file or column, malformed or empty row, empty source.
     """
-    needed = needed or []
-    parts = [prepare(source, i, task, data, seed, needed) for i, source in enumerate(sources)]
+    parts = [prepare(source, i, task, data, seed, rewards or []) for i, source in enumerate(sources)]
     if len(parts) == 1:
         return parts[0]
     names = [columns(part) for part in parts]
-    common = [column for column in names[0] if all(column in other for other in names)]
-    kept = [part.select_columns(common) for part in parts]
-    if sources[0].weight is None:
-        return datasets.concatenate_datasets(kept)
-    total = sum(source.weight or 0.0 for source in sources)
-    shares = [(source.weight or 0.0) / total for source in sources]
-    # Every row of every source is seen at least once; the smaller ones repeat.
-    return datasets.interleave_datasets(kept, probabilities=shares, seed=seed, stopping_strategy="all_exhausted")
+    # Kept are the columns of all sources, and those that only rows of one kind have: others are None there.
+    kinds = [source.kind for source in sources]
+    wanted = {column for kind in kinds for column in columns_needed(rewards or [], kind)}
+    kept = [
+        part.select_columns([c for c in own if c in wanted or all(c in other for other in names)])
+        for part, own in zip(parts, names, strict=True)
+    ]
+    try:
+        if sources[0].weight is None:
+            return datasets.concatenate_datasets(kept)
+        total = sum(source.weight or 0.0 for source in sources)
+        shares = [(source.weight or 0.0) / total for source in sources]
+        # Every row of every source is seen at least once; the smaller ones repeat.
+        return datasets.interleave_datasets(kept, probabilities=shares, seed=seed, stopping_strategy="all_exhausted")
+    except (ValueError, TypeError, pyarrow.ArrowInvalid) as error:
+        raise RecipeError(
+            f"datasets: the sources cannot be mixed, because a column has not the same type in all of them: {error}"
+        ) from error
 
 
-def load_eval_datasets(recipe: Recipe, needed: list[str] | None = None) -> Rows | None:
+def load_eval_datasets(recipe: Recipe, rewards: list[RewardConfig] | None = None) -> Rows | None:
     """Rows for the trainer's own evaluation loop; None without `eval_datasets`."""
     sources = recipe.data.eval_datasets
-    return load_datasets(sources, recipe.task, recipe.data, recipe.args.seed, needed) if sources else None
+    return load_datasets(sources, recipe.task, recipe.data, recipe.args.seed, rewards) if sources else None
 
 
 def columns(rows: Rows) -> list[str]:
@@ -72,7 +85,9 @@ def columns(rows: Rows) -> list[str]:
     return list(rows.column_names or next(iter(rows), {}))
 
 
-def prepare(source: DatasetConfig, index: int, task: str, data: DataConfig, seed: int, needed: list[str]) -> Rows:
+def prepare(
+    source: DatasetConfig, index: int, task: str, data: DataConfig, seed: int, rewards: list[RewardConfig]
+) -> Rows:
     """One source, loaded and brought into the columns of `task`."""
     at = f"datasets.{index} ({source.path})"
     rows = load(source, seed, data.streaming)
@@ -85,7 +100,14 @@ def prepare(source: DatasetConfig, index: int, task: str, data: DataConfig, seed
     displaced = [ours for ours in taken.values() if ours in have]
     rows = rows.remove_columns(displaced).rename_columns(taken) if taken else rows
     have = [taken.get(c, c) for c in have if c not in displaced]
+    if source.kind is not None and "kind" in have:
+        rows, have = rows.remove_columns("kind"), [c for c in have if c != "kind"]
+    if source.kind is None and "kind" not in have and any(reward.kinds for reward in rewards):
+        raise RecipeError(
+            f"{at}: some rewards apply to `kinds` of rows only, and these rows have none; add e.g. `kind: math`"
+        )
 
+    needed = columns_needed(rewards, source.kind)
     for column in [*source.extract, *source.filters, *needed]:
         if column not in have:
             raise RecipeError(
@@ -102,7 +124,7 @@ def prepare(source: DatasetConfig, index: int, task: str, data: DataConfig, seed
         rows = rows.filter(keep)
     if source.rows is not None:
         rows = rows.take(source.rows)
-    rows = rows.map(_presenter(source, at, layout, data, needed), with_indices=True)
+    rows = rows.map(_presenter(source, at, layout, data, rewards), with_indices=True)
     if isinstance(rows, datasets.Dataset) and not len(rows):
         raise RecipeError(f"{at}: no rows" + (" are left after the filters" if source.filters else ""))
     if task != "grpo":
@@ -216,9 +238,10 @@ def row_filter(filters: dict[str, Any], at: str) -> Callable[[dict[str, Any]], b
 
 
 def _presenter(
-    source: DatasetConfig, at: str, layout: tuple[str, ...], data: DataConfig, needed: list[str]
+    source: DatasetConfig, at: str, layout: tuple[str, ...], data: DataConfig, rewards: list[RewardConfig]
 ) -> Callable[[dict[str, Any], int], dict[str, Any]]:
     prompt = PROMPTS[data.prompt]
+    needed = cache(lambda kind: columns_needed(rewards, kind))
     patterns = {column: re.compile(pattern) for column, pattern in source.extract.items()}
 
     def present(row: dict[str, Any], i: int) -> dict[str, Any]:
@@ -228,9 +251,12 @@ def _presenter(
             if found is None:
                 raise RecipeError(f"{at}, row {i}: {column!r} does not match {pattern.pattern!r}: {row[column]!r}")
             new[column] = found.group(1).strip()
-        for column in dict.fromkeys([*layout, *needed]):
-            value = new.get(column, row[column])
-            if value is None or (isinstance(value, str | list) and not value):
+        kind = source.kind if source.kind is not None else row.get("kind")
+        if source.kind is not None:
+            new["kind"] = kind
+        for column in dict.fromkeys([*layout, *needed(kind)]):
+            value = new.get(column, row.get(column))
+            if value is None or (isinstance(value, str | list | dict) and not value):
                 raise RecipeError(f"{at}, row {i}: {column!r} is empty")
             if column == "prompt":
                 new[column] = _prompt(value, prompt, data.system_prompt, at, i)

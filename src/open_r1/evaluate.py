@@ -17,9 +17,10 @@ from trl.models import unwrap_model_for_generation
 from . import models, report
 from .configs import Recipe
 from .data import load_datasets
+from .rewards import RewardConfig
 from .rewards.format import think_format
 from .rewards.language import language_share
-from .rewards.math import accuracy, final_answer, numeral
+from .rewards.math import accuracy, final_answer, vote_key
 from .rewards.verdict import Verdict
 from .run import Run, read_json, write_json
 
@@ -30,7 +31,8 @@ def load_problems(recipe: Recipe) -> list[dict[str, Any]]:
     """Rows of the recipe's `evaluation`; none without one."""
     if recipe.run.evaluation is None:
         return []
-    return list(load_datasets(recipe.run.evaluation.datasets, "grpo", recipe.data, recipe.args.seed, ["solution"]))
+    judged_by = [RewardConfig("accuracy")]
+    return list(load_datasets(recipe.run.evaluation.datasets, "grpo", recipe.data, recipe.args.seed, judged_by))
 
 
 class Evaluator:
@@ -202,8 +204,7 @@ def majority(judged_K: list[dict[str, Any]]) -> float | None:
     scored = [sample for sample in judged_K if _score(sample) is not None]
     for sample in scored:
         if sample["answer"]:
-            value = numeral(sample["answer"])
-            votes[sample["answer"] if value is None else value].append(_score(sample) or 0.0)
+            votes[vote_key(sample["answer"])].append(_score(sample) or 0.0)
     if not scored:
         return None
     most = max((len(scores) for scores in votes.values()), default=0)

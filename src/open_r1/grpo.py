@@ -4,28 +4,34 @@ from __future__ import annotations
 
 from trl import GRPOTrainer, get_peft_config, get_quantization_config
 
-from open_r1 import callbacks, data, evaluate, models, rewards, run
+from open_r1 import callbacks, data, evaluate, models, preflight, rewards, run
 from open_r1.configs import Recipe
 
 
 def main(recipe: Recipe) -> run.Run:
     this = run.start(recipe)
     tokenizer = models.load_tokenizer(recipe)
-    columns = rewards.columns(recipe.run.rewards)
-    rows = data.load_datasets(recipe.data.datasets, "grpo", recipe.data, recipe.args.seed, columns)
-    held_out = data.load_eval_datasets(recipe, columns)
+    rows = data.load_datasets(recipe.data.datasets, "grpo", recipe.data, recipe.args.seed, recipe.run.rewards)
+    held_out = data.load_eval_datasets(recipe, recipe.run.rewards)
     problems = evaluate.load_problems(recipe)
     base = models.model_path(recipe, tokenizer)
     recipe.args.model_init_kwargs = models.model_init_kwargs(recipe)
     recipe.args.reward_weights = [reward.weight for reward in recipe.run.rewards]
-    opened = models.opens_think(next(iter(rows))["prompt"], tokenizer)
+    judges = rewards.build(
+        recipe.run.rewards,
+        opens_think=models.opens_think(next(iter(rows))["prompt"], tokenizer),
+        max_tokens=recipe.args.max_completion_length,
+        max_error_share=recipe.run.max_error_share,
+        records=this.dir,
+    )
+    preflight.before_training(this, rows, judges, tokenizer)
     trainer = GRPOTrainer(
         model=base,
         args=recipe.args,
         train_dataset=rows,
         eval_dataset=held_out,
         processing_class=tokenizer,
-        reward_funcs=rewards.build(recipe.run.rewards, opens_think=opened),
+        reward_funcs=judges,
         quantization_config=get_quantization_config(recipe.model),
         peft_config=get_peft_config(recipe.model),
     )

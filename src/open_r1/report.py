@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,7 @@ STYLE = {
     "legend.columnspacing": 1.2,
 }
 LARGE, SMALL = (5.4, 3.5), (3.9, 2.5)  # inches
+EXAMPLES = 3  # samples shown of those without a verdict, and of disagreements
 DRAWN = 1000  # points of one smoothed line; a page of a long run stays small
 ROWS = 6  # sampled training completions shown
 CHARACTERS = 12_000  # of one text shown
@@ -110,6 +112,10 @@ class Curve:
 CURVES = (
     Curve("Loss", "nats per token", ("loss",), task="sft"),
     Curve("Loss", "loss", ("loss",), task="dpo"),
+    Curve("Loss", "loss", ("loss",), task="reward"),
+    Curve("Preference accuracy", "share of pairs", ("accuracy",), task="reward"),
+    Curve("Preference margin", "score", ("margin",), task="reward"),
+    Curve("Mean score", "score", ("mean_reward",), task="reward"),
     Curve("Preference accuracy", "share of pairs", ("rewards/accuracies",)),
     Curve("Preference margin", "implicit reward", ("rewards/margins",)),
     Curve("Implicit rewards", "implicit reward", ("rewards/chosen", "rewards/rejected")),
@@ -151,7 +157,7 @@ def write(run_dir: Path) -> Path:
     status, environment, summary = (_json(run_dir / f"{name}.json") for name in ("status", "environment", "summary"))
     metrics = [side.get("metrics") or summary.get(name) for name, side in (("before", before), ("after", after))]
     task = recipe.get("task") or _task(rows)
-    weights = {reward["name"]: reward.get("weight", 1.0) for reward in recipe.get("rewards") or []}
+    weights = _weights(recipe)
 
     figures = [plot for plot in (_accuracy(rows), _length(rows)) if plot.lines]
     grids = {"rewards": _rewards(rows, list(weights)), "curves": _curves(rows, task)}
@@ -166,6 +172,10 @@ def write(run_dir: Path) -> Path:
         after=after,
         live_rows=(recipe.get("evaluation") or {}).get("live_rows"),
         unjudged=_unjudged(rows, before, after),
+        reasons=_reasons(rows),
+        withheld=_rows(run_dir / "withheld.jsonl")[:EXAMPLES],
+        disagreement=_disagreement(rows),
+        second_opinions=_rows(run_dir / "second_opinions.jsonl")[:EXAMPLES],
         plots=_draw_all(figures, grids, last, run_dir / "plots"),
         weights=weights,
         pairs=_pairs(before, after),
@@ -231,7 +241,8 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 def _task(rows: list[dict[str, Any]]) -> str:
     keys = set().union(*rows)
-    return "grpo" if "reward" in keys else "dpo" if "rewards/chosen" in keys else "sft"
+    told = {"reward": "grpo", "rewards/chosen": "dpo", "min_reward": "reward"}
+    return next((task for key, task in told.items() if key in keys), "sft")
 
 
 def _points(rows: list[dict[str, Any]], key: str) -> Points:
@@ -450,6 +461,29 @@ def _unjudged(rows: list[dict], before: dict, after: dict) -> list[str]:
                 f"Evaluation {name} training: {100 * share:.2g}% of the samples, left out of pass@1 and maj@k."
             )
     return told
+
+
+def _weights(recipe: dict[str, Any]) -> dict[str, float]:
+    """Weight of each reward by its metric's name, in the recipe's order."""
+    entries = [{"name": entry} if isinstance(entry, str) else entry for entry in recipe.get("rewards") or []]
+    return {entry.get("label") or entry["name"].rpartition(":")[2]: entry.get("weight", 1.0) for entry in entries}
+
+
+def _reasons(rows: list[dict]) -> list[tuple[str, int]]:
+    """Why training completions were left without a verdict, and how often; the most frequent first."""
+    counts: Counter[str] = Counter()
+    for row in rows:
+        counts.update(row.get("verdict/reasons") or {})
+    return counts.most_common(8)
+
+
+def _disagreement(rows: list[dict]) -> dict[str, float]:
+    """Share of second opinions that differed, for each reward that asked for them."""
+    found = {}
+    for key in sorted({key for row in rows for key in row if key.startswith("second_opinion/")}):
+        points = _points(rows, key)
+        found[key.partition("/")[2]] = sum(points.values()) / len(points) if points else 0.0
+    return found
 
 
 def _pairs(before: dict, after: dict) -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ def lively(monkeypatch):
 
 
 def test_there_are_recipes_for_every_task():
-    assert {path.parent.name for path in RECIPES} == {"sft", "grpo", "dpo"}
+    assert {path.parent.name for path in RECIPES} == {"sft", "grpo", "dpo", "reward"}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=[str(path.relative_to(ROOT / "recipes")) for path in RECIPES])

@@ -1,5 +1,10 @@
 """Rewards: pure scorers over strings, and the adapter that gives them TRL's batch signature.
 
+A scorer is `(completion, <dataset columns>, <parameters>) -> Verdict | float | None`. Its arguments without a default
+are dataset columns, or one of `CONTEXT`; those with a default are parameters that stand beside its name in the recipe.
+A first argument named `completions` makes it a batch scorer: called once, with a list for each argument. A class is
+made once with its parameters and then called.
+
 Nothing here imports torch or trl.
 """
 
@@ -7,170 +12,207 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.metadata
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import RecipeError
-from .format import think_format
-from .math import accuracy
 from .verdict import Verdict
 
-# name -> scorer `(completion, <dataset columns>, <parameters>) -> Verdict | float`. The name in the recipe, the
-# function's name and the metric's name are the same. A recipe names one's own as `package.module:function`.
-REWARDS: dict[str, Callable[..., Verdict | float]] = {
-    "accuracy": accuracy,
-    "think_format": think_format,
+if TYPE_CHECKING:
+    from .batch import Reward
+
+# name -> where its scorer is. The name in the recipe, the function's name and the metric's name are the same.
+REWARDS: dict[str, str] = {
+    "accuracy": "open_r1.rewards.math:accuracy",
+    "code": "open_r1.rewards.code:code",
+    "code_fraction": "open_r1.rewards.code:code_fraction",
+    "code_subtasks": "open_r1.rewards.code:code_subtasks",
+    "llm_judge": "open_r1.rewards.judge:llm_judge",
+    "llm_pairwise": "open_r1.rewards.judge:llm_pairwise",
+    "llm_quality": "open_r1.rewards.judge:llm_quality",
+    # By name only: it needs torch, which nothing here imports.
+    "reward_model": "open_r1.reward_model:RewardModel",
+    "think_format": "open_r1.rewards.format:think_format",
+    "think_answer_format": "open_r1.rewards.format:think_answer_format",
+    "tag_count": "open_r1.rewards.format:tag_count",
+    "language_consistency": "open_r1.rewards.language:language_consistency",
+    "soft_overlong": "open_r1.rewards.length:soft_overlong",
+    "cosine_length": "open_r1.rewards.length:cosine_length",
+    "kimi_length": "open_r1.rewards.length:kimi_length",
+    "repetition": "open_r1.rewards.repetition:repetition",
+    "reasoning_steps": "open_r1.rewards.repetition:reasoning_steps",
 }
+ENTRY_POINTS = "open_r1.rewards"  # the group under which other packages offer scorers by name
+# The same judges for a bare answer, without a completion to take it from (`open-r1 judge`).
+BARE: dict[str, str] = {
+    "accuracy": "open_r1.rewards.math:equal",
+    "code": "open_r1.rewards.code:run_program",
+}
+# For `second_opinion`: an independent judge of the same question, called with the same columns.
+SECOND_OPINIONS: dict[str, str] = {"accuracy": "open_r1.rewards.math:math_verify_alone"}
+# What a scorer may ask for beside dataset columns: the question's text, the prompt as it was given (a text or
+# messages), the completion's length in tokens and its limit, what the recipe's verifiers said of the sample, and the
+# number of its prompt's group in the batch.
+CONTEXT = ("prompt", "conversation", "tokens", "max_tokens", "verdict", "group")
+# Parameters that a row's column of the same name sets, unless the recipe does.
+ROW_PARAMETERS = ("language", "entry_point", "prefix", "setup", "checker", "seconds", "memory_mb")
 
 
 @dataclass
 class RewardConfig:
-    """One entry of a recipe's `rewards`: a name in `REWARDS`, its weight, and its own parameters beside them."""
+    """One entry of a recipe's `rewards`; the reward's own parameters stand beside these keys.
+
+    Args:
+        name: a name in `REWARDS`, an entry point of another package, or `package.module:function`.
+        weight: its weight in the sum.
+        label: name of its metric, where one reward is listed twice.
+        kinds: rows it applies to, by their `kind`; None for all. Other rows get no score from it.
+        second_opinion: share of samples that an independent judge judges too, only to count disagreements.
+        parameters: keyword arguments of the scorer.
+    """
 
     name: str
     weight: float = 1.0
+    label: str | None = None
+    kinds: list[str] | None = None
+    second_opinion: float = 0.0
     parameters: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def metric(self) -> str:
+        return self.label or self.name.rpartition(":")[2]
 
-Completion = str | list[dict[str, Any]]
+    def applies(self, kind: str | None) -> bool:
+        return self.kinds is None or kind in self.kinds
 
 
-def scorer(name: str) -> Callable[..., Verdict | float]:
-    """The scorer of a name in `REWARDS`, or of `package.module:function` for one's own.
+@dataclass(frozen=True)
+class Signature:
+    """What a scorer takes: dataset columns, values of `CONTEXT`, parameters; for one sample or for a batch."""
+
+    columns: tuple[str, ...]
+    context: tuple[str, ...]
+    parameters: tuple[str, ...]
+    batch: bool
+
+
+def find(name: str) -> Callable[..., Any]:
+    """The scorer of a name in `REWARDS`, of an entry point, or of `package.module:function` for one's own.
 
     Raises:
         RecipeError: there is none; names the nearest.
     """
-    if name in REWARDS:
-        return REWARDS[name]
     if ":" in name:
-        module, _, function = name.partition(":")
-        try:
-            return getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError) as error:
-            raise RecipeError(f"rewards: {name} cannot be imported ({error})") from error
-    close = difflib.get_close_matches(name, REWARDS, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(REWARDS)}"
+        return _imported(name, f"rewards: {name}")
+    if name in REWARDS:
+        return _imported(REWARDS[name], f"rewards: {name}")
+    offered = {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    if name in offered:
+        return _imported(offered[name].value, f"rewards: {name} (entry point)")
+    known = [*REWARDS, *offered]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
     raise RecipeError(f"rewards: there is no reward named {name!r}; {hint}")
 
 
+def _imported(path: str, at: str) -> Callable[..., Any]:
+    module, _, function = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise RecipeError(f"{at} cannot be imported ({error})") from error
+
+
+def signature(scorer: Callable[..., Any]) -> Signature:
+    """Columns, context and parameters of a scorer, read from its signature."""
+    call = _named(scorer.__call__)[1:] if inspect.isclass(scorer) else _named(scorer)
+    made = _named(scorer.__init__)[1:] if inspect.isclass(scorer) else call[1:]
+    wanted = [a.name for a in call[1:] if a.default is inspect.Parameter.empty]
+    return Signature(
+        columns=tuple(name for name in wanted if name not in CONTEXT),
+        context=tuple(name for name in wanted if name in CONTEXT),
+        parameters=tuple(a.name for a in made if a.default is not inspect.Parameter.empty or inspect.isclass(scorer)),
+        batch=call[0].name == "completions",
+    )
+
+
+def _named(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    several = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return [a for a in inspect.signature(function).parameters.values() if a.kind not in several]
+
+
 def check(rewards: list[RewardConfig]) -> None:
-    """Refuse unknown names, repeated names (they would share a metric) and unknown parameters.
+    """Refuse unknown names, two metrics of one name, and unknown or missing parameters.
 
     Raises:
-        RecipeError: naming the entry and the nearest valid one.
+        RecipeError: naming the entry and what to do.
     """
-    names = [metric_name(reward.name) for reward in rewards]
+    metrics = [reward.metric for reward in rewards]
     for i, reward in enumerate(rewards):
-        _, known = arguments(scorer(reward.name))
-        if names.index(names[i]) != i:
-            raise RecipeError(f"rewards.{i}: {names[i]!r} is listed twice")
+        scorer = find(reward.name)
+        known = signature(scorer).parameters
+        if metrics.index(metrics[i]) != i:
+            raise RecipeError(
+                f"rewards.{i}: {metrics[i]!r} is listed twice, and the two would share a metric; give one a `label`"
+            )
         for key in reward.parameters:
             if key not in known:
-                raise RecipeError(
-                    f"rewards.{i}: {reward.name} has no parameter {key!r}; known: {', '.join(known) or 'none'}"
-                )
+                close = difflib.get_close_matches(key, [*known, *_ENTRY_KEYS], n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known) or 'none'}"
+                raise RecipeError(f"rewards.{i}: {reward.name} has no parameter {key!r}{hint}")
+        for key in missing_parameters(scorer, reward.parameters):
+            raise RecipeError(f"rewards.{i}: {reward.name} needs `{key}`")
+        if hasattr(scorer, "check"):  # values that only the scorer can refuse
+            try:
+                scorer.check(**reward.parameters)
+            except RecipeError as error:
+                raise RecipeError(f"rewards.{i}: {reward.name}: {error}") from error
+        if not 0 <= reward.second_opinion <= 1:
+            raise RecipeError(f"rewards.{i}.second_opinion: a share from 0 to 1, got {reward.second_opinion}")
+        if reward.second_opinion and reward.name not in SECOND_OPINIONS:
+            raise RecipeError(
+                f"rewards.{i}.second_opinion: {reward.name} has no second judge; these have: "
+                f"{', '.join(SECOND_OPINIONS)}"
+            )
 
 
-def metric_name(name: str) -> str:
-    return name.rpartition(":")[2]
+_ENTRY_KEYS = ("name", "weight", "label", "kinds", "second_opinion")
 
 
-def arguments(scorer: Callable[..., Verdict | float]) -> tuple[list[str], list[str]]:
-    """The dataset columns (arguments without a default) and the parameters (with one) of a scorer."""
-    several = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    arguments = [a for a in list(inspect.signature(scorer).parameters.values())[1:] if a.kind not in several]
-    columns = [a.name for a in arguments if a.default is inspect.Parameter.empty]
-    return columns, [a.name for a in arguments if a.default is not inspect.Parameter.empty]
+def missing_parameters(scorer: Callable[..., Any], given: dict[str, Any]) -> list[str]:
+    """Parameters of a scorer class that have no default and are not given."""
+    if not inspect.isclass(scorer):
+        return []
+    return [
+        a.name for a in _named(scorer.__init__)[1:] if a.default is inspect.Parameter.empty and a.name not in given
+    ]
 
 
-def columns(rewards: list[RewardConfig]) -> list[str]:
-    """Dataset columns that these rewards need."""
-    return sorted({column for reward in rewards for column in arguments(scorer(reward.name))[0]})
+def columns_needed(rewards: list[RewardConfig], kind: str | None = None) -> list[str]:
+    """Dataset columns that the rewards of a row of this kind read."""
+    applying = [reward for reward in rewards if reward.applies(kind)]
+    return sorted({column for reward in applying for column in signature(find(reward.name)).columns})
 
 
-def build(rewards: list[RewardConfig], opens_think: bool = False) -> list[Reward]:
+def uses(rewards: list[RewardConfig], context: str) -> bool:
+    """True if a reward asks for this value of `CONTEXT`."""
+    return any(context in signature(find(reward.name)).context for reward in rewards)
+
+
+def build(rewards: list[RewardConfig], **settings: Any) -> list[Reward]:
     """One TRL reward function for each entry, in order.
 
     Args:
         rewards: entries of the recipe.
-        opens_think: the prompt already ends in `<think>`; scorers then see it put back before the completion.
+        settings: of `batch.ScoredBatch`.
     """
-    scored = ScoredBatch(rewards, opens_think)
-    return [Reward(metric_name(reward.name), scored) for reward in rewards]
+    from .batch import Reward, ScoredBatch
+
+    scored = ScoredBatch(rewards, **settings)
+    return [Reward(reward.metric, scored) for reward in rewards]
 
 
-class ScoredBatch:
-    """Scores a batch with all rewards of a recipe at once, and withholds them together.
-
-    A sample that any verifier calls unknown or error gets None from every reward: TRL then leaves it out of its
-    group's mean and spread and gives it no advantage.
-    """
-
-    def __init__(self, rewards: list[RewardConfig], opens_think: bool):
-        self.rewards = rewards
-        self.opens_think = opens_think
-        self._of: list[Completion] | None = None
-        self._scores: dict[str, list[float | None]] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_of": None, "_scores": {}}
-
-    def scores(self, completions: list[Completion], batch: dict[str, Any]) -> dict[str, list[float | None]]:
-        """Scores by reward name; TRL calls each reward with the same list, which is scored on the first call."""
-        if self._of is not completions:
-            results_SR = [self._score(completion, i, batch) for i, completion in enumerate(completions)]
-            self._scores = {
-                metric_name(reward.name): [None if withheld(results) else _value(results[r]) for results in results_SR]
-                for r, reward in enumerate(self.rewards)
-            }
-            self._of = completions
-            _log_verdicts(results_SR, batch)
-        return self._scores
-
-    def _score(self, completion: Completion, i: int, batch: dict[str, Any]) -> list[Verdict | float]:
-        opener = "<think>" if self.opens_think else ""
-        text = opener + (completion if isinstance(completion, str) else completion[-1]["content"])
-        results = []
-        for reward in self.rewards:
-            score = scorer(reward.name)
-            values = {column: batch[column][i] for column in arguments(score)[0]}
-            results.append(score(text, **values, **reward.parameters))
-        return results
-
-
-class Reward:
-    """One reward in TRL's signature: `(prompts, completions, **columns) -> list of float or None`."""
-
-    def __init__(self, name: str, scored: ScoredBatch):
-        self.__name__ = name
-        self.scored = scored
-
-    def __call__(self, prompts: list[Any], completions: list[Completion], **batch: Any) -> list[float | None]:
-        return self.scored.scores(completions, batch | {"prompt": prompts})[self.__name__]
-
-
-def withheld(results: list[Verdict | float]) -> bool:
-    """True if a verdict among a sample's results is no evidence."""
-    return any(isinstance(result, Verdict) and result.score is None for result in results)
-
-
-def _value(result: Verdict | float | None) -> float | None:
-    """A reward that says None leaves itself out of the sample's sum; a verdict without evidence withholds them all."""
-    return result.score if isinstance(result, Verdict) else result if result is None else float(result)
-
-
-def _log_verdicts(results_SR: list[list[Verdict | float]], batch: dict[str, Any]) -> None:
-    """Shares of unknown and error as metrics, and each sample's verdict beside its completion."""
-    verdicts_S = [[r for r in results if isinstance(r, Verdict)] for results in results_SR]
-    if "log_metric" not in batch or not any(verdicts_S):
-        return
-    for outcome in ("unknown", "error"):
-        share = sum(any(v.outcome == outcome for v in verdicts) for verdicts in verdicts_S) / len(verdicts_S)
-        batch["log_metric"](f"verdict/{outcome}", share)
-    said = [
-        "; ".join(f"{v.outcome}: {v.reason}" if v.reason else v.outcome for v in verdicts) for verdicts in verdicts_S
-    ]
-    batch["log_extra"]("verdict", said)
+__all__ = ["CONTEXT", "REWARDS", "RewardConfig", "Signature", "Verdict", "build", "check", "columns_needed", "find"]

@@ -1,0 +1,134 @@
+"""`open-r1 judge <reward> --input rows.jsonl --output verdicts.jsonl`: stored answers, judged as in training."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from . import rewards
+from .errors import RecipeError
+from .rewards.batch import Result, ScoredBatch
+
+BATCH = 1024  # rows scored side by side
+
+
+def judge(name: str, source: Path, target: Path, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Judge every row of a file and write each back with its verdict.
+
+    Args:
+        name: a reward's name.
+        source: jsonl or parquet; rows carry `completion`, or a bare `answer`, and the reward's columns.
+        target: jsonl or parquet; the rows in order, with `verdict`, `reason` and `seconds` (wall time of the judging),
+            and `score` where the reward gives one that is not 0 or 1.
+        parameters: of the reward.
+
+    Returns:
+        counts of the verdicts, `rows` and `seconds`.
+
+    Raises:
+        RecipeError: a file that cannot be read, or a row without what the reward needs (named by its number).
+    """
+    entry = rewards.RewardConfig(name, parameters=parameters)
+    rewards.check([entry])
+    rows = list(read(source))
+    check_rows(rows, entry, source)
+    began = time.perf_counter()
+    judged = [row for start in range(0, len(rows), BATCH) for row in judge_rows(rows[start : start + BATCH], entry)]
+    write(target, judged)
+    counts = Counter(row["verdict"] for row in judged)
+    return {"rows": len(judged), **dict(counts.most_common()), "seconds": round(time.perf_counter() - began, 2)}
+
+
+def check_rows(rows: list[dict[str, Any]], entry: rewards.RewardConfig, source: Path) -> None:
+    """Every row has a completion or an answer, and the columns that the reward reads."""
+    wanted = rewards.signature(rewards.find(entry.name))
+    needed = [*wanted.columns, *(c for c in wanted.context if c in ("prompt", "tokens"))]
+    for i, row in enumerate(rows, start=1):
+        if not isinstance(row.get("completion", row.get("answer")), str):
+            raise RecipeError(f"{source}, row {i}: neither `completion` nor `answer` is a text")
+        missing = [column for column in needed if column not in row]
+        if missing:
+            raise RecipeError(
+                f"{source}, row {i}: {entry.name} needs {', '.join(missing)}; the row has {', '.join(row)}"
+            )
+        if "completion" not in row and entry.name not in rewards.BARE:
+            raise RecipeError(
+                f"{source}, row {i}: {entry.name} judges whole completions, and the row has only a bare `answer`"
+            )
+
+
+def judge_rows(rows: list[dict[str, Any]], entry: rewards.RewardConfig) -> list[dict[str, Any]]:
+    """Rows with their verdicts, in order; completions by the reward itself, bare answers by its own function."""
+    judged: list[dict[str, Any]] = [{} for _ in rows]
+    whole = [i for i, row in enumerate(rows) if "completion" in row]
+    bare = [i for i, row in enumerate(rows) if "completion" not in row]
+    for chosen, key, name in ((whole, "completion", entry.name), (bare, "answer", rewards.BARE.get(entry.name))):
+        if chosen:
+            scored = ScoredBatch([rewards.RewardConfig(str(name), parameters=entry.parameters)])
+            columns = {column for i in chosen for column in rows[i]}
+            batch = {column: [rows[i].get(column) for i in chosen] for column in columns}
+            results = scored.results([rows[i][key] for i in chosen], batch)[0]
+            for i, result, seconds in zip(chosen, results, scored.seconds, strict=True):
+                judged[i] = rows[i] | told(result) | {"seconds": round(seconds, 6)}
+    return judged
+
+
+def told(result: Result) -> dict[str, Any]:
+    if isinstance(result, rewards.Verdict):
+        return {"verdict": result.outcome, "reason": result.reason}
+    if result is None:
+        return {"verdict": "unknown", "reason": "the reward leaves itself out for this row"}
+    outcome = {1.0: "correct", 0.0: "wrong"}.get(float(result), "scored")
+    return {"verdict": outcome, "reason": "", "score": float(result)}
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a jsonl or parquet file.
+
+    Raises:
+        RecipeError: no such file, another format, or a line that is no JSON object.
+    """
+    if not path.is_file():
+        raise RecipeError(f"--input: there is no file {path}")
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        yield from pyarrow.parquet.read_table(path).to_pylist()
+        return
+    if path.suffix != ".jsonl":
+        raise RecipeError(f"--input: {path} is neither .jsonl nor .parquet")
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise RecipeError(f"{path}, line {number}: not valid JSON ({error})") from None
+            if not isinstance(row, dict):
+                raise RecipeError(f"{path}, line {number}: expected an object, got {type(row).__name__}")
+            yield row
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """All rows at once, so that a kill leaves no half of a file under its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    if path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), partial)
+        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+            raise RecipeError(f"--output: these rows do not fit a parquet table ({error}); write .jsonl") from error
+    elif path.suffix == ".jsonl":
+        # Escaped, because a model may write half of a surrogate pair.
+        partial.write_text("".join(json.dumps(row, default=str) + "\n" for row in rows), encoding="utf-8")
+    else:
+        raise RecipeError(f"--output: {path} is neither .jsonl nor .parquet")
+    partial.replace(path)

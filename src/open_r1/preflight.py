@@ -1,0 +1,328 @@
+"""`open-r1 check`: could this recipe learn anything? Asked of the data, the rewards and the prompt before training.
+
+Every reward is tried on what it will meet: the gold answer of a row in the shape the prompt asks for, a corrupted
+gold, an empty completion, and one cut off in the reasoning. So it is, on fewer rows, when a training starts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from . import data, models, rewards
+from .configs import Recipe
+from .errors import RecipeError
+from .rewards.batch import Result, Reward, ScoredBatch, as_score, gravest
+from .rewards.verdict import Verdict
+from .run import Run
+
+TRIALS = ("gold", "corrupted", "empty", "truncated")
+QUICK_ROWS = 8  # at the start of a training
+SHOWN = 5  # rows listed for each thing that is wrong
+NO_EVIDENCE = 0.5  # with more golds than this unjudged or refused, most of the batch would be withheld or misled
+
+
+@dataclass
+class Findings:
+    """What a check found.
+
+    Args:
+        fatal: what makes training pointless.
+        warnings: what wants a look.
+        said: what the rewards rest on.
+        table: lines for the reader.
+    """
+
+    fatal: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    table: list[str] = field(default_factory=list)
+
+
+def check(recipe: Recipe, rows: int = 64) -> Findings:
+    """Everything that can be tried without the model's weights.
+
+    Args:
+        recipe: loaded with `planned`, so that it can be checked on a machine without its GPUs.
+        rows: rows tried.
+
+    Raises:
+        RecipeError: data that cannot be loaded.
+    """
+    sources, presented = recipe.data.datasets, recipe.data
+    loaded = data.load_datasets(sources, recipe.task, presented, recipe.seed, recipe.run.rewards)
+    tried = spread(loaded, rows)
+    findings = Findings()
+    try:
+        tokenizer = models.load_tokenizer(recipe)
+    except RecipeError as error:
+        tokenizer = None
+        findings.warnings.append(
+            f"the tokenizer could not be loaded, so the prompt is not shown as the model reads it: {error}"
+        )
+    if tokenizer is not None:
+        findings.table += [*rendered(recipe, tried[0], tokenizer), ""]
+        check_lengths(recipe, tried, tokenizer, findings)
+    if recipe.task == "grpo":
+        opens = tokenizer is not None and models.opens_think(tried[0]["prompt"], tokenizer)
+        limit = int(recipe.given.get("max_completion_length") or 256)
+        scored = ScoredBatch(recipe.run.rewards, opens_think=opens, max_tokens=limit)
+        try_rewards(scored, tried, tokenizer, recipe.run.max_error_share, findings)
+        check_group(recipe, findings)
+    return findings
+
+
+def before_training(run: Run, rows: data.Rows, functions: list[Reward], tokenizer: PreTrainedTokenizerBase) -> None:
+    """The same on a few rows, at the start of every GRPO run; warnings are printed.
+
+    Raises:
+        RecipeError: training would be pointless; `preflight: false` starts it all the same.
+    """
+    if not (run.recipe.run.preflight and run.main and run.checkpoint is None):
+        return
+    findings = Findings()
+    tried = list(itertools.islice(iter(rows), QUICK_ROWS))
+    try_rewards(functions[0].scored, tried, tokenizer, run.recipe.run.max_error_share, findings)
+    for told in [*findings.said, *findings.warnings]:
+        run.say(f"check: {told}")
+    if findings.fatal:
+        told = "; ".join(findings.fatal)
+        raise RecipeError(
+            f"check: {told}. See `make check RECIPE={run.recipe.path}`; `preflight: false` starts anyway"
+        )
+
+
+def spread(rows: data.Rows, count: int) -> list[dict[str, Any]]:
+    """Rows from all over a dataset; the first ones of a stream."""
+    if not hasattr(rows, "select"):
+        return list(itertools.islice(iter(rows), count))
+    step = max(1, len(rows) // count)
+    return [rows[i] for i in range(0, len(rows), step)][:count]
+
+
+def try_rewards(
+    scored: ScoredBatch,
+    rows: list[dict[str, Any]],
+    tokenizer: PreTrainedTokenizerBase | None,
+    max_error_share: float,
+    findings: Findings,
+) -> None:
+    """Score the trials of every row and note what is not as it must be."""
+    cases = [(i, trial, text) for i, row in enumerate(rows) for trial, text in trials(row, scored).items()]
+    check_ready(scored.rewards, findings)
+    completions = [text for _, _, text in cases]
+    batch: dict[str, Any] = {
+        column: [rows[i].get(column) for i, _, _ in cases] for column in {c for row in rows for c in row}
+    }
+    batch["completion_ids"] = (
+        tokenizer(completions, add_special_tokens=False)["input_ids"]
+        if tokenizer
+        else [t.split() for t in completions]
+    )
+    results_RS = scored.results(completions, batch)
+    findings.table += table(scored, cases, results_RS)
+    verdicts = {
+        (i, trial): v for (i, trial, _), v in zip(cases, map(gravest, zip(*results_RS, strict=True)), strict=True)
+    }
+    _check_verdicts(rows, verdicts, max_error_share, findings)
+    for reward, results_S in zip(scored.rewards, results_RS, strict=True):
+        _check_spread(reward, cases, results_S, findings)
+
+
+def check_ready(entries: list[rewards.RewardConfig], findings: Findings) -> None:
+    """Try the sandboxes and endpoints that rewards rest on, of scorers that have a function `ready`."""
+    for reward in entries:
+        ready = getattr(rewards.find(reward.name), "ready", None)
+        if ready is None:
+            continue
+        try:
+            findings.said.append(f"{reward.metric}: {ready(**reward.parameters)}")
+        except RecipeError as error:
+            findings.fatal.append(f"{reward.metric}: {error}")
+
+
+def trials(row: dict[str, Any], scored: ScoredBatch) -> dict[str, str]:
+    """Completions of a row, by what they are; without a gold answer only the last two."""
+    gold = gold_answer(row)
+    prompt = row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"]
+    # The question itself as reasoning: it is text in the language the completion should have.
+    opened, closed = f"<think>\n{prompt}", "\n</think>\n\n"
+    if scored.opens_think:
+        opened = opened.removeprefix("<think>")
+    made = (
+        {}
+        if gold is None
+        else {
+            name: f"{opened}{closed}<answer>\n{answer}\n</answer>" for name, answer in zip(TRIALS, gold, strict=False)
+        }
+    )
+    return made | {"empty": "", "truncated": opened}
+
+
+def gold_answer(row: dict[str, Any]) -> tuple[str, str] | None:
+    """The answer of a completion that must be right, and of one that must be wrong; None if the row has no answer."""
+    if row.get("tests") is not None:
+        program = row.get("reference")
+        return program and (f"```\n{program}\n```", "```\nraise SystemExit\n```")
+    if row.get("solution") is not None:
+        gold = row["solution"][0] if isinstance(row["solution"], list) else str(row["solution"])
+        return f"\\boxed{{{gold}}}", f"\\boxed{{{corrupted(gold)}}}"
+    return None
+
+
+def corrupted(gold: str) -> str:
+    """Another answer of the same shape: the last digit turned, the next letter of a choice, or one more."""
+    if re.fullmatch(r"\W*[A-E]\W*", gold):
+        return re.sub("[A-E]", lambda letter: "BCDEA"["ABCDE".index(letter.group())], gold)
+    digits = list(re.finditer(r"\d", gold))
+    if not digits:
+        return f"{gold}+1"
+    at = digits[-1].start()
+    return gold[:at] + str((int(gold[at]) + 1) % 10) + gold[at + 1 :]
+
+
+def table(scored: ScoredBatch, cases: list[tuple[int, str, str]], results_RS: list[list[Result]]) -> list[str]:
+    """Mean score of each reward on each kind of trial."""
+    there = [trial for trial in TRIALS if any(case[1] == trial for case in cases)]
+    lines = [f"{'reward':<22}" + "".join(f"{trial:>11}" for trial in there)]
+    for reward, results_S in zip(scored.rewards, results_RS, strict=True):
+        cells = []
+        for trial in there:
+            scores = [as_score(r) for (_, t, _), r in zip(cases, results_S, strict=True) if t == trial]
+            known = [score for score in scores if score is not None]
+            cells.append(f"{sum(known) / len(known):.2f}" if known else "-")
+        lines.append(f"{reward.metric:<22}" + "".join(f"{cell:>11}" for cell in cells))
+    return lines
+
+
+def _check_verdicts(
+    rows: list[dict[str, Any]],
+    verdicts: dict[tuple[int, str], Verdict | None],
+    max_error_share: float,
+    findings: Findings,
+) -> None:
+    said = [verdict for verdict in verdicts.values() if verdict is not None]
+    if not said:
+        return
+    errors = Counter(verdict.reason for verdict in said if verdict.outcome == "error")
+    if errors:
+        share = sum(errors.values()) / len(said)
+        told = f"the judge itself failed on {share:.0%} of the tries ({errors.most_common(1)[0][0]})"
+        (findings.fatal if share > max_error_share else findings.warnings).append(told)
+    golds = {i: verdict for (i, trial), verdict in verdicts.items() if trial == "gold" and verdict is not None}
+    if not golds:
+        findings.warnings.append(
+            "no row has an answer to try the verifiers on; code rows can bring one in `reference`"
+        )
+    # A gold in prose may be accepted word for word; whether another answer equals it cannot be told.
+    asked = [(i, v) for (i, trial), v in verdicts.items() if trial in TRIALS[:2] and v is not None]
+    unjudged = {i: verdict for i, verdict in asked if verdict.outcome == "unknown"}
+    refused = {i: verdict for i, verdict in golds.items() if verdict.outcome == "wrong"}
+    for bad, meaning in (
+        (unjudged, "cannot be judged, so their samples would train nothing"),
+        (refused, "are judged wrong, although they are the gold answers"),
+    ):
+        if bad:
+            told = f"{len(bad)} of {len(golds)} gold answers {meaning}: {_listed(rows, bad)}"
+            (findings.fatal if len(bad) > NO_EVIDENCE * len(golds) else findings.warnings).append(told)
+    for trial in TRIALS[1:]:
+        bad = {i: v for (i, name), v in verdicts.items() if name == trial and v is not None and v.outcome == "correct"}
+        count = sum(name == trial for _, name in verdicts)
+        if bad:
+            told = f"{len(bad)} of {count} {trial} completions are judged correct: {_listed(rows, bad)}"
+            (findings.fatal if len(bad) > NO_EVIDENCE * count else findings.warnings).append(told)
+
+
+def _listed(rows: list[dict[str, Any]], verdicts: dict[int, Verdict]) -> str:
+    shown = [
+        f"{str(rows[i].get('solution', rows[i]['prompt']))[:60]!r}"
+        + (f" ({verdict.reason[:80]})" if verdict.reason else "")
+        for i, verdict in itertools.islice(verdicts.items(), SHOWN)
+    ]
+    return ", ".join(shown) + (", ..." if len(verdicts) > SHOWN else "")
+
+
+def _check_spread(
+    reward: rewards.RewardConfig, cases: list[tuple[int, str, str]], results_S: list[Result], findings: Findings
+) -> None:
+    """A reward that never varies teaches nothing; one that never speaks does not even that."""
+    scores = {score for score in map(as_score, results_S) if score is not None}
+    if not scores:
+        findings.warnings.append(
+            f"{reward.metric} gave no score on any try: no row is of its kinds, or it lacks what it reads"
+        )
+    elif len(scores) == 1 and len({trial for _, trial, _ in cases}) > 2:
+        findings.warnings.append(
+            f"{reward.metric} is {scores.pop():g} on every try, right, wrong, empty or cut off: it would teach "
+            "nothing unless samples differ in a way these do not"
+        )
+
+
+def check_group(recipe: Recipe, findings: Findings) -> None:
+    """How often a group has a spread to learn from, by the share of right samples."""
+    group = int(recipe.given["num_generations"])
+    told = [f"{p:.0%} right: {signal(group, p):.0%}" for p in (0.01, 0.05, 0.2, 0.5)]
+    findings.table += [
+        "",
+        f"groups of {group} with both right and wrong samples, if of the model's samples are  " + ", ".join(told),
+    ]
+    if signal(group, 0.05) < 0.25:
+        findings.warnings.append(
+            f"num_generations: a group of {group} seldom has a signal on hard problems; the paper takes 16"
+        )
+
+
+def signal(group: int, right: float) -> float:
+    """Probability that a group holds both right and wrong samples."""
+    return 1 - right**group - (1 - right) ** group
+
+
+def check_lengths(
+    recipe: Recipe, rows: Iterable[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, findings: Findings
+) -> None:
+    """Rows that the trainer would cut."""
+    limit = recipe.given.get("max_length")
+    if recipe.task == "grpo" or limit is None:
+        return
+    lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in map(_longest(tokenizer), rows)]
+    cut = sum(length > limit for length in lengths)
+    if cut:
+        findings.warnings.append(
+            f"max_length: {cut} of {len(lengths)} rows are longer than {limit} tokens (the longest {max(lengths)}) "
+            "and would be cut, answer first"
+        )
+
+
+def _longest(tokenizer: PreTrainedTokenizerBase) -> Any:
+    return lambda row: max(_texts(row, tokenizer), key=len)
+
+
+def _texts(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """A row as the model reads it: its one text, or one for each answer."""
+    prompt = row.get("prompt")
+    if "messages" in row:
+        return [tokenizer.apply_chat_template(row["messages"], tokenize=False)]
+    if "text" in row:
+        return [row["text"]]
+    answers = [row[column] for column in ("completion", "chosen", "rejected") if column in row]
+    if not answers:
+        return [models.as_text(prompt, tokenizer)]
+    if isinstance(answers[0], str):
+        return [(prompt or "") + answer for answer in answers]
+    return [tokenizer.apply_chat_template([*(prompt or []), *answer], tokenize=False) for answer in answers]
+
+
+def rendered(recipe: Recipe, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The first row as the model will read it, special tokens and all."""
+    what = "prompt" if recipe.task == "grpo" else "row"
+    lines = [f"the first {what}, as the model reads it:"]
+    for text in _texts(row, tokenizer):
+        shown = text if len(text) <= 1500 else f"{text[:1000]}\n[...]\n{text[-500:]}"
+        lines += [f"  | {line}" for line in shown.splitlines()] + ["  |"]
+    return lines[:-1]

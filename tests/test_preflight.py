@@ -1,0 +1,126 @@
+"""What a check says of data, rewards and prompt before training, and when it refuses."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+
+import pytest
+from conftest import ROOT, command
+
+from open_r1 import preflight
+from open_r1.configs import load_recipe
+from open_r1.errors import RecipeError
+from open_r1.launch import train
+from open_r1.preflight import corrupted, signal
+from open_r1.rewards.verdict import Verdict
+
+
+def check(path, *overrides):
+    return preflight.check(load_recipe(path, list(overrides), planned=True))
+
+
+def rows_file(tmp_path, rows):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [{"path": str(path)}]
+
+
+def test_a_healthy_recipe(write_recipe):
+    findings = check(write_recipe("grpo", num_generations=8))
+    assert not findings.fatal and not findings.warnings
+    assert any(line.split() == ["accuracy", "1.00", "0.00", "0.00", "0.00"] for line in findings.table)
+    assert any("<user>" in line for line in findings.table), "the prompt as the model reads it"
+
+
+def test_golds_that_cannot_be_judged_are_listed_and_stop_if_they_are_most(write_recipe, tmp_path):
+    good, bad = {"prompt": "p", "solution": "7"}, {"prompt": "p", "solution": "as the reader will show"}
+    some = check(write_recipe("grpo", datasets=rows_file(tmp_path, [good] * 9 + [bad])))
+    assert not some.fatal and any("1 of 10 gold answers cannot be judged" in w for w in some.warnings)
+    most = check(write_recipe("grpo", datasets=rows_file(tmp_path, [good] * 3 + [bad] * 7)))
+    assert any("7 of 10 gold answers cannot be judged" in told and "the reader will" in told for told in most.fatal)
+
+
+@pytest.fixture
+def own_reward(monkeypatch):
+    module = types.ModuleType("preflight_rewards")
+    monkeypatch.setitem(sys.modules, "preflight_rewards", module)
+
+    def offer(function):
+        setattr(module, function.__name__, function)
+        return [{"name": f"preflight_rewards:{function.__name__}"}]
+
+    return offer
+
+
+def test_a_constant_reward_is_called_out(write_recipe, own_reward):
+    def generous(completion: str) -> float:
+        return 1.0
+
+    findings = check(write_recipe("grpo", rewards=own_reward(generous)))
+    assert any("generous is 1 on every try" in warning for warning in findings.warnings)
+
+
+def test_a_verifier_that_accepts_anything_is_pointless(write_recipe, own_reward):
+    def lenient(completion: str, solution: str) -> Verdict:
+        return Verdict("correct")
+
+    findings = check(write_recipe("grpo", rewards=own_reward(lenient)))
+    assert any("corrupted completions are judged correct" in told for told in findings.fatal)
+    assert any("empty completions are judged correct" in told for told in findings.fatal)
+
+
+def test_a_verifier_that_refuses_the_gold_is_pointless(write_recipe, own_reward):
+    def strict(completion: str, solution: str) -> Verdict:
+        return Verdict("wrong")
+
+    assert any(
+        "although they are the gold" in told for told in check(write_recipe("grpo", rewards=own_reward(strict))).fatal
+    )
+
+
+def test_a_broken_judge_is_pointless_and_training_refuses(write_recipe, own_reward):
+    def broken(completion: str, solution: str) -> Verdict:
+        return Verdict("error", "the sandbox does not start")
+
+    path = write_recipe("grpo", rewards=own_reward(broken))
+    assert any("failed on 100% of the tries (the sandbox does not start)" in told for told in check(path).fatal)
+    with pytest.raises(RecipeError, match="check: the judge itself failed on 100%"):
+        train(str(path), [])
+
+
+def test_a_small_group(write_recipe):
+    findings = check(write_recipe("grpo", num_generations=2))
+    assert any("a group of 2 seldom has a signal" in warning for warning in findings.warnings)
+    assert signal(2, 0.5) == 0.5 and signal(16, 0.0) == 0.0 and signal(8, 0.05) == pytest.approx(0.3366, abs=1e-4)
+
+
+def test_rows_that_would_be_cut(write_recipe):
+    findings = check(write_recipe("sft", max_length=8))
+    assert any("longer than 8 tokens" in warning for warning in findings.warnings)
+    assert any("the first row, as the model reads it" in line for line in findings.table)
+
+
+@pytest.mark.parametrize(
+    ("gold", "other"),
+    [("18", "19"), ("x^2", "x^3"), ("0.9", "0.0"), ("B", "C"), ("(E)", "(A)"), ("\\pi", "\\pi+1"), ("east", "east+1")],
+)
+def test_corrupted_golds(gold, other):
+    assert corrupted(gold) == other
+
+
+def test_the_command_shows_and_exits(write_recipe, tmp_path):
+    good = command("check", write_recipe("grpo", num_generations=8))
+    assert good.returncode == 0 and "can be trained" in good.stdout and not good.stderr
+    bad = rows_file(tmp_path, [{"prompt": "p", "solution": "as the reader will show"}])
+    refused = command("check", write_recipe("grpo", datasets=bad))
+    assert refused.returncode == 1 and "pointless: 1 of 1 gold answers" in refused.stdout
+    unknown = command("check", write_recipe("grpo", rewards=[{"name": "acuracy"}]))
+    assert unknown.returncode == 1 and "did you mean 'accuracy'" in unknown.stderr
+
+
+def test_a_recipe_for_gpus_can_be_checked_without_them():
+    """Its data is on the hub, so it comes as far as that."""
+    with pytest.raises(RecipeError, match="hub did not give it"):
+        check(ROOT / "recipes/Qwen2.5-32B/grpo/r1_zero.yaml")
