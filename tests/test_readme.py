@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 
+import pyarrow
+import pyarrow.parquet
 import pytest
+import yaml
 from conftest import ROOT, shared
 
-from open_r1.configs import load_recipe
+from open_r1 import rewards
+from open_r1.configs import load_recipe, parse_overrides
+from open_r1.judge import judge
+from open_r1.rewards import RewardConfig
 
 README = (ROOT / "README.md").read_text()
+OF_REWARDS = (ROOT / "src/open_r1/rewards/README.md").read_text()
 COMMANDS = [
     line.split(" #")[0].strip()
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for block in re.findall(r"```sh\n(.*?)```", README + OF_REWARDS, re.DOTALL)
     for line in block.splitlines()
     if line.strip()
 ]
+JUDGED = {
+    "accuracy": {"answer": "\\frac12", "solution": "0.5"},
+    "code": {"answer": "print(2)", "tests": '[{"input": "", "output": "2"}]'},
+}
 
 
 def test_there_are_commands():
@@ -24,9 +36,16 @@ def test_there_are_commands():
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_command(line, monkeypatch):
+def test_command(line, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     words = shlex.split(line)
+    if words[1] == "judge":
+        name, files = words[2], {word: tmp_path / words[words.index(word) + 1] for word in ("--input", "--output")}
+        files["--input"].write_text(json.dumps(JUDGED[name]) + "\n")
+        if files["--input"].suffix == ".parquet":
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist([JUDGED[name]]), files["--input"])
+        assert judge(name, *files.values(), parse_overrides(words[7:]))["correct"] == 1
+        return
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), "a target of the Makefile"
         values = dict(word.split("=", 1) for word in words[2:])
@@ -46,3 +65,18 @@ def test_command(line, monkeypatch):
 def test_linked_files_exist():
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_every_reward_is_in_the_table_and_the_example_is_valid():
+    assert re.findall(r"^\| `(\w+)` \|", OF_REWARDS, re.MULTILINE) == list(rewards.REWARDS)
+    (example,) = re.findall(r"```yaml\nrewards:\n(.*?)```", OF_REWARDS, re.DOTALL)
+    entries = [entry for entry in yaml.safe_load(example) if not entry["name"].startswith("mypackage")]
+    own = {"name", "weight", "label", "kinds", "second_opinion"}
+    rewards.check(
+        [
+            RewardConfig(
+                **{k: v for k, v in e.items() if k in own}, parameters={k: v for k, v in e.items() if k not in own}
+            )
+            for e in entries
+        ]
+    )

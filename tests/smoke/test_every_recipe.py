@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib
 from pathlib import Path
@@ -12,8 +11,9 @@ import yaml
 from conftest import ROOT
 from safetensors.torch import load_file
 
-from open_r1 import rewards
 from open_r1.configs import load_recipe
+from open_r1.rewards.batch import ScoredBatch
+from open_r1.rewards.verdict import Verdict
 
 RECIPES = sorted(ROOT.glob("recipes/*/*/*.yaml"))
 
@@ -22,18 +22,16 @@ RECIPES = sorted(ROOT.glob("recipes/*/*/*.yaml"))
 def lively(monkeypatch):
     """Every scorer is really called, and then answers by chance: a random model would earn 0 and learn nothing."""
     called = set()
+    really = ScoredBatch._called
 
-    def by_chance(name, scorer):
-        @functools.wraps(scorer)
-        def score(completion, *args, **kwargs):
-            scorer(completion, *args, **kwargs)
-            called.add(name)
-            return float(hashlib.sha256(completion.encode()).digest()[0] % 2)
+    def by_chance(self, r, texts, *rest):
+        results = really(self, r, texts, *rest)
+        assert not any(isinstance(result, Verdict) and result.outcome == "error" for result in results), results
+        called.add(self.rewards[r].name)
+        texts = [texts] if isinstance(texts, str) else texts
+        return [float(hashlib.sha256(text.encode()).digest()[0] % 2) for text in texts]
 
-        return score
-
-    for name, scorer in rewards.REWARDS.items():
-        monkeypatch.setitem(rewards.REWARDS, name, by_chance(name, scorer))
+    monkeypatch.setattr(ScoredBatch, "_called", by_chance)
     return called
 
 

@@ -30,11 +30,6 @@ REWARDS: dict[str, str] = {
     "code": "open_r1.rewards.code:code",
     "code_fraction": "open_r1.rewards.code:code_fraction",
     "code_subtasks": "open_r1.rewards.code:code_subtasks",
-    "llm_judge": "open_r1.rewards.judge:llm_judge",
-    "llm_pairwise": "open_r1.rewards.judge:llm_pairwise",
-    "llm_quality": "open_r1.rewards.judge:llm_quality",
-    # By name only: it needs torch, which nothing here imports.
-    "reward_model": "open_r1.reward_model:RewardModel",
     "think_format": "open_r1.rewards.format:think_format",
     "think_answer_format": "open_r1.rewards.format:think_answer_format",
     "tag_count": "open_r1.rewards.format:tag_count",
@@ -44,6 +39,11 @@ REWARDS: dict[str, str] = {
     "kimi_length": "open_r1.rewards.length:kimi_length",
     "repetition": "open_r1.rewards.repetition:repetition",
     "reasoning_steps": "open_r1.rewards.repetition:reasoning_steps",
+    "llm_judge": "open_r1.rewards.judge:llm_judge",
+    "llm_pairwise": "open_r1.rewards.judge:llm_pairwise",
+    "llm_quality": "open_r1.rewards.judge:llm_quality",
+    # By name only: it needs torch, which nothing here imports.
+    "reward_model": "open_r1.reward_model:RewardModel",
 }
 ENTRY_POINTS = "open_r1.rewards"  # the group under which other packages offer scorers by name
 # The same judges for a bare answer, without a completion to take it from (`open-r1 judge`).
