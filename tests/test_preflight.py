@@ -30,7 +30,7 @@ def rows_file(tmp_path, rows):
 def test_a_healthy_recipe(write_recipe):
     findings = check(write_recipe("grpo", num_generations=8))
     assert not findings.fatal and not findings.warnings
-    assert any(line.split() == ["accuracy", "1.00", "0.00", "0.00", "0.00"] for line in findings.table)
+    assert any(line.split() == ["accuracy", "1.00", "1.00", "0.00", "0.00", "0.00"] for line in findings.table)
     assert any("<user>" in line for line in findings.table), "the prompt as the model reads it"
 
 
@@ -104,7 +104,16 @@ def test_rows_that_would_be_cut(write_recipe):
 
 @pytest.mark.parametrize(
     ("gold", "other"),
-    [("18", "19"), ("x^2", "x^3"), ("0.9", "0.0"), ("B", "C"), ("(E)", "(A)"), ("\\pi", "\\pi+1"), ("east", "east+1")],
+    [
+        ("18", "19"),
+        ("x^2", "x^3"),
+        ("0.9", "0.0"),
+        ("B", "C"),
+        ("(E)", "(A)"),
+        ("\\pi", "\\pi+1"),
+        ("east", "something else"),
+        ("\\text{even}", "something else"),
+    ],
 )
 def test_corrupted_golds(gold, other):
     assert corrupted(gold) == other

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 from collections import Counter
@@ -204,15 +205,18 @@ class CompletionTable(TrainerCallback):
         from rich.text import Text
 
         recorded = self.trainer._logs
-        table = Table(title=f"step {state.global_step}: sampled completions", title_justify="left")
-        for column in ("prompt", "completion", *recorded["rewards"]):
-            table.add_column(column, overflow="fold", ratio=None if column in recorded["rewards"] else 1)
+        # A sample's rewards stand below it: as columns, more than two would leave no room for the text.
+        table = Table(title=f"step {state.global_step}: sampled completions", title_justify="left", show_header=False)
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold", ratio=1)
         # One completion of each of the last prompts: a group's completions look alike.
         group = self.trainer.num_generations
         for i in range(0, min(self.ROWS * group, len(recorded["prompt"])), group):
-            scores = [recorded["rewards"][name][i] for name in recorded["rewards"]]
-            texts = [_shorten(_text(recorded[kind][i])) for kind in ("prompt", "completion")]
-            table.add_row(*map(Text, texts), *(f"{score:.2f}" for score in scores))
+            for kind in ("prompt", "completion"):
+                table.add_row(kind, Text(_shorten(_text(recorded[kind][i]))))
+            scores = {name: recorded["rewards"][name][i] for name in recorded["rewards"]}
+            given = {name: "-" if math.isnan(score) else f"{score:.2f}" for name, score in scores.items()}
+            table.add_row("rewards", "   ".join(f"{name} {score}" for name, score in given.items()), end_section=True)
         with tqdm.external_write_mode():
             Console().print(table)
 

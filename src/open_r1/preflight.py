@@ -1,7 +1,8 @@
 """`open-r1 check`: could this recipe learn anything? Asked of the data, the rewards and the prompt before training.
 
-Every reward is tried on what it will meet: the gold answer of a row in the shape the prompt asks for, a corrupted
-gold, an empty completion, and one cut off in the reasoning. So it is, on fewer rows, when a training starts.
+Every reward is tried on what it will meet: the gold answer of a row in the shape that R1-Zero's prompt asks for, the
+same after reasoning that rambles in another language, a corrupted gold, an empty completion, and one cut off in the
+reasoning. So it is, on fewer rows, when a training starts.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from .rewards.batch import Result, Reward, ScoredBatch, as_score, gravest
 from .rewards.verdict import Verdict
 from .run import Run
 
-TRIALS = ("gold", "corrupted", "empty", "truncated")
+TRIALS = ("gold", "rambling", "corrupted", "empty", "truncated")
+RAMBLING = {"zh": "我们再想一想这个问题。", "en": "Let us think about this problem once more. "}
 QUICK_ROWS = 8  # at the start of a training
 SHOWN = 5  # rows listed for each thing that is wrong
 NO_EVIDENCE = 0.5  # with more golds than this unjudged or refused, most of the batch would be withheld or misled
@@ -87,8 +89,7 @@ def before_training(run: Run, rows: data.Rows, functions: list[Reward], tokenize
     if not (run.recipe.run.preflight and run.main and run.checkpoint is None):
         return
     findings = Findings()
-    tried = list(itertools.islice(iter(rows), QUICK_ROWS))
-    try_rewards(functions[0].scored, tried, tokenizer, run.recipe.run.max_error_share, findings)
+    try_rewards(functions[0].scored, spread(rows, QUICK_ROWS), tokenizer, run.recipe.run.max_error_share, findings)
     for told in [*findings.said, *findings.warnings]:
         run.say(f"check: {told}")
     if findings.fatal:
@@ -152,17 +153,16 @@ def trials(row: dict[str, Any], scored: ScoredBatch) -> dict[str, str]:
     gold = gold_answer(row)
     prompt = row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"]
     # The question itself as reasoning: it is text in the language the completion should have.
-    opened, closed = f"<think>\n{prompt}", "\n</think>\n\n"
-    if scored.opens_think:
-        opened = opened.removeprefix("<think>")
-    made = (
-        {}
-        if gold is None
-        else {
-            name: f"{opened}{closed}<answer>\n{answer}\n</answer>" for name, answer in zip(TRIALS, gold, strict=False)
-        }
-    )
-    return made | {"empty": "", "truncated": opened}
+    thought = re.sub(r"</?\w+>", "", prompt)
+    foreign = RAMBLING["en" if re.search(r"[\u3040-\u9fff]", thought) else "zh"]
+    opener, closed = "" if scored.opens_think else "<think>", "\n</think>\n\n"
+    made = {"empty": "", "truncated": f"{opener}\n{thought}"}
+    if gold is not None:
+        right, wrong = (f"<answer>\n{answer}\n</answer>" for answer in gold)
+        made["gold"] = f"{opener}\n{thought}{closed}{right}"
+        made["rambling"] = f"{opener}\n{thought}\n{foreign * 4}{closed}{right}"
+        made["corrupted"] = f"{opener}\n{thought}{closed}{wrong}"
+    return made
 
 
 def gold_answer(row: dict[str, Any]) -> tuple[str, str] | None:
@@ -182,7 +182,7 @@ def corrupted(gold: str) -> str:
         return re.sub("[A-E]", lambda letter: "BCDEA"["ABCDE".index(letter.group())], gold)
     digits = list(re.finditer(r"\d", gold))
     if not digits:
-        return f"{gold}+1"
+        return "something else" if re.fullmatch(r"(\\text\{)?[A-Za-z .'-]{3,}\}?", gold) else f"{gold}+1"
     at = digits[-1].start()
     return gold[:at] + str((int(gold[at]) + 1) % 10) + gold[at + 1 :]
 
@@ -221,7 +221,7 @@ def _check_verdicts(
             "no row has an answer to try the verifiers on; code rows can bring one in `reference`"
         )
     # A gold in prose may be accepted word for word; whether another answer equals it cannot be told.
-    asked = [(i, v) for (i, trial), v in verdicts.items() if trial in TRIALS[:2] and v is not None]
+    asked = [(i, v) for (i, trial), v in verdicts.items() if trial in ("gold", "corrupted") and v is not None]
     unjudged = {i: verdict for i, verdict in asked if verdict.outcome == "unknown"}
     refused = {i: verdict for i, verdict in golds.items() if verdict.outcome == "wrong"}
     for bad, meaning in (
@@ -231,7 +231,7 @@ def _check_verdicts(
         if bad:
             told = f"{len(bad)} of {len(golds)} gold answers {meaning}: {_listed(rows, bad)}"
             (findings.fatal if len(bad) > NO_EVIDENCE * len(golds) else findings.warnings).append(told)
-    for trial in TRIALS[1:]:
+    for trial in ("corrupted", "empty", "truncated"):
         bad = {i: v for (i, name), v in verdicts.items() if name == trial and v is not None and v.outcome == "correct"}
         count = sum(name == trial for _, name in verdicts)
         if bad:
@@ -252,26 +252,26 @@ def _check_spread(
     reward: rewards.RewardConfig, cases: list[tuple[int, str, str]], results_S: list[Result], findings: Findings
 ) -> None:
     """A reward that never varies teaches nothing; one that never speaks does not even that."""
-    scores = {score for score in map(as_score, results_S) if score is not None}
-    if not scores:
+    tried = [
+        (trial, score) for (_, trial, _), r in zip(cases, results_S, strict=True) if (score := as_score(r)) is not None
+    ]
+    scores = {score for _, score in tried}
+    if not tried:
         findings.warnings.append(
             f"{reward.metric} gave no score on any try: no row is of its kinds, or it lacks what it reads"
         )
-    elif len(scores) == 1 and len({trial for _, trial, _ in cases}) > 2:
+    elif len(scores) == 1 and {"gold", "rambling", "truncated"} <= {trial for trial, _ in tried}:
         findings.warnings.append(
-            f"{reward.metric} is {scores.pop():g} on every try, right, wrong, empty or cut off: it would teach "
-            "nothing unless samples differ in a way these do not"
+            f"{reward.metric} is {scores.pop():g} on every try, right, wrong, rambling or cut off: it would teach "
+            "nothing unless samples differ in a way that these do not"
         )
 
 
 def check_group(recipe: Recipe, findings: Findings) -> None:
     """How often a group has a spread to learn from, by the share of right samples."""
     group = int(recipe.given["num_generations"])
-    told = [f"{p:.0%} right: {signal(group, p):.0%}" for p in (0.01, 0.05, 0.2, 0.5)]
-    findings.table += [
-        "",
-        f"groups of {group} with both right and wrong samples, if of the model's samples are  " + ", ".join(told),
-    ]
+    told = ", ".join(f"{signal(group, p):.0%} if {p:.0%} of them are" for p in (0.01, 0.05, 0.2, 0.5))
+    findings.table += ["", f"groups of {group} with both right and wrong samples: {told} right"]
     if signal(group, 0.05) < 0.25:
         findings.warnings.append(
             f"num_generations: a group of {group} seldom has a signal on hard problems; the paper takes 16"
