@@ -55,6 +55,13 @@ def test_a_reward_that_is_a_number(tmp_path):
     ]
 
 
+def test_a_reward_that_leaves_itself_out(tmp_path):
+    rows = jsonl(tmp_path / "rows.jsonl", [{"completion": "<think>1</think>2", "prompt": "add them"}])
+    judge("language_consistency", rows, tmp_path / "out.jsonl", {})
+    (row,) = read(tmp_path / "out.jsonl")
+    assert row["verdict"] == "unknown" and "leaves itself out" in row["reason"]
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

@@ -180,7 +180,7 @@ def test_a_batch_scorer_sees_groups(own):
     entries = [RewardConfig("own_rewards:longest_of_group")]
     assert rewards.uses(entries, "group")
     scores, _ = call(rewards.build(entries), list("abcd"), prompts=["p", "p", "q", "q"],
-                     completion_ids=[[1], [1, 2], [1, 2], [1]])  # fmt: skip
+                     completion_ids=[[1], [1, 2], [1, 2, 3, 4], [1, 2, 3]])  # fmt: skip
     assert scores["longest_of_group"] == [0.0, 1.0, 1.0, 0.0]
 
 
@@ -207,11 +207,12 @@ def test_a_scorer_class_is_made_once_with_its_parameters(own):
 
 def test_a_rows_language_beats_the_default_and_the_recipe_beats_the_row(own):
     def spoken(completion: str, language: str = "en") -> float:
-        return float(language == "zh")
+        return float({"en": False, "zh": True}[language])
 
     own(spoken)
     entry = RewardConfig("own_rewards:spoken")
     assert call(rewards.build([entry]), ["a", "b"], language=["zh", "en"])[0]["spoken"] == [1.0, 0.0]
+    assert call(rewards.build([entry]), ["a", "b"], language=["zh", None])[0]["spoken"] == [1.0, 0.0]
     fixed = RewardConfig("own_rewards:spoken", parameters={"language": "zh"})
     assert call(rewards.build([fixed]), ["a", "b"], language=["zh", "en"])[0]["spoken"] == [1.0, 1.0]
 
