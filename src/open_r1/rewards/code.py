@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from .. import sandbox
 from ..errors import RecipeError
-from ..sandbox import NOT_RUN, AssertTest, Language, Level, Limits, Outcome, Program, StdinTest, Test
+from ..sandbox import NOT_RUN, AssertTest, CallTest, Language, Level, Limits, Outcome, Program, StdinTest, Test
 from .code_tests import Malformed, Suite, as_calls, language_named, one_by_one, read_suite
 from .verdict import Verdict
 
@@ -234,8 +234,9 @@ def _suite(source: str, tests: Any, provider: str, *told: str | None) -> tuple[P
         )
     except Malformed as error:
         return Verdict("unknown", f"tests: {error}")
-    if provider != "local":
-        suite = as_calls(suite)
+    calls = as_calls(suite)
+    if provider != "local" or (suite.tests and all(isinstance(test, CallTest) for test in calls.tests)):
+        suite = calls
     return assembled(source, suite), suite
 
 

@@ -374,9 +374,10 @@ def one_by_one(suite: Suite) -> Suite:
 
 
 def as_calls(suite: Suite) -> Suite:
-    """The same suite with assertions of the form `f(1, x=2) == [3]` as calls.
+    """The same suite with assertions of the form `f(1, x=2) == [3]` as calls; other assertions stay as they are.
 
-    A service that runs the program can then be kept from seeing what is expected. Other assertions stay as they are.
+    Calls are judged on our side: a service that runs the program does not see what is expected, and the sandbox needs
+    one process instead of two.
     """
     suite = one_by_one(suite)
     return replace(
@@ -449,8 +450,10 @@ def _as_call(test: AssertTest) -> Test:
                 expected = ast.literal_eval(wanted)
             except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
                 return test
+            if any(isinstance(node, ast.Set) for argument in made.args for node in ast.walk(argument)):
+                return test  # in which order a set is gone through depends on how it was made
             if function and all(word.arg for word in made.keywords):
-                return CallTest(function, arguments, expected, keywords, test.points, test.subtask)
+                return CallTest(function, arguments, expected, keywords, test.points, test.subtask, exact=True)
     return test
 
 

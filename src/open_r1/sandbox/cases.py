@@ -40,7 +40,17 @@ class StdinTest:
 
 @dataclass(frozen=True)
 class CallTest:
-    """A call of a function, or of a method of `Solution`, and the value it must return (plain data)."""
+    """A call of a function, or of a method of `Solution`, and the value it must return (plain data).
+
+    Args:
+        function: its name.
+        arguments: positional ones.
+        expected: its value.
+        keywords: other arguments.
+        points: the test's share in a weighted score.
+        subtask: tests of one subtask earn its points together.
+        exact: compare as `==` does in Python, instead of taking floats that are nearly equal, and a tuple for a list.
+    """
 
     function: str
     arguments: tuple[Any, ...]
@@ -48,6 +58,7 @@ class CallTest:
     keywords: dict[str, Any] = field(default_factory=dict)
     points: float = 1.0
     subtask: str | None = None
+    exact: bool = False
 
 
 @dataclass(frozen=True)

@@ -274,7 +274,7 @@ def call_outcome(test: CallTest, line: bytes | None, execution: Execution, limit
     try:
         answer = json.loads(line)
         if "value" in answer:
-            right = plain.matches(test.expected, answer["value"])
+            right = plain.matches(test.expected, answer["value"], test.exact)
             reason = "" if right else f"{test.function} returned {shortened(json.dumps(answer['value']), 200)}"
             return Outcome("passed" if right else "failed", reason, execution.seconds)
         return Outcome("failed", f"{answer['raised']}: {answer['text']}"[:300], execution.seconds)

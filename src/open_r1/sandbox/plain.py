@@ -135,13 +135,17 @@ _READERS: dict[str, Callable[[Any], Any]] = _CONTAINERS | {
 }
 
 
-def matches(expected: Any, data: Any) -> bool:
+def matches(expected: Any, data: Any, exact: bool = False) -> bool:
     """Does an answer, as tagged data from an untrusted process, equal the expected value?
 
     Follows the shape of `expected`, so an answer larger or deeper than that costs nothing. Numbers compare as in
     Python (`1 == 1.0 == True`), floats within a relative 1e-9, and NaN equals NaN. A tuple passes for an expected
     list, since expectations that come from JSON cannot tell them apart; a list does not pass for an expected tuple.
+    With `exact`, Python must call the two equal besides.
     """
+    if exact:
+        # The shape first: an answer larger than what is expected is not built.
+        return matches(expected, data) and decode(data) == expected
     kind = type(expected)
     if kind in (bool, int, float):
         return _same_number(expected, data)
