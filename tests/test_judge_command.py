@@ -48,11 +48,12 @@ def test_parquet_both_ways(tmp_path):
 
 def test_a_reward_that_is_a_number(tmp_path):
     rows = jsonl(tmp_path / "rows.jsonl", [{"completion": "<think>a</think>b"}, {"completion": "b"}])
-    judge("think_format", rows, tmp_path / "out.jsonl", {})
+    summary = judge("think_format", rows, tmp_path / "out.jsonl", {})
     assert [(row["score"], row["verdict"]) for row in read(tmp_path / "out.jsonl")] == [
-        (1.0, "correct"),
-        (0.0, "wrong"),
+        (1.0, "scored"),
+        (0.0, "scored"),
     ]
+    assert summary["scored"] == 2
 
 
 def test_a_reward_that_leaves_itself_out(tmp_path):
@@ -87,6 +88,12 @@ def test_files_that_cannot_be_read(tmp_path):
         judge("accuracy", tmp_path / "bad.jsonl", tmp_path / "out.jsonl", {})
     with pytest.raises(RecipeError, match=r"neither .jsonl nor .parquet"):
         judge("accuracy", jsonl(tmp_path / "rows.jsonl", ROWS[:1]), tmp_path / "out.csv", {})
+
+
+def test_a_reward_that_needs_a_training(tmp_path):
+    rows = jsonl(tmp_path / "rows.jsonl", [{"completion": "x", "tokens": 3}])
+    with pytest.raises(RecipeError, match="soft_overlong needs max_tokens, which only a training has"):
+        judge("soft_overlong", rows, tmp_path / "out.jsonl", {})
 
 
 def test_a_bare_answer_needs_a_verifier_of_answers(tmp_path):

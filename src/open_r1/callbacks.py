@@ -140,7 +140,7 @@ class MetricsFile(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         reasons: Counter[str] = Counter()
-        if self.scored is not None and logs and "loss" in logs:
+        if self.scored is not None and logs and ("loss" in logs or "eval_loss" in logs):
             for counted in gather_object([self.scored.drain_reasons()]):
                 reasons.update(counted)
         if state.is_world_process_zero and logs:

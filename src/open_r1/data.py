@@ -21,7 +21,7 @@ import pyarrow
 from .configs import DataConfig, DatasetConfig, Recipe
 from .errors import RecipeError
 from .prompts import PROMPTS, Messages, Prompt
-from .rewards import ROW_PARAMETERS, RewardConfig, columns_needed
+from .rewards import RewardConfig, columns_needed, columns_used
 
 Rows = datasets.Dataset | datasets.IterableDataset
 
@@ -55,9 +55,9 @@ def load_datasets(
         return parts[0]
     names = [columns(part) for part in parts]
     # Kept are the columns of all sources, and those that only rows of one kind have: others are None there.
-    kinds = [source.kind for source in sources]
-    wanted = {column for kind in kinds for column in columns_needed(rewards or [], kind)}
-    wanted |= {"reference", *ROW_PARAMETERS} | ({"kind"} if any(reward.kinds for reward in rewards or []) else set())
+    wanted = columns_used(rewards or []) | {"reference"}
+    if any(reward.kinds for reward in rewards or []):
+        wanted.add("kind")
     kept = [
         part.select_columns([c for c in own if c in wanted or all(c in other for other in names)])
         for part, own in zip(parts, names, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from accelerate.utils import gather_object
 from trl import GRPOTrainer, get_peft_config, get_quantization_config
 
 from open_r1 import callbacks, data, evaluate, models, preflight, rewards, run
@@ -23,6 +24,7 @@ def main(recipe: Recipe) -> run.Run:
         max_tokens=recipe.args.max_completion_length,
         max_error_share=recipe.run.max_error_share,
         records=this.dir,
+        gather=gather_object,
     )
     preflight.before_training(this, rows, judges, tokenizer)
     trainer = GRPOTrainer(

@@ -22,8 +22,8 @@ def judge(name: str, source: Path, target: Path, parameters: dict[str, Any]) -> 
     Args:
         name: a reward's name.
         source: jsonl or parquet; rows carry `completion`, or a bare `answer`, and the reward's columns.
-        target: jsonl or parquet; the rows in order, with `verdict`, `reason` and `seconds` (wall time of the judging),
-            and `score` where the reward gives one that is not 0 or 1.
+        target: jsonl or parquet; the rows in order, with `verdict`, `reason` and `seconds` (wall time of the judging).
+            Of a reward that is a number the verdict is `scored`, and `score` has it.
         parameters: of the reward.
 
     Returns:
@@ -32,8 +32,12 @@ def judge(name: str, source: Path, target: Path, parameters: dict[str, Any]) -> 
     Raises:
         RecipeError: a file that cannot be read, or a row without what the reward needs (named by its number).
     """
+    check_target(target)
     entry = rewards.RewardConfig(name, parameters=parameters)
     rewards.check([entry])
+    unknown = {"max_tokens", "verdict"} & set(rewards.signature(rewards.find(name)).context)
+    if unknown:
+        raise RecipeError(f"{name} needs {' and '.join(sorted(unknown))}, which only a training has")
     rows = list(read(source))
     check_rows(rows, entry, source)
     began = time.perf_counter()
@@ -41,6 +45,16 @@ def judge(name: str, source: Path, target: Path, parameters: dict[str, Any]) -> 
     write(target, judged)
     counts = Counter(row["verdict"] for row in judged)
     return {"rows": len(judged), **dict(counts.most_common()), "seconds": round(time.perf_counter() - began, 2)}
+
+
+def check_target(path: Path) -> None:
+    """Before hours of judging: can the verdicts be written there?"""
+    if path.suffix not in (".jsonl", ".parquet"):
+        raise RecipeError(f"--output: {path} is neither .jsonl nor .parquet")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError(f"--output: {path.parent} cannot be made: {error.strerror}") from error
 
 
 def check_rows(rows: list[dict[str, Any]], entry: rewards.RewardConfig, source: Path) -> None:
@@ -82,8 +96,7 @@ def told(result: Result) -> dict[str, Any]:
         return {"verdict": result.outcome, "reason": result.reason}
     if result is None:
         return {"verdict": "unknown", "reason": "the reward leaves itself out for this row"}
-    outcome = {1.0: "correct", 0.0: "wrong"}.get(float(result), "scored")
-    return {"verdict": outcome, "reason": "", "score": float(result)}
+    return {"verdict": "scored", "reason": "", "score": result}
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
@@ -116,7 +129,6 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
     """All rows at once, so that a kill leaves no half of a file under its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     if path.suffix == ".parquet":
         import pyarrow
@@ -124,11 +136,9 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
 
         try:
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), partial)
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, UnicodeEncodeError) as error:
             raise RecipeError(f"--output: these rows do not fit a parquet table ({error}); write .jsonl") from error
-    elif path.suffix == ".jsonl":
+    else:
         # Escaped, because a model may write half of a surrogate pair.
         partial.write_text("".join(json.dumps(row, default=str) + "\n" for row in rows), encoding="utf-8")
-    else:
-        raise RecipeError(f"--output: {path} is neither .jsonl nor .parquet")
     partial.replace(path)

@@ -45,8 +45,6 @@ class RewardModel:
         RecipeError: there is no such model, or it is no reward model.
     """
 
-    __name__ = "reward_model"
-
     def __init__(
         self,
         model: str,

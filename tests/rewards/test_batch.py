@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import multiprocessing
 import pickle
 import sys
 import threading
@@ -199,6 +200,7 @@ def test_a_scorer_class_is_made_once_with_its_parameters(own):
     entries = [RewardConfig("own_rewards:Counted", parameters={"model": "m", "scale": 2.0})]
     rewards.check(entries)
     functions = rewards.build(entries)
+    call(functions, list("abcdefgh") * 8)
     assert [call(functions, ["ab"])[0]["Counted"], call(functions, ["abc"])[0]["Counted"]] == [[4.0], [6.0]]
     assert made == ["m"]
     with pytest.raises(RecipeError, match="needs `model`"):
@@ -300,3 +302,81 @@ def test_the_gravest_verdict_decides():
 def test_a_column_that_is_not_there_is_named():
     with pytest.raises(RecipeError, match="accuracy needs solution"):
         ScoredBatch(BOTH).results([RIGHT], {})
+
+
+def test_a_rows_impossible_value_is_unknown_and_the_recipes_stops(own):
+    def spoken(completion: str, language: str = "en") -> float:
+        if language not in ("en", "zh"):
+            raise RecipeError(f"language: {language!r} is not known")
+        return 1.0
+
+    own(spoken)
+    scores, logged = call(rewards.build([RewardConfig("own_rewards:spoken")]), ["a", "b"], language=["zh", "klingon"])
+    assert scores["spoken"] == [1.0, None]
+    assert logged["extra"]["verdict"][1] == "unknown: a value of the row: language: 'klingon' is not known"
+    with pytest.raises(RecipeError, match="klingon"):
+        entry = RewardConfig("own_rewards:spoken", parameters={"language": "klingon"})
+        call(rewards.build([entry]), ["a"], language=["zh"])
+
+
+def test_the_language_of_people_and_of_programs_are_two_columns():
+    mixed = [RewardConfig("language_consistency"), RewardConfig("code")]
+    program = "<think>we add them up</think>\n```js\nconsole.log(2)\n```"
+    batch = {
+        "prompt": ["Add them up, please."], "tests": [[{"input": "", "output": "2"}]], "language": ["en"],
+        "programming_language": ["javascript"],
+    }  # fmt: skip
+    assert ScoredBatch(mixed).results([program], batch) == [[1.0], [Verdict("correct")]]
+
+
+@pytest.mark.parametrize("result", [float("nan"), float("inf"), "high", [1.0]])
+def test_what_is_no_number_is_no_reward(own, result):
+    def odd(completion: str):
+        return result
+
+    own(odd)
+    scores, logged = call(rewards.build([RewardConfig("own_rewards:odd")]), ["x"])
+    assert scores["odd"] == [None] and logged["extra"]["verdict"][0].startswith("error: odd returned no number")
+
+
+@pytest.mark.parametrize("result", [None, [1.0], 3])
+def test_a_batch_scorer_that_returns_too_little(own, result):
+    def short(completions: list[str]):
+        return result
+
+    own(short)
+    assert call(rewards.build([RewardConfig("own_rewards:short")]), ["x", "y"])[0]["short"] == [None, None]
+
+
+def test_all_processes_stop_together(own):
+    def fine(completion: str) -> float:
+        return 1.0
+
+    own(fine)
+    # This process's part is fine; another's is not.
+    functions = rewards.build(
+        [RewardConfig("own_rewards:fine")],
+        max_error_share=0.25,
+        gather=lambda mine: [*mine, (["the judge is gone"] * 3, 4)],
+    )
+    with pytest.raises(RecipeError, match=r"3 of 8 completions.*3 times: the judge is gone"):
+        call(functions, list("abcd"))
+
+
+def test_a_forked_child_scores_too():
+    functions = rewards.build(BOTH)
+    assert call(functions, [RIGHT], solution=["2"])[0]["accuracy"] == [1.0]
+    context = multiprocessing.get_context("fork")
+    with context.Pool(1) as pool:
+        assert pool.apply_async(_score_in_child).get(timeout=60) == [1.0]
+
+
+def _score_in_child():
+    return call(rewards.build(BOTH), [RIGHT], solution=["2"])[0]["accuracy"]
+
+
+def test_records_stay_small(own, tmp_path, monkeypatch):
+    monkeypatch.setattr("open_r1.rewards.batch.MOST_RECORDS", 500)
+    for _ in range(20):
+        call(rewards.build(BOTH, records=tmp_path), ["x" * 200], solution=[""])
+    assert 500 < (tmp_path / "withheld.jsonl").stat().st_size < 1500

@@ -57,8 +57,9 @@ SECOND_OPINIONS: dict[str, str] = {"accuracy": "open_r1.rewards.math:math_verify
 # messages), the completion's length in tokens and its limit, what the recipe's verifiers said of the sample, and the
 # number of its prompt's group in the batch.
 CONTEXT = ("prompt", "conversation", "tokens", "max_tokens", "verdict", "group")
-# Parameters that a row's column of the same name sets, unless the recipe does.
-ROW_PARAMETERS = ("language", "entry_point", "prefix", "setup", "checker", "seconds", "memory_mb")
+# Columns that set a parameter for their row, unless the recipe sets it, and that parameter. A scorer may have another
+# such table as its attribute `row_parameters`.
+ROW_PARAMETERS = {"language": "language"}
 
 
 @dataclass
@@ -91,11 +92,20 @@ class RewardConfig:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a scorer takes: dataset columns, values of `CONTEXT`, parameters; for one sample or for a batch."""
+    """What a scorer takes.
+
+    Args:
+        columns: of the dataset, that it needs.
+        context: values of `CONTEXT`.
+        parameters: that a recipe may set.
+        by_row: columns that set a parameter for their row, where they are there -> the parameter.
+        batch: lists of all samples instead of one sample.
+    """
 
     columns: tuple[str, ...]
     context: tuple[str, ...]
     parameters: tuple[str, ...]
+    by_row: dict[str, str]
     batch: bool
 
 
@@ -131,10 +141,13 @@ def signature(scorer: Callable[..., Any]) -> Signature:
     call = _named(scorer.__call__)[1:] if inspect.isclass(scorer) else _named(scorer)
     made = _named(scorer.__init__)[1:] if inspect.isclass(scorer) else call[1:]
     wanted = [a.name for a in call[1:] if a.default is inspect.Parameter.empty]
+    parameters = tuple(a.name for a in made if a.default is not inspect.Parameter.empty or inspect.isclass(scorer))
+    by_row = getattr(scorer, "row_parameters", ROW_PARAMETERS)
     return Signature(
         columns=tuple(name for name in wanted if name not in CONTEXT),
         context=tuple(name for name in wanted if name in CONTEXT),
-        parameters=tuple(a.name for a in made if a.default is not inspect.Parameter.empty or inspect.isclass(scorer)),
+        parameters=parameters,
+        by_row={column: parameter for column, parameter in by_row.items() if parameter in parameters},
         batch=call[0].name == "completions",
     )
 
@@ -195,6 +208,12 @@ def columns_needed(rewards: list[RewardConfig], kind: str | None = None) -> list
     """Dataset columns that the rewards of a row of this kind read."""
     applying = [reward for reward in rewards if reward.applies(kind)]
     return sorted({column for reward in applying for column in signature(find(reward.name)).columns})
+
+
+def columns_used(rewards: list[RewardConfig]) -> set[str]:
+    """Dataset columns that these rewards read where a row has them."""
+    signatures = [signature(find(reward.name)) for reward in rewards]
+    return {column for wanted in signatures for column in (*wanted.columns, *wanted.by_row)}
 
 
 def uses(rewards: list[RewardConfig], context: str) -> bool:

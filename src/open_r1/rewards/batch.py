@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import os
 import time
 import traceback
@@ -16,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RecipeError
-from . import ROW_PARAMETERS, SECOND_OPINIONS, RewardConfig, _imported, find, signature
+from . import SECOND_OPINIONS, RewardConfig, _imported, find, signature
 from .verdict import Verdict
 
 Completion = str | list[dict[str, Any]]
 Result = Verdict | float | None
 
 THREADS = 32  # scorers that wait (worker pools, sandboxes, judges over HTTP) wait side by side
-MOST_RECORDS = 1000  # withheld samples kept by one process: enough to see and to replay what went wrong
+MOST_RECORDS = 32 << 20  # bytes of each file of records: enough to see and to replay what went wrong
 
 
 class ScoredBatch:
@@ -36,9 +37,12 @@ class ScoredBatch:
         rewards: entries of the recipe.
         opens_think: the prompt already ends in `<think>`; scorers then see it put back before the completion.
         max_tokens: the recipe's limit for a completion, in tokens.
-        max_error_share: the run stops when the judges themselves failed on more than this share of a batch.
+        max_error_share: the run stops when the judges themselves failed on more than this share of a batch, the parts
+            of all processes together.
         records: folder that gets `withheld.jsonl` (samples without evidence, to be judged again) and
             `second_opinions.jsonl` (disagreements); None keeps none.
+        gather: joins lists of all processes (`accelerate.utils.gather_object`), so that they stop together; every
+            process must then score its part of each batch.
     """
 
     def __init__(
@@ -49,17 +53,18 @@ class ScoredBatch:
         max_tokens: int = 0,
         max_error_share: float = 1.0,
         records: Path | None = None,
+        gather: Callable[[list[Any]], list[Any]] = list,
     ):
         self.rewards = rewards
         self.opens_think = opens_think
         self.max_tokens = max_tokens
         self.max_error_share = max_error_share
         self.records = records
+        self.gather = gather
         self.reasons: Counter[str] = Counter()  # of verdicts without evidence, since they were last drained
         self.signatures = [signature(find(reward.name)) for reward in rewards]
         self.seconds: list[float] = []  # wall time that each sample of the last batch took to judge
-        self._recorded = 0
-        self._calls: list[Callable[..., Any]] | None = None
+        self._calls: list[Callable[..., Any]] | None = None  # the scorers with their parameters filled in
         self._of: list[Completion] | None = None
         self._scores: dict[str, list[float | None]] = {}
 
@@ -90,6 +95,7 @@ class ScoredBatch:
         """What every reward says of every sample; None where it does not apply. Nothing is withheld or logged."""
         texts = [self._text(completion) for completion in completions]
         values = batch | self._context(completions, batch)
+        self._make_calls()
         results_RS: list[list[Result]] = [[None] * len(texts) for _ in self.rewards]
         self.seconds = [0.0] * len(texts)
         asks = ["verdict" in signature.context for signature in self.signatures]
@@ -101,7 +107,7 @@ class ScoredBatch:
         return results_RS
 
     def _text(self, completion: Completion) -> str:
-        text = completion if isinstance(completion, str) else completion[-1]["content"]
+        text = completion if isinstance(completion, str) else completion[-1]["content"] if completion else ""
         return "<think>" + text if self.opens_think else text
 
     def _context(self, completions: list[Completion], batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -129,8 +135,9 @@ class ScoredBatch:
             for r in single:
                 if self.rewards[r].applies(kinds[i]):
                     arguments = {name: column[i] for name, column in columns_R[r].items()}
-                    # A row that leaves such a column empty takes the default.
-                    arguments = {k: v for k, v in arguments.items() if v is not None or k not in ROW_PARAMETERS}
+                    # A row that leaves a parameter's column empty takes the default.
+                    own = self.signatures[r].parameters
+                    arguments = {k: v for k, v in arguments.items() if v is not None or k not in own}
                     results_RS[r][i] = self._called(r, texts[i], arguments, 1)[0]
             self.seconds[i] += time.perf_counter() - began
 
@@ -154,35 +161,44 @@ class ScoredBatch:
         missing = [name for name in names if name not in values]
         if missing:
             raise RecipeError(f"rewards: {self.rewards[r].metric} needs {', '.join(missing)}, and the rows have none")
-        names += [
-            name
-            for name in ROW_PARAMETERS
-            if name in wanted.parameters and name in values and name not in self.rewards[r].parameters
-        ]
-        return {name: values[name] for name in names}
+        given = {name: values[name] for name in names}
+        for column, parameter in wanted.by_row.items():
+            if column in values and parameter not in self.rewards[r].parameters:
+                given[parameter] = values[column]
+        return given
 
     def _called(self, r: int, texts: str | list[str], arguments: dict[str, Any], count: int) -> list[Result]:
-        """A reward's results; a scorer that raises has failed as a judge, and says so instead of scoring."""
+        """A reward's results; a scorer that raises, or returns no score, has failed as a judge and says so.
+
+        Raises:
+            RecipeError: of the scorer, if it is the recipe's mistake; a mistake in a row is a verdict unknown.
+        """
+        name = self.rewards[r].metric
         try:
-            found = self.calls[r](texts, **arguments)
-        except RecipeError:
-            raise
+            found = self._calls[r](texts, **arguments)
+        except RecipeError as error:
+            own = {k: v for k, v in arguments.items() if k not in self.signatures[r].parameters}
+            if own.keys() == arguments.keys():
+                raise
+            self._calls[r](texts, **own)  # raises again if it is not the row's
+            return [Verdict("unknown", f"a value of the row: {error}")] * count
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
-            reason = f"{type(error).__name__} in {self.rewards[r].metric} ({Path(where.filename).name}:{where.lineno})"
+            reason = f"{type(error).__name__} in {name} ({Path(where.filename).name}:{where.lineno})"
             return [Verdict("error", f"{reason}: {error}")] * count
-        return found if self.signatures[r].batch else [found]
+        results = found if self.signatures[r].batch else [found]
+        if not isinstance(results, list | tuple) or len(results) != count:
+            return [Verdict("error", f"{name} returned no list of {count} results: {str(results)[:100]}")] * count
+        return [_checked(result, name) for result in results]
 
-    @property
-    def calls(self) -> list[Callable[..., Any]]:
-        """The scorers with their parameters filled in; those that are classes are made here."""
+    def _make_calls(self) -> None:
+        """Fill the parameters in, and make those scorers that are classes; once, and before any thread asks."""
         if self._calls is None:
             found = [(find(reward.name), reward.parameters) for reward in self.rewards]
             self._calls = [
                 scorer(**parameters) if inspect.isclass(scorer) else partial(scorer, **parameters)
                 for scorer, parameters in found
             ]
-        return self._calls
 
     def _verdicts(self, results_RS: list[list[Result]]) -> list[Verdict | None]:
         """Each sample's verdict: the gravest of its verifiers'; None if it has none."""
@@ -195,7 +211,6 @@ class ScoredBatch:
         verdict_S: list[Verdict | None],
         batch: dict[str, Any],
     ) -> None:
-        failed = [verdict for verdict in verdict_S if verdict is not None and verdict.outcome == "error"]
         withheld = [i for i, verdict in enumerate(verdict_S) if verdict is not None and verdict.score is None]
         # A reason names the cause first and, after a colon, the case.
         self.reasons.update(": ".join(str(verdict_S[i]).split(": ", 2)[:2]) for i in withheld)
@@ -210,10 +225,13 @@ class ScoredBatch:
         for r, reward in enumerate(self.rewards):
             if reward.second_opinion:
                 self._second_opinion(r, completions, results_RS[r], batch)
-        if len(failed) > self.max_error_share * len(verdict_S):
-            reason, times = Counter(verdict.reason for verdict in failed).most_common(1)[0]
+        failed = [verdict.reason for verdict in verdict_S if verdict is not None and verdict.outcome == "error"]
+        parts = self.gather([(failed, len(verdict_S))])
+        reasons, samples = Counter(reason for part, _ in parts for reason in part), sum(count for _, count in parts)
+        if reasons.total() > self.max_error_share * samples:
+            reason, times = reasons.most_common(1)[0]
             raise RecipeError(
-                f"rewards: the judge itself failed on {len(failed)} of {len(verdict_S)} completions, more than "
+                f"rewards: the judge itself failed on {reasons.total()} of {samples} completions, more than "
                 f"max_error_share: {self.max_error_share:g} allows. {times} times: {reason}. The run stops rather "
                 "than training on the rest; once the cause is gone, the same command goes on from the last checkpoint"
             )
@@ -246,9 +264,9 @@ class ScoredBatch:
         self, name: str, completion: Completion, i: int, batch: dict[str, Any], verdict: Any, more: Any = None
     ) -> None:
         """Append one sample with its columns: `open-r1 judge` reads it back."""
-        if self.records is None or self._recorded >= MOST_RECORDS:
+        path = self.records and self.records / name
+        if path is None or (path.exists() and path.stat().st_size > MOST_RECORDS):
             return
-        self._recorded += 1
         state = batch.get("trainer_state")
         columns = {name for wanted in self.signatures for name in wanted.columns if name in batch}
         row = {
@@ -261,7 +279,7 @@ class ScoredBatch:
             **(more or {}),
         }
         # One write to a file opened for appending: several processes keep their lines whole.
-        file = os.open(self.records / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             os.write(file, (json.dumps(row, default=str) + "\n").encode())
         finally:
@@ -291,8 +309,20 @@ def gravest(results: tuple[Result, ...]) -> Verdict | None:
     return min(verdicts, key=lambda verdict: order.index(verdict.outcome), default=None)
 
 
+def _checked(result: Any, name: str) -> Result:
+    """A result that is none of a verdict, None and a finite number is the scorer's failure."""
+    if result is None or isinstance(result, Verdict):
+        return result
+    try:
+        if math.isfinite(score := float(result)):
+            return score
+    except (TypeError, ValueError, OverflowError):
+        pass
+    return Verdict("error", f"{name} returned no number: {str(result)[:100]}")
+
+
 def as_score(result: Result) -> float | None:
-    return result.score if isinstance(result, Verdict) else result if result is None else float(result)
+    return result.score if isinstance(result, Verdict) else result
 
 
 def _groups(prompts: list[Any]) -> list[int]:
@@ -306,3 +336,6 @@ def _groups(prompts: list[Any]) -> list[int]:
 @cache
 def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(THREADS, thread_name_prefix="reward")
+
+
+os.register_at_fork(after_in_child=_threads.cache_clear)  # a forked child has none of the threads

@@ -210,8 +210,11 @@ def ready(
     return sandbox.describe() if provider == "local" else f"programs run by {provider} at {url}"
 
 
-for _scorer in (code, code_fraction, code_subtasks):
-    _scorer.ready = ready  # type: ignore[attr-defined]
+# A column `language` says what the prompt is written in.
+_BY_ROW = {name: name for name in ("entry_point", "prefix", "setup", "checker", "seconds", "memory_mb")}
+_BY_ROW["programming_language"] = "language"
+for _scorer in (code, code_fraction, code_subtasks, run_program):
+    _scorer.ready, _scorer.row_parameters = ready, _BY_ROW  # type: ignore[attr-defined]
 
 
 def _read(completion: str, tests: Any, provider: str, *told: str | None) -> tuple[Program, Suite] | Verdict:
