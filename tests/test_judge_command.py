@@ -64,17 +64,26 @@ def test_a_reward_that_leaves_itself_out(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "message"),
+    ("row", "reason"),
     [
-        ([{"solution": "2"}], "row 1: neither `completion` nor `answer`"),
-        ([{"answer": "2", "solution": "2"}, {"answer": "2", "gold": "2"}], "row 2: accuracy needs solution"),
-        ([{"completion": None, "solution": "2"}], "row 1: neither"),
+        ({"solution": "2"}, "neither `completion` nor `answer`"),
+        ({"answer": "2", "gold": "2"}, "accuracy needs solution; the row has answer, gold"),
+        ({"completion": None, "solution": "2"}, "`completion` is NoneType"),
     ],
 )
-def test_rows_that_cannot_be_judged_are_named(tmp_path, rows, message):
-    with pytest.raises(RecipeError, match=message):
-        judge("accuracy", jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "out.jsonl", {})
-    assert not (tmp_path / "out.jsonl").exists()
+def test_rows_that_cannot_be_judged_say_why(tmp_path, row, reason):
+    good = {"answer": 2, "solution": 2}
+    judge("accuracy", jsonl(tmp_path / "rows.jsonl", [good, row]), tmp_path / "out.jsonl", {})
+    first, second = read(tmp_path / "out.jsonl")
+    assert first["verdict"] == "correct" and second["verdict"] == "unknown" and reason in second["reason"]
+    with pytest.raises(RecipeError, match="row 1: "):
+        judge("accuracy", jsonl(tmp_path / "rows.jsonl", [row]), tmp_path / "none.jsonl", {})
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_conversational_completions(tmp_path):
+    row = {"completion": [{"role": "assistant", "content": "<think>x</think> 2"}], "solution": "2"}
+    assert judge("accuracy", jsonl(tmp_path / "rows.jsonl", [row]), tmp_path / "out.jsonl", {})["correct"] == 1
 
 
 def test_files_that_cannot_be_read(tmp_path):

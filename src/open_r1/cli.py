@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 
@@ -49,6 +50,8 @@ def main() -> None:
     report.add_argument("run_dir")
     report.set_defaults(run=_report)
 
+    # One's own rewards, named `module:function`, may lie beside the recipe's command; `python -m` looks there too.
+    sys.path.append(os.getcwd())
     # The words of `train` and `check` are the recipe's own keys, so argparse must not look into them.
     words = sys.argv[1:]
     if words[:1] in (["train"], ["check"]) and not {"-h", "--help"} & set(words[1:2]):
@@ -96,6 +99,7 @@ def _check(words: list[str]) -> None:
     from . import quiet
 
     quiet.hold()
+    _go_offline_if_needed()
     from . import preflight
     from .configs import load_recipe
 
@@ -114,6 +118,29 @@ def _check(words: list[str]) -> None:
     if findings.fatal:
         sys.exit(1)
     print(f"\n{path} can be trained" + (", but see the warnings" if findings.warnings else ""))
+
+
+def _go_offline_if_needed() -> None:
+    """Without a network the hub's client retries for minutes; a check should say at once what it cannot have."""
+    import socket
+    import threading
+    import urllib.parse
+
+    host = urllib.parse.urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
+    reached: list[bool] = []
+
+    def reach() -> None:
+        with contextlib.suppress(OSError):
+            socket.create_connection((host, 443), timeout=3).close()
+            reached.append(True)
+
+    # A name server that is not there takes its own time.
+    attempt = threading.Thread(target=reach, daemon=True)
+    attempt.start()
+    attempt.join(4)
+    if not reached and "HF_HUB_OFFLINE" not in os.environ:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        print(f"{host} cannot be reached: only local files are checked", file=sys.stderr)
 
 
 def _judge(arguments: argparse.Namespace) -> None:

@@ -21,7 +21,8 @@ def judge(name: str, source: Path, target: Path, parameters: dict[str, Any]) -> 
 
     Args:
         name: a reward's name.
-        source: jsonl or parquet; rows carry `completion`, or a bare `answer`, and the reward's columns.
+        source: jsonl or parquet; rows carry `completion` (a text or messages), or a bare `answer`, and the reward's
+            columns. A row without them is unknown, with the reason.
         target: jsonl or parquet; the rows in order, with `verdict`, `reason` and `seconds` (wall time of the judging).
             Of a reward that is a number the verdict is `scored`, and `score` has it.
         parameters: of the reward.
@@ -30,7 +31,7 @@ def judge(name: str, source: Path, target: Path, parameters: dict[str, Any]) -> 
         counts of the verdicts, `rows` and `seconds`.
 
     Raises:
-        RecipeError: a file that cannot be read, or a row without what the reward needs (named by its number).
+        RecipeError: a file that cannot be read or written, or no row has what the reward needs.
     """
     check_target(target)
     entry = rewards.RewardConfig(name, parameters=parameters)
@@ -39,9 +40,18 @@ def judge(name: str, source: Path, target: Path, parameters: dict[str, Any]) -> 
     if unknown:
         raise RecipeError(f"{name} needs {' and '.join(sorted(unknown))}, which only a training has")
     rows = list(read(source))
-    check_rows(rows, entry, source)
+    problems = [problem(row, entry) for row in rows]
+    if all(problems):
+        raise RecipeError(f"{source}: " + (f"row 1: {problems[0]}" if rows else "no rows"))
     began = time.perf_counter()
-    judged = [row for start in range(0, len(rows), BATCH) for row in judge_rows(rows[start : start + BATCH], entry)]
+    judged = [
+        row | {"verdict": "unknown", "reason": told, "seconds": 0.0} for row, told in zip(rows, problems, strict=True)
+    ]
+    whole = [i for i, told in enumerate(problems) if told is None]
+    for start in range(0, len(whole), BATCH):
+        chosen = whole[start : start + BATCH]
+        for i, row in zip(chosen, judge_rows([rows[i] for i in chosen], entry), strict=True):
+            judged[i] = row
     write(target, judged)
     counts = Counter(row["verdict"] for row in judged)
     return {"rows": len(judged), **dict(counts.most_common()), "seconds": round(time.perf_counter() - began, 2)}
@@ -57,22 +67,18 @@ def check_target(path: Path) -> None:
         raise RecipeError(f"--output: {path.parent} cannot be made: {error.strerror}") from error
 
 
-def check_rows(rows: list[dict[str, Any]], entry: rewards.RewardConfig, source: Path) -> None:
-    """Every row has a completion or an answer, and the columns that the reward reads."""
+def problem(row: dict[str, Any], entry: rewards.RewardConfig) -> str | None:
+    """What a row lacks to be judged."""
     wanted = rewards.signature(rewards.find(entry.name))
     needed = [*wanted.columns, *(c for c in wanted.context if c in ("prompt", "tokens"))]
-    for i, row in enumerate(rows, start=1):
-        if not isinstance(row.get("completion", row.get("answer")), str):
-            raise RecipeError(f"{source}, row {i}: neither `completion` nor `answer` is a text")
-        missing = [column for column in needed if column not in row]
-        if missing:
-            raise RecipeError(
-                f"{source}, row {i}: {entry.name} needs {', '.join(missing)}; the row has {', '.join(row)}"
-            )
-        if "completion" not in row and entry.name not in rewards.BARE:
-            raise RecipeError(
-                f"{source}, row {i}: {entry.name} judges whole completions, and the row has only a bare `answer`"
-            )
+    if "completion" not in row and "answer" not in row:
+        return "neither `completion` nor `answer` is there"
+    if "completion" in row and not isinstance(row["completion"], str | list):
+        return f"`completion` is {type(row['completion']).__name__}, not a text or messages"
+    if "completion" not in row and entry.name not in rewards.BARE:
+        return f"{entry.name} judges whole completions, and the row has only a bare `answer`"
+    missing = [column for column in needed if column not in row]
+    return f"{entry.name} needs {', '.join(missing)}; the row has {', '.join(row)}" if missing else None
 
 
 def judge_rows(rows: list[dict[str, Any]], entry: rewards.RewardConfig) -> list[dict[str, Any]]:
@@ -85,7 +91,8 @@ def judge_rows(rows: list[dict[str, Any]], entry: rewards.RewardConfig) -> list[
             scored = ScoredBatch([rewards.RewardConfig(str(name), parameters=entry.parameters)])
             columns = {column for i in chosen for column in rows[i]}
             batch = {column: [rows[i].get(column) for i in chosen] for column in columns}
-            results = scored.results([rows[i][key] for i in chosen], batch)[0]
+            texts = [rows[i][key] if isinstance(rows[i][key], str | list) else str(rows[i][key]) for i in chosen]
+            results = scored.results(texts, batch)[0]
             for i, result, seconds in zip(chosen, results, scored.seconds, strict=True):
                 judged[i] = rows[i] | told(result) | {"seconds": round(seconds, 6)}
     return judged

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from . import data, models, rewards
 from .configs import Recipe
 from .errors import RecipeError
+from .rewards import find, signature
 from .rewards.batch import Result, Reward, ScoredBatch, as_score, gravest
 from .rewards.verdict import Verdict
 from .run import Run
@@ -65,9 +66,8 @@ def check(recipe: Recipe, rows: int = 64) -> Findings:
         tokenizer = models.load_tokenizer(recipe)
     except RecipeError as error:
         tokenizer = None
-        findings.warnings.append(
-            f"the tokenizer could not be loaded, so the prompt is not shown as the model reads it: {error}"
-        )
+        cause = "the base model is not there yet; training makes it first" if recipe.base else str(error)
+        findings.warnings.append(f"the prompt is not shown as the model reads it, for want of a tokenizer ({cause})")
     if tokenizer is not None:
         findings.table += [*rendered(recipe, tried[0], tokenizer), ""]
         check_lengths(recipe, tried, tokenizer, findings)
@@ -117,6 +117,8 @@ def try_rewards(
     """Score the trials of every row and note what is not as it must be."""
     cases = [(i, trial, text) for i, row in enumerate(rows) for trial, text in trials(row, scored).items()]
     check_ready(scored.rewards, findings)
+    if findings.fatal:
+        return  # each try would wait for what is not there
     completions = [text for _, _, text in cases]
     batch: dict[str, Any] = {
         column: [rows[i].get(column) for i, _, _ in cases] for column in {c for row in rows for c in row}
@@ -216,10 +218,6 @@ def _check_verdicts(
         told = f"the judge itself failed on {share:.0%} of the tries ({errors.most_common(1)[0][0]})"
         (findings.fatal if share > max_error_share else findings.warnings).append(told)
     golds = {i: verdict for (i, trial), verdict in verdicts.items() if trial == "gold" and verdict is not None}
-    if not golds:
-        findings.warnings.append(
-            "no row has an answer to try the verifiers on; code rows can bring one in `reference`"
-        )
     # A gold in prose may be accepted word for word; whether another answer equals it cannot be told.
     asked = [(i, v) for (i, trial), v in verdicts.items() if trial in ("gold", "corrupted") and v is not None]
     unjudged = {i: verdict for i, verdict in asked if verdict.outcome == "unknown"}
@@ -240,12 +238,12 @@ def _check_verdicts(
 
 
 def _listed(rows: list[dict[str, Any]], verdicts: dict[int, Verdict]) -> str:
+    golds = {str(rows[i].get("solution", rows[i]["prompt"]))[:60]: verdict.reason for i, verdict in verdicts.items()}
     shown = [
-        f"{str(rows[i].get('solution', rows[i]['prompt']))[:60]!r}"
-        + (f" ({verdict.reason[:80]})" if verdict.reason else "")
-        for i, verdict in itertools.islice(verdicts.items(), SHOWN)
+        f"{gold!r}" + (f" ({reason.split(': ')[0][:80]})" if reason else "")
+        for gold, reason in itertools.islice(golds.items(), SHOWN)
     ]
-    return ", ".join(shown) + (", ..." if len(verdicts) > SHOWN else "")
+    return ", ".join(shown) + (", ..." if len(golds) > SHOWN else "")
 
 
 def _check_spread(
@@ -259,6 +257,11 @@ def _check_spread(
     if not tried:
         findings.warnings.append(
             f"{reward.metric} gave no score on any try: no row is of its kinds, or it lacks what it reads"
+        )
+    elif "gold" not in {trial for trial, _ in tried} and signature(find(reward.name)).columns:
+        findings.warnings.append(
+            f"{reward.metric} was tried on nothing that is right, as no row has an answer; code rows can bring a "
+            "program in the column `reference`"
         )
     elif len(scores) == 1 and {"gold", "rambling", "truncated"} <= {trial for trial, _ in tried}:
         findings.warnings.append(

@@ -277,16 +277,16 @@ NEAR = "import sys\na, b = (float(open(path).read()) for path in sys.argv[2:])\n
         (SQUARE, SQUARES, "correct"),
         (SQUARE, json.dumps(SQUARES), "correct"),
         (SQUARE, repr(SQUARES), "correct"),
-        ("n = int(input())\nprint(n * abs(n))", SQUARES, "wrong: test 3 of 3: wrong output"),
-        ("n = int(input())\nprint(abs(n))", SQUARES, "wrong: test 2 of 3: wrong output"),
+        ("n = int(input())\nprint(n * abs(n))", SQUARES, "wrong: test 3 of 3: wrong output: expected "),
+        ("n = int(input())\nprint(abs(n))", SQUARES, "wrong: test 2 of 3: wrong output: expected '4', got '2'"),
         ("n = int(input())\nprint(n * n, '')", SQUARES, "correct"),  # white space at the end of lines and text
-        ("n = int(input())\nprint()\nprint(n * n)", SQUARES, "wrong: test 1 of 3: wrong output"),
-        ("n = int(input())\nprint(n * n, '.0', sep='')", SQUARES, "wrong: test 1 of 3: wrong output"),
+        ("n = int(input())\nprint()\nprint(n * n)", SQUARES, "wrong: test 1 of 3: wrong output: expected "),
+        ("n = int(input())\nprint(n * n, '.0', sep='')", SQUARES, "wrong: test 1 of 3: wrong output: expected "),
         ("n = int(input())\nprint(n * n)\nexit(1)", SQUARES, "wrong: test 1 of 3: exit code 1"),
         ("n = int(input())\nprint(n * n)\nexit()", SQUARES, "correct"),
-        ("import sys\nsys.exit()", SQUARES, "wrong: test 1 of 3: wrong output"),
+        ("import sys\nsys.exit()", SQUARES, "wrong: test 1 of 3: wrong output: expected "),
         ("print(", SQUARES, "wrong: test 1 of 3: exit code 1"),
-        ("", SQUARES, "wrong: test 1 of 3: wrong output"),
+        ("", SQUARES, "wrong: test 1 of 3: wrong output: expected "),
         ("print('\ud800')", SQUARES, "wrong: test 1 of 3: "),
         ("print(1)\0", SQUARES, "wrong: test 1 of 3: "),
         ("x" * 100_000, SQUARES, "wrong: test 1 of 3: "),
@@ -295,12 +295,12 @@ NEAR = "import sys\na, b = (float(open(path).read()) for path in sys.argv[2:])\n
         ("class Solution:\n    def square(self, x: List[int]): return x * x", CALLS, "correct"),
         ("def square(x): return x * 2", CALLS, "wrong: test 1 of 2: "),
         ("def square(x): return str(x * x)", CALLS, "wrong: test 1 of 2: "),
-        ("def cube(x): return x * x", CALLS, "wrong: test 1 of 2: "),
+        ("def cube(x): return x * x", CALLS, "wrong: test 1 of 2: NameError: the program defines no function square"),
         ("def square(x): return x * x", ASSERTS, "correct"),
         ("def square(x): return x + 2 * (x - 1) + (x == 1) * 0", ASSERTS, "wrong: test 3 of 3: "),
         ("def square(x): exit()", ASSERTS, "wrong: test 1 of 3: "),
         ("def square(x): return x * x", {"test": CHECK, "entry_point": "square"}, "correct"),
-        ("def square(x): return x", {"test": CHECK, "entry_point": "square"}, "wrong: test 1 of 1: "),
+        ("def square(x): return x", {"test": CHECK, "entry_point": "square"}, "wrong: test 2 of 2: "),
         ("print(int(input()))", {"inputs": ["1"], "outputs": ["1"], "checker": NEAR}, "correct"),
         ("print(int(input()) + 0.25)", {"inputs": ["1"], "outputs": ["1"], "checker": NEAR}, "wrong: test 1 of 1: "),
     ],
@@ -589,19 +589,39 @@ def test_leetcode(step):
     assert set(verdicts(mutants)) == {"wrong"}
 
 
+@pytest.mark.parametrize(
+    ("number", "source"),
+    [
+        (32, "def poly(xs, x): return 0\ndef find_zero(xs): return 0"),
+        (38, "def encode_cyclic(s): return s\ndef decode_cyclic(s): return s"),
+        (50, "def encode_shift(s): return s\ndef decode_shift(s): return s"),
+    ],
+)
+def test_the_helpers_of_a_prompt_are_the_tests_own(number, source):
+    """A program may redefine them, but not for the test; a test without its prompt cannot tell."""
+    row = rows("code", "HumanEval.jsonl.gz")[number]
+    told = {"tests": row["test"], "entry_point": row["entry_point"]}
+    assert code(fenced(source), **told, prefix=row["prompt"]).outcome == "wrong"
+    assert code(fenced(source), **told).outcome == "unknown"
+    assert code(fenced(row["canonical_solution"]), **told, prefix=row["prompt"]).outcome == "correct"
+
+
+def test_a_starter_does_not_stand_in_for_the_program():
+    told = {"tests": "def check(f):\n    x = f(2)\n    assert x == 4\n", "entry_point": "square"}
+    starter = "def one():\n    return 1\ndef square(x):\n    return one()\n"
+    assert code(fenced("def square(x): return x * x"), **told, prefix=starter).outcome == "correct"
+
+
 @pytest.mark.parametrize("step", [8, pytest.param(1, marks=long)])
 def test_humaneval(step):
     """References pass: the whole function, and only its body after the prompt."""
     found = rows("code", "HumanEval.jsonl.gz")[::step]
-    told = [{"tests": row["test"], "entry_point": row["entry_point"]} for row in found]
+    told = [{"tests": row["test"], "entry_point": row["entry_point"], "prefix": row["prompt"]} for row in found]
     whole = [
         partial(code, fenced(row["prompt"] + row["canonical_solution"]), **more)
         for row, more in zip(found, told, strict=True)
     ]
-    body = [
-        partial(code, fenced(row["canonical_solution"]), prefix=row["prompt"], **more)
-        for row, more in zip(found, told, strict=True)
-    ]
+    body = [partial(code, fenced(row["canonical_solution"]), **more) for row, more in zip(found, told, strict=True)]
     assert set(verdicts(whole)) == set(verdicts(body)) == {"correct"}
 
 

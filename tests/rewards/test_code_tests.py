@@ -288,11 +288,11 @@ def test_assertions_one_by_one():
 @pytest.mark.parametrize(
     "assertion,call",
     [
-        ("assert f(1, [2], b='x') == {3: (4,)}", CallTest("f", (1, [2]), {3: (4,)}, {"b": "x"})),
-        ("assert f(-1) == -2.5", CallTest("f", (-1,), -2.5)),
-        ("assert Solution().f(1) == 2", CallTest("f", (1,), 2)),
-        ("def check(c):\n    assert c(1) == 2\ncheck(Solution().f)", CallTest("f", (1,), 2)),
-        ("g = f\nassert g(1) == 2", CallTest("f", (1,), 2)),
+        ("assert f(1, [2], b='x') == {3: (4,)}", CallTest("f", (1, [2]), {3: (4,)}, {"b": "x"}, exact=True)),
+        ("assert f(-1) == -2.5", CallTest("f", (-1,), -2.5, exact=True)),
+        ("assert Solution().f(1) == 2", CallTest("f", (1,), 2, exact=True)),
+        ("def check(c):\n    assert c(1) == 2\ncheck(Solution().f)", CallTest("f", (1,), 2, exact=True)),
+        ("g = f\nassert g(1) == 2", CallTest("f", (1,), 2, exact=True)),
         ("assert f(1) != 2", None),
         ("assert f(1) == 2 == f(2)", None),
         ("assert f(1)", None),
@@ -309,6 +309,35 @@ def test_assertions_one_by_one():
 def test_assertions_as_calls(assertion, call):
     (test,) = as_calls(read_suite(assertion)).tests
     assert test == (call or AssertTest(assertion))
+
+
+JS = "const assert = require('node:assert');\nfunction test() {\n  let candidate = f;\n  %s\n}\n\ntest();"
+
+
+@pytest.mark.parametrize(
+    ("line", "calls"),
+    [
+        ('assert.deepEqual(candidate([1, 2], {"a": -1.5}),[true, null]);', [(([1, 2], {"a": -1.5}), [True, None])]),
+        ('assert.equal(candidate(),undefined);\n  assert.equal(f("),x("), 3)', [((), None), (("),x(",), 3)]),
+        ("assert.deepEqual(candidate(x), 3);", None),
+        ("assert.deepEqual(candidate(1).y, 3);", None),
+        ("assert.deepEqual(candidate(1), 3 + 1);", None),
+        ("assert.deepEqual(candidate(9007199254740993), 3);", None),
+        ("assert.deepEqual(candidate(1), NaN);", None),
+        ("assert.notEqual(candidate(1), 3);", None),
+        ("candidate.x = 1;", None),
+    ],
+)
+def test_javascript_assertions_as_calls(line, calls):
+    suite = read_suite(JS % line, language="javascript")
+    expected = [CallTest("f", given, wanted, points=1 / len(calls), exact=True) for given, wanted in calls or []]
+    assert list(as_calls(suite).tests) == (expected or list(suite.tests))
+
+
+def test_most_assertions_of_multipl_e_in_javascript_are_calls():
+    with shared("code", "humaneval-js.jsonl").open() as lines:
+        suites = [as_calls(read_suite(row["tests"], language="js")) for row in map(json.loads, lines)]
+    assert sum(all(isinstance(test, CallTest) for test in suite.tests) for suite in suites) / len(suites) > 0.95
 
 
 def test_most_assertions_of_humaneval_mbpp_and_leetcode_are_calls():

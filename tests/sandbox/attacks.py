@@ -606,6 +606,26 @@ for number in range(3, 1024):
     ),
 ]
 
+FORGERY += [
+    Attack(
+        f"assert: its own {name}",
+        source,
+        tests=(AssertTest(test, helpers=helpers),),
+        allowed=frozenset({"failed" if helpers else "unknown"}),
+    )
+    for name, source, test, helpers in (
+        ("closeness", "isclose = lambda a, b: True\nf = abs", "assert isclose(f(2), 4)", ""),
+        ("comparison", "same = lambda a, b: True\nf = abs", "y = f(2)\nif not same(y, 4): raise ValueError", ""),
+        ("expected value", "f = lambda x: 0\nFraction = lambda a, b: 0", "assert f(3) == Fraction(1, 3)", ""),
+        (
+            "helper",
+            "def encode(s): return s\ndef decode(s): return s",
+            "assert decode(encode('ab')) == 'ab'",
+            "def encode(s):\n    return s[::-1] + 'x'\n",
+        ),
+    )
+]
+
 CHECKER = "import sys\nprint(1 if open(sys.argv[2]).read().split() == open(sys.argv[3]).read().split() else 0)"
 BRITTLE = "import sys\nprint(float(int(open(sys.argv[3]).read()) == int(open(sys.argv[2]).read())))"
 CHECKERS = [
@@ -665,6 +685,13 @@ CPP_ATTACKS = [
         (AssertTest("int main() { if (f() != 1) abort(); }"),),
     ),
     Attack(
+        "C++: a failed assertion that returns",
+        CPP
+        + 'extern "C" void __assert_fail(const char*, const char*, unsigned, const char*) {}\nint f() { return 0; }',
+        "cpp",
+        (AssertTest("#include <assert.h>\nint main() { assert(f() == 1); }"),),
+    ),
+    Attack(
         "C++: assert made harmless",
         CPP + "#define assert(x) ((void)0)\nint f() { return 0; }",
         "cpp",
@@ -672,6 +699,7 @@ CPP_ATTACKS = [
     ),
 ]
 
+JS_TEST = (AssertTest("const assert = require('node:assert');\nassert.deepEqual(f(2), 4);"),)
 JAVASCRIPT = [
     Attack(
         "JavaScript: child_process",
@@ -704,6 +732,30 @@ JAVASCRIPT = [
     Attack("JavaScript: loop", "for (;;) {}"),
     Attack("JavaScript: memory", "const a = []; for (;;) a.push(new Array(100000).fill(a.length))"),
     Attack("JavaScript: memory outside the heap", "const a = []; for (;;) a.push(Buffer.alloc(1 << 24, 1))"),
+    Attack(
+        "JavaScript: prints its own file",
+        "process.stdout.write(require('fs').readFileSync(__filename, 'utf8')); process.exit(0)",
+        "javascript",
+        JS_TEST,
+    ),
+    Attack(
+        "JavaScript: prints its own code",
+        "process.stdout.write(arguments.callee.toString()); process.exit(0)",
+        "javascript",
+        JS_TEST,
+    ),
+    Attack(
+        "JavaScript: its own require",
+        "require = () => new Proxy(function () {}, { get: () => () => {} }); function f() { return 1 }",
+        "javascript",
+        JS_TEST,
+    ),
+    Attack(
+        "JavaScript: its own loader",
+        "require('module')._load = () => new Proxy(function () {}, { get: () => () => {} }); function f() { return 1 }",
+        "javascript",
+        JS_TEST,
+    ),
     Attack(
         "JavaScript: early exit in a whole program",
         "function f() { process.exit(0) }",

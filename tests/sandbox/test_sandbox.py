@@ -27,9 +27,9 @@ from open_r1.sandbox import (
     CallTest,
     Execution,
     Limits,
+    Outcome,
     Program,
     StdinTest,
-    check_language,
     describe,
     judge,
     level,
@@ -38,7 +38,7 @@ from open_r1.sandbox import (
     toolchains,
     zygotes,
 )
-from open_r1.sandbox.judging import checker_score, run_fault, same_output
+from open_r1.sandbox.judging import SLOWEST, checker_score, in_batches, run_fault, same_output
 from open_r1.sandbox.local import Sandbox, execution
 
 DOUBLE = "print(int(input()) * 2)"
@@ -302,6 +302,20 @@ def test_no_json_upsets_the_comparison(data: object):
         assert plain.matches(expected, data) in (True, False)
 
 
+def test_tests_at_a_limit_of_time_do_not_add_up():
+    runs = []
+
+    def run(indices: list[int]) -> dict[int, Outcome]:
+        runs.append(indices)
+        status = "passed" if indices[0] == 0 and len(indices) > 1 else "failed"
+        first = {indices[0]: Outcome(status, "" if status == "passed" else "more than 1 s of CPU time")}
+        return dict.fromkeys(indices, NOT_RUN) | first
+
+    outcomes = in_batches(range(100), run, stop_early=False)
+    assert len(outcomes) == 100 and len(runs) == 1 + SLOWEST
+    assert [outcome.status for outcome in outcomes.values()].count("failed") == 99
+
+
 # --- asserts
 
 POINT = "class Point:\n    def __init__(self, x): self.x = x\n    def __eq__(self, other): return True\n    def moved(self, by): return Point(self.x + by)"
@@ -340,6 +354,15 @@ ASSERTS = [
     ("from typing import *\ndef f(x): return x", "def g(x: List[int]) -> Optional[int]: return f(x)\nassert g(1) == 1", "passed"),
     ("import math\ndef f(x): return math.sqrt(x)", "assert math.isclose(f(2), 2 ** 0.5)", "passed"),
     ("def f(x): return {12, 13, 14, 15, 16} and tuple(x)", "assert f({12, 13, 14, 15, 16}) == tuple({12, 13, 14, 15, 16})", "passed"),
+    # What decides must not be the program's own.
+    ("isclose = lambda a, b: True\nf = abs", "assert isclose(f(2), 4)", "unknown"),
+    ("is_same = lambda a, b: True\nclass Solution:\n    def f(self, x): return x", "def check(c):\n    assert is_same(c(1), [2])\ncheck(Solution().f)", "unknown"),
+    ("f = g = abs", "def near(a, b): return f(a) == g(b)\nassert near(1, 1)", "unknown"),
+    ("f = g = abs", "y = f(1)\nassert g(y) == 1", "unknown"),
+    ("f = g = abs", "total = 0\nfor x in [1, 2]:\n    y = f(x)\n    total += g(y)\nassert total == 3", "unknown"),
+    ("f = lambda x: 0\nFraction = lambda a, b: 0", "assert f(3) == Fraction(1, 3)", "unknown"),
+    ("f = g = abs", "assert f(1) == 1\nassert g(1) == 1", "passed"),
+    (POINT + "\ndef f(p): return p.x", "p = Point(3)\nassert f(p) == 3 and f(Point(2)) == 2", "passed"),
     ("while True: pass\ndef f(x): return 1", "assert f(1) == 1", "failed"),
     ("def f(x): return 1", "while True: assert f(1) == 1", "failed"),
 ]  # fmt: skip
@@ -479,11 +502,6 @@ def test_a_missing_toolchain_is_an_error_that_names_it(monkeypatch: pytest.Monke
     for language, name in (("cpp", "g++"), ("javascript", "node")):
         outcome = one("x", StdinTest("", ""), language)
         assert outcome.status == "error" and name in outcome.reason
-        with pytest.raises(RecipeError, match=name.replace("+", r"\+")):
-            check_language(language)
-    with pytest.raises(RecipeError, match="cobol"):
-        check_language("cobol")
-    check_language("python")
 
 
 # --- every level
@@ -493,6 +511,16 @@ def test_each_level_judges(sandbox: Sandbox):
     assert statuses(DOUBLE, StdinTest("3", "6"), StdinTest("4", "9"), runner=sandbox) == "pf"
     tests = CallTest("f", (1,), 2), AssertTest("assert f(1) == 2"), CallTest("f", (1,), 3)
     assert statuses("def f(x): return x + 1", *tests, runner=sandbox, stop_early=False) == "ppf"
+
+
+def test_a_start_that_took_too_long_is_tried_again(monkeypatch: pytest.MonkeyPatch):
+    found = zygotes.Isolation("namespaces", "python", ())
+    answers = [zygotes.Late("no answer"), found]
+    monkeypatch.setattr(zygotes, "_isolations", {})
+    monkeypatch.setattr(zygotes, "_try_level", lambda level: answers.pop(0))
+    with pytest.raises(zygotes.Broken, match="no answer"):
+        zygotes.isolation("namespaces")
+    assert zygotes.isolation("namespaces") is zygotes.isolation("namespaces") is found
 
 
 def test_weaker_isolation_is_refused_by_name(monkeypatch: pytest.MonkeyPatch):
@@ -558,7 +586,7 @@ print(*[o.status + o.reason for o in judge(program, tests, runner=Sandbox("{name
     )  # fmt: skip
     if "error" in done.stdout and name == "namespaces":
         pytest.skip(f"no user namespaces for ordinary users here: {done.stdout}")
-    assert done.stdout.strip() == "passed|passed|passed|failedwrong output", done.stderr
+    assert done.stdout.strip() == "passed|passed|passed|failedwrong output: expected '2', got '1'", done.stderr
 
 
 # --- when the infrastructure fails

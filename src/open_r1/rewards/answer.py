@@ -63,12 +63,6 @@ _FINAL = re.compile(r"\bfinal answer(?: is\b|\W{0,4}:)", re.IGNORECASE)
 _GAP_WORDS = 4  # between boxes that stand together
 
 
-def last_boxed(text: str) -> str | None:
-    """Contents of the last `\\boxed{...}`, braces balanced; None without one; empty if it is never closed."""
-    boxes = _boxes(text)
-    return boxes[-1][2] if boxes else None
-
-
 def boxed_answer(text: str) -> str | None:
     """The last box, with those that stand together with it; None without a box; empty if the last one is no answer.
 
@@ -139,8 +133,8 @@ def _stand_together(gap: str) -> bool:
 
 
 _MARKER = re.compile(
-    r"(?:\b(?:final answer|answer|réponse|respuesta|antwort|result)\b|答案|回答)"
-    r"(?:[^.\n:：$\d]{0,60}?\b(?:is|are|est|be|es|ist)\b|[\s*_]{0,4}[:：=]|是|为)\s*(?:[:：]\s*)?",
+    r"(?:\b(?:final answer|answer|réponse|respuesta|antwort|result|ответ)\b|答案|回答|答え|정답|답)"
+    r"(?:[^.\n:：$\d]{0,60}?\b(?:is|are|est|be|es|ist)\b|[\s*_]{0,4}[:：=]|是|为|は|은|는)\s*(?:[:：]\s*)?",
     re.IGNORECASE,
 )
 _BOILERPLATE = re.compile(r"(?:<\|[^|]{0,40}\|?>.*|I hope it is correct\.?\s*)+\Z", re.DOTALL)
@@ -151,7 +145,8 @@ _LATEX = re.compile(
     r"|\\\((?P<round>[^\n]{1,600}?)\\\)|\\\[(?P<square>.{1,600}?)\\\]",
     re.DOTALL,
 )
-_STATES = re.compile(r"\b(?:is|are|was|were|equals|be|by)\b")
+_STATES = re.compile(r"\b(?:is|are|was|were|equals|be|by|ist|sind|est|sont)\b")
+_DENIED = re.compile(r"(?:\bnot|n't|\bcannot|\bthan|\bbetween|不是)(?:\s+be)?[\s*$(\\]*\Z", re.IGNORECASE)
 _FORMULA_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _IN_FORMULAS = "and or sin cos tan cot sec csc log ln exp sqrt pi mod gcd lcm max min"
 _FORMULA_WORDS = frozenset(_IN_FORMULAS.split())
@@ -196,12 +191,12 @@ def _claim(sentence: str, first: bool = False) -> str:
     whole = _unmarked(sentence)
     if exact.readable(whole):
         return whole
-    bold = [_last_member(found[1]) for found in _BOLD.finditer(sentence)]
+    bold = [_last_member(found[1]) for found in _BOLD.finditer(sentence) if not _denied(sentence, found.start())]
     bold = [text for text in bold if exact.readable(text)]
     if bold:
         return bold[-1]
     stated = _unmarked(_STATES.split(sentence)[-1])
-    if exact.readable(stated):
+    if exact.readable(stated) and not _denied(sentence, sentence.rindex(stated)):
         return stated
     latex = _last_latex(sentence)
     if latex:
@@ -229,6 +224,8 @@ def _last_latex(sentence: str) -> str | None:
         spaced = found.lastgroup == "inline" and contents != contents.strip()
         if spaced and "\\" not in contents and not exact.readable(contents):  # two amounts of money, not LaTeX
             continue
+        if _denied(sentence, found.start()):
+            continue
         if pieces and not _BETWEEN.fullmatch(sentence[pieces[-1][1] : found.start()]):
             pieces.clear()
         pieces.append((found.start(), found.end(), contents))
@@ -237,9 +234,9 @@ def _last_latex(sentence: str) -> str | None:
 
 def _number(sentence: str, first: bool) -> str | None:
     """The number after the last equals sign; the only one; the only amount or percentage; the first or last."""
-    numbers = [found[0].rstrip(", ").strip() for found in _NUMBER.finditer(sentence.rsplit("=", 1)[-1])]
+    numbers = _claimed_numbers(sentence.rsplit("=", 1)[-1])
     if not numbers:
-        numbers = [found[0].rstrip(", ").strip() for found in _NUMBER.finditer(sentence)]
+        numbers = _claimed_numbers(sentence)
     elif "=" in sentence:
         return numbers[0]
     marked = [text for text in numbers if any(sign in text for sign in "$€£¥%")]
@@ -247,13 +244,28 @@ def _number(sentence: str, first: bool) -> str | None:
     return numbers[0 if first else -1] if numbers else None
 
 
+def _denied(sentence: str, at: int) -> bool:
+    """Does a "not" or "than" stand before this place?"""
+    return _DENIED.search(sentence[max(0, at - 20) : at]) is not None
+
+
+def _claimed_numbers(text: str) -> list[str]:
+    """Those that do not follow "not" or "than"."""
+    found = [number for number in _NUMBER.finditer(text) if not _denied(text, number.start())]
+    return [number[0].rstrip(", ").strip() for number in found]
+
+
 _GOLD_CHOICE = re.compile(r"\W*\(?([A-J])(?:\)?\W*|\s*\)\s.*|[.:]\s.*|\s+[A-Z][a-z].*)", re.DOTALL)
 _ONLY_CHOICE = re.compile(r"\W*(?:(?:option|choice)\W+)?([A-J])\W*", re.IGNORECASE)
 _LEADING_CHOICE = re.compile(r"[\s*(\[]*([A-J])(?:[\s*]*[).:,\]。]|\s+[A-Z][a-z]|[\s*]*[\u3400-\u9fff])")
-_BARE_CHOICE = re.compile(r"[\s*(\[]*(?:[B-J]\b|A\b(?! [a-z]))")  # "A dog" names no choice
+_BARE_CHOICE = re.compile(  # "A dog", "I think" and "A^T" name no choice
+    r"[\s*(\[]*(?:[B-HJ]\b(?! is (?:wrong|incorrect|false|not))|[AI]\b(?!['’]| [a-z]))(?!\s*[\^_'=+*/-])"
+)
 _SEVERAL_CHOICES = re.compile(r"\W*[A-J]\W{0,9}(?:,|or|and|/)\W{0,9}[A-J]\b")
 _SAID_CHOICE = re.compile(
-    r"(?:\bis|it's|\bbe|\bchoose|\boption|\bchoice|选|是|\best)\s*(?:for sure\s*)?[\s*(\[:$]*([A-J])\b(?! [a-z])"
+    r"(?:\bis|it's|\bbe|\b[Ss]o,?|\bsay|\bchoose|\bgo with|\b[Oo]ption|\b[Cc]hoice|选项?|是|\best)"
+    r"\s*(?:for sure\s*)?[\s*(\[:：$]*([A-J])(?![A-Za-z0-9_'’])"
+    r"(?! (?!is (?:the )?(?:correct|right|best)\b|because\b|since\b)[a-z])"
 )
 _WRAPPER = re.compile(r"\\(?:text\w*|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import math
 import re
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import Any, Literal, get_args
 from .. import sandbox
 from ..errors import RecipeError
 from ..sandbox import NOT_RUN, AssertTest, CallTest, Language, Level, Limits, Outcome, Program, StdinTest, Test
-from .code_tests import Malformed, Suite, as_calls, language_named, one_by_one, read_suite
+from .code_tests import Malformed, Suite, as_calls, helpers_of, language_named, one_by_one, read_suite, unfinished
 from .verdict import Verdict
 
 _FENCE = re.compile(r"([ \t]*+)(`{3,}+|~{3,}+)[ \t]*+([^\r\n]*)\r?")
@@ -45,7 +44,6 @@ from string import *
 from builtins import *
 from typing import *
 """
-_Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 _FUTURE = re.compile(r"^from __future__ import .*\n?", re.MULTILINE)
 
 
@@ -56,6 +54,7 @@ def code(
     language: str = "python",
     entry_point: str = "",
     prefix: str = "",
+    prompt: str = "",
     setup: str = "",
     checker: str = "",
     max_tests: int | None = None,
@@ -73,6 +72,7 @@ def code(
         language: in which the program is to be written: python, cpp or javascript.
         entry_point: the function that tests of the form `check(candidate)` are about.
         prefix: code that belongs before the program where it lacks it, such as a HumanEval prompt.
+        prompt: its imports and helpers are the prefix, if that is empty and this is code with an unfinished function.
         setup: code that runs before each assert test.
         checker: a program that decides about outputs, where several are right (see `sandbox.cases.StdinTest`), or
             `numbers` for answers in real numbers. Without one, output must equal what is expected line by line, white
@@ -92,7 +92,7 @@ def code(
         RecipeError: the sandbox or the service cannot be used as asked for.
     """
     judge = _judge(seconds, memory_mb, isolation, provider, url)
-    read = _read(completion, tests, provider, language, entry_point, prefix, setup, checker)
+    read = _read(completion, tests, provider, language, entry_point, prefix or code_in(prompt), setup, checker)
     if isinstance(read, Verdict):
         return read
     return _pass_all(*read, max_tests, judge)
@@ -105,6 +105,7 @@ def code_fraction(
     language: str = "python",
     entry_point: str = "",
     prefix: str = "",
+    prompt: str = "",
     setup: str = "",
     checker: str = "",
     max_tests: int | None = None,
@@ -122,7 +123,7 @@ def code_fraction(
         the share, 0 without a program; a verdict (unknown or error) if any test gave no evidence.
     """
     judge = _judge(seconds, memory_mb, isolation, provider, url)
-    read = _read(completion, tests, provider, language, entry_point, prefix, setup, checker)
+    read = _read(completion, tests, provider, language, entry_point, prefix or code_in(prompt), setup, checker)
     if isinstance(read, Verdict):
         return read if read.score is None else read.score
     program, suite = read
@@ -136,6 +137,7 @@ def code_subtasks(
     language: str = "python",
     entry_point: str = "",
     prefix: str = "",
+    prompt: str = "",
     setup: str = "",
     checker: str = "",
     seconds: float | None = None,
@@ -154,7 +156,7 @@ def code_subtasks(
         the share, 0 without a program; a verdict (unknown or error) if a subtask could not be decided.
     """
     judge = _judge(seconds, memory_mb, isolation, provider, url)
-    read = _read(completion, tests, provider, language, entry_point, prefix, setup, checker)
+    read = _read(completion, tests, provider, language, entry_point, prefix or code_in(prompt), setup, checker)
     if isinstance(read, Verdict):
         return read if read.score is None else read.score
     return _best(_subtasks, *read, None, judge)
@@ -167,6 +169,7 @@ def run_program(
     language: str = "python",
     entry_point: str = "",
     prefix: str = "",
+    prompt: str = "",
     setup: str = "",
     checker: str = "",
     max_tests: int | None = None,
@@ -178,7 +181,7 @@ def run_program(
 ) -> Verdict:
     """The same as `code` for a bare program instead of a completion."""
     judge = _judge(seconds, memory_mb, isolation, provider, url)
-    read = _suite(program, tests, provider, language, entry_point, prefix, setup, checker)
+    read = _suite(program, tests, provider, language, entry_point, prefix or code_in(prompt), setup, checker)
     if isinstance(read, Verdict):
         return read
     return _pass_all(*read, max_tests, judge)
@@ -211,7 +214,7 @@ def ready(
 
 
 # A column `language` says what the prompt is written in.
-_BY_ROW = {name: name for name in ("entry_point", "prefix", "setup", "checker", "seconds", "memory_mb")}
+_BY_ROW = {name: name for name in ("entry_point", "prefix", "prompt", "setup", "checker", "seconds", "memory_mb")}
 _BY_ROW["programming_language"] = "language"
 for _scorer in (code, code_fraction, code_subtasks, run_program):
     _scorer.ready, _scorer.row_parameters = ready, _BY_ROW  # type: ignore[attr-defined]
@@ -241,6 +244,11 @@ def _suite(source: str, tests: Any, provider: str, *told: str | None) -> tuple[P
     if provider != "local" or (suite.tests and all(isinstance(test, CallTest) for test in calls.tests)):
         suite = calls
     return assembled(source, suite), suite
+
+
+def code_in(prompt: str) -> str:
+    """The imports and helpers of a prompt that is code and ends in an unfinished function."""
+    return helpers_of(prompt) if prompt and unfinished(prompt) else ""
 
 
 _Judge = Callable[[Program, list[Test], bool], list[Outcome]]
@@ -475,33 +483,14 @@ def assembled(source: str, suite: Suite) -> Program:
 
 
 def _with_python_prefix(source: str, prefix: str) -> str:
-    unfinished = _unfinished(prefix)
-    if unfinished is None:
+    unfinished_part = unfinished(prefix)
+    if unfinished_part is None:
         return f"{prefix}\n{source}" if prefix else source
-    outer, function = unfinished
+    outer, function = unfinished_part
     if re.search(rf"^(?:(?:async )?def|class)[ \t]+{outer.name}\b|^{outer.name}[ \t]*=", source, re.MULTILINE):
-        start = min([outer.lineno, *(decorator.lineno for decorator in outer.decorator_list)])
-        head = "\n".join(prefix.split("\n")[: start - 1])
-        return f"{head}\n{source}"
+        return f"{helpers_of(prefix)}\n{source}"
     indented = source.lstrip("\r\n")[:1] in (" ", "\t")
     return f"{prefix.rstrip()}\n{source if indented else _indented(source, function.body[0].col_offset)}"
-
-
-def _unfinished(prefix: str) -> tuple[_Definition, _Definition] | None:
-    """The function without a body in which Python code ends, after the class it stands in (or itself)."""
-    for ending in ("", "\n    pass", "\n        pass"):
-        try:
-            tree = ast.parse(prefix + ending)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            continue
-        outer = tree.body[-1] if tree.body else None
-        inner = outer.body[-1] if isinstance(outer, ast.ClassDef) else outer
-        idle = isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef) and all(
-            isinstance(node, ast.Pass) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
-            for node in inner.body
-        )
-        return (outer, inner) if idle else None
-    return None
 
 
 def _indented(source: str, width: int) -> str:

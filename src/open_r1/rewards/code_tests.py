@@ -25,6 +25,7 @@ import math
 import pickle
 import re
 import sys
+import threading
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -77,6 +78,18 @@ _CALL_KINDS = ("function_call", "functional", "call_based", "call")
 # Text that must be data: a mapping, a list, or a whole string literal (JSON inside JSON).
 _STRUCTURE = re.compile(r"\s*+([\[{]|\"[^\n]*\"\s*$)")
 _PACKED = re.compile(r"eJ[\w+/=]{20,}+\s*")
+
+
+_Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+_parsing = threading.Lock()
+
+
+def _syntax_tree(source: str) -> ast.Module:
+    """`ast.parse`, by one thread at a time: in Python 3.11 two at once may end in a SystemError."""
+    with _parsing:
+        return ast.parse(source)
 
 
 class Malformed(ValueError):
@@ -152,6 +165,9 @@ def _read(tests: Any, language: str, entry_point: str, prefix: str, setup: str, 
     found = _tests(tests, known, **told)
     if not found:
         raise Malformed("there are no tests")
+    if known == "python" and prefix:
+        entry = told["entry_point"]
+        found = [with_helpers(test, prefix, entry) if isinstance(test, AssertTest) else test for test in found]
     return Suite(tuple(found), known, prefix, _unwrapped(found))
 
 
@@ -329,7 +345,7 @@ def _code_test(source: str, i: int, language: Language, setup: str, entry_point:
 
 def _parsed(source: str, i: int) -> ast.Module:
     try:
-        tree = ast.parse(source)
+        tree = _syntax_tree(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise Malformed(f"test {i}: not Python: {error}") from error
     for node in ast.walk(tree):
@@ -362,6 +378,49 @@ def _calls_of(tree: ast.Module, i: int, entry_point: str) -> str:
     return "\n" + "".join(f"{name}()\n" for name in tests)
 
 
+def with_helpers(test: AssertTest, prefix: str, entry_point: str) -> AssertTest:
+    """The test with the prefix's helpers, but for what it is about: that is the program's to define."""
+    checked = re.findall(r"\w+", entry_point)
+    for node in _syntax_tree(test.source).body:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            checked += [part.id for given in node.value.args for part in ast.walk(given) if isinstance(part, ast.Name)]
+    if not checked and unfinished(prefix) is None:
+        return test
+    try:
+        tree = _parsed(helpers_of(prefix), 0)
+    except Malformed:  # without them: the program has them too, and will fail as it should
+        return test
+    tree.body = [node for node in tree.body if not (isinstance(node, _Definition) and node.name in checked)]
+    return replace(test, helpers=ast.unparse(tree))
+
+
+def helpers_of(prefix: str) -> str:
+    """What stands in a Python prefix before its unfinished function; all of it if there is none."""
+    found = unfinished(prefix)
+    if found is None:
+        return prefix
+    outer, _ = found
+    start = min([outer.lineno, *(decorator.lineno for decorator in outer.decorator_list)])
+    return "\n".join(prefix.split("\n")[: start - 1])
+
+
+def unfinished(prefix: str) -> tuple[_Definition, _Definition] | None:
+    """The function without a body in which Python code ends, after the class it stands in (or itself)."""
+    for ending in ("", "\n    pass", "\n        pass"):
+        try:
+            tree = _syntax_tree(prefix + ending)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+        outer = tree.body[-1] if tree.body else None
+        inner = outer.body[-1] if isinstance(outer, ast.ClassDef) else outer
+        idle = isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef) and all(
+            isinstance(node, ast.Pass) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+            for node in inner.body
+        )
+        return (outer, inner) if idle else None
+    return None
+
+
 def one_by_one(suite: Suite) -> Suite:
     """The same suite with every assertion of its test code as a test of its own, where they do not need one another.
 
@@ -379,14 +438,89 @@ def as_calls(suite: Suite) -> Suite:
     Calls are judged on our side: a service that runs the program does not see what is expected, and the sandbox needs
     one process instead of two.
     """
+    if suite.language == "javascript":
+        tests = [part for test in suite.tests for part in _javascript_calls(test)]
+        return replace(suite, tests=tuple(tests))
+    if suite.language != "python":
+        return suite
     suite = one_by_one(suite)
     return replace(
         suite, tests=tuple(_as_call(test) if isinstance(test, AssertTest) else test for test in suite.tests)
     )
 
 
+_IDLE_JAVASCRIPT = re.compile(
+    r"\s*(?:(?://.*)?|[{}]|"
+    r"function test\(\) ?\{|test\(\);?|"
+    r"(?:const|let|var) assert = require\(['\"](?:node:)?assert['\"]\);?)\s*"
+)
+_NAMED = re.compile(r"\s*(?:const|let|var) (\w+) = ([A-Za-z_$][\w$]*);?\s*")
+_ASSERTED = re.compile(r"\s*assert\.(?:deepEqual|deepStrictEqual|equal|strictEqual)\(\s*([A-Za-z_$][\w$]*)\(")
+
+
+def _javascript_calls(test: Test) -> list[Test]:
+    """Calls out of JavaScript tests in MultiPL-E's form: lines of `assert.deepEqual(candidate(1, [2]), 3);`.
+
+    Their types must agree, as in the Python tests that these were made from: "3" does not pass for 3.
+    """
+    if not isinstance(test, AssertTest):
+        return [test]
+    names: dict[str, str] = {}
+    calls: list[CallTest] = []
+    for line in test.source.splitlines():
+        named, asserted = _NAMED.fullmatch(line), _ASSERTED.match(line)
+        if named:
+            names[named[1]] = named[2]
+        elif asserted:
+            try:
+                arguments, at = _json_list(line, asserted.end(), ")")
+                wanted, at = _json_list(line, at, ")")
+            except ValueError:
+                return [test]
+            if len(wanted) != 1 or line[at:].strip() not in ("", ";"):
+                return [test]
+            function = names.get(asserted[1], asserted[1])
+            calls.append(CallTest(function, tuple(arguments), wanted[0], {}, test.points, test.subtask, exact=True))
+        elif not _IDLE_JAVASCRIPT.fullmatch(line):
+            return [test]
+    return [replace(call, points=call.points / len(calls)) for call in calls] or [test]
+
+
+def _exact_number(text: str) -> int:
+    if abs(int(text)) >= 1 << 53:
+        raise ValueError("not exact in JavaScript")
+    return int(text)
+
+
+def _no_constant(text: str) -> float:
+    raise ValueError(f"{text} equals nothing")
+
+
+_JSON = json.JSONDecoder(parse_int=_exact_number, parse_constant=_no_constant)
+
+
+def _json_list(line: str, at: int, end: str) -> tuple[list[Any], int]:
+    """JSON values, separated by commas (one may come first), up to and with `end`; where that is passed.
+
+    Raises:
+        ValueError: something else.
+    """
+    values: list[Any] = []
+    while True:
+        while line[at : at + 1] in (" ", ",") and line[at : at + 1]:
+            at += 1
+        if line[at : at + 1] == end:
+            return values, at + 1
+        if line.startswith("undefined", at):
+            values.append(None)
+            at += len("undefined")
+        else:
+            value, at = _JSON.raw_decode(line, at)
+            values.append(value)
+
+
 def _parts(test: AssertTest) -> list[Test]:
-    found = _assertions(ast.parse(test.source))
+    found = _assertions(_syntax_tree(test.source))
     if found is None or len(found[1]) < 2:
         return [test]
     context, assertions, call = found
@@ -431,7 +565,7 @@ def _telling(assertions: list[Any]) -> list[ast.Assert]:
 
 
 def _as_call(test: AssertTest) -> Test:
-    found = _assertions(ast.parse(test.source))
+    found = _assertions(_syntax_tree(test.source))
     if found is None or len(found[1]) != 1:
         return test
     _, (assertion,), call = found

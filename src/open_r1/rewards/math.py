@@ -8,27 +8,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable
-from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
 from . import exact, pool
-from .answer import answer_part, boxed_answer, choice, final_answer, gold_answer, gold_choice, last_boxed, statement
+from .answer import answer_part, boxed_answer, choice, final_answer, gold_answer, gold_choice, statement
 from .verdict import CORRECT, WRONG, Verdict
 
-__all__ = ["accuracy", "equal", "final_answer", "last_boxed", "math_verify_alone", "numeral", "vote_key"]
+__all__ = ["accuracy", "equal", "final_answer", "math_verify_alone", "vote_key"]
 
 SECONDS = 3.0  # of CPU that Math-Verify gets for one comparison
 LENGTH = 1000  # characters beyond which an answer is none, unless the gold is as long
 SHOWN = 200  # characters of an answer in a reason
-_NUMERAL = re.compile(r"[+-]?(\d{1,30}|\d{1,3}(,\d{3}){1,9})(\.\d{0,30})?|[+-]?\.\d{1,30}", re.ASCII)
 _OPERATORS = re.compile(r"\\(?:i{0,2}int|oint|sum|prod|lim)(?![a-zA-Z])")
 _PROSE = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{4,}")
 _TEXT = re.compile(r"\\(?:text\w*|mbox|mathrm|operatorname)\s*\{([^{}]*)\}")
 _NAMED_FUNCTION = re.compile(r"\\(?:text|mathrm|operatorname)\s*\{\s*(sin|cos|tan|cot|sec|csc|log|ln|exp)\s*\}")
+# f'(x), A^T, dy/dx, 3 mod 7, gcd(x, y)
+_DECORATION = re.compile(
+    r"[A-Za-z)]'(?![a-z])|\\prime|\^\s*\{?\s*(?:\\top|T)(?![A-Za-z])|\\frac\s*\{\s*d|\\[bp]mod|\\gcd"
+)
 _ELLIPSIS = re.compile(r"\\[cl]?dots|\.\.\.|…")
 _FUNCTIONS = "arcsin arccos arctan sinh cosh tanh sqrt frac infinity pmatrix bmatrix matrix array cases begin degrees"
 _NOT_PROSE = frozenset(_FUNCTIONS.split())
+_TRIGONOMETRIC = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*degrees")
+_BARE_FRACTION = re.compile(r"\\frac\s*(\\pi(?![a-zA-Z])|\w)\s*(\\pi(?![a-zA-Z])|\w)")
+_ACCENT = re.compile(r"\\(vec|hat|bar|overline)\s+([a-zA-Z])(?![a-zA-Z])")
+_NATURAL = re.compile(r"\\log\s*_\s*(?:\{\s*e\s*\}|e)(?![a-zA-Z])")
+_SAID = re.compile(r"[^\W_]+|[-+*/^<>=|!]|(?<=\d)\.(?=\d)")
 _SUBSCRIPTED_NUMBER = re.compile(r"\d\s*_\s*\{?\s*\d")
 
 
@@ -70,12 +78,6 @@ def math_verify_alone(completion: str, solution: str | int | float | None) -> Ve
         return Verdict("unknown", "no gold answer")
     text = answer_part(completion)
     return _best([_in_pool("math_verify", text, gold.text) for gold in golds])
-
-
-def numeral(text: str) -> Fraction | None:
-    """The exact value of a plain integer or decimal (`1,234`, `-0.5`, `$7$`); None for anything else."""
-    text = text.strip().strip("$").strip()
-    return Fraction(text.replace(",", "")) if _NUMERAL.fullmatch(text) else None
 
 
 class Gold(NamedTuple):
@@ -147,8 +149,13 @@ def _symbolic(answer: str, gold: str) -> Verdict:
 
 
 def _bare(text: str) -> str:
-    """Without what Math-Verify stumbles over: \\text{sin}, \\mathrm{e}."""
-    return _TEXT.sub(r"\1", _NAMED_FUNCTION.sub(r"\\\1 ", exact.clean(text)))
+    """Without what Math-Verify stumbles over: \\text{sin}, \\mathrm{e}, \\frac\\pi3, \\log_e, degrees."""
+    text = _TEXT.sub(r"\1", _NAMED_FUNCTION.sub(r"\\\1 ", exact.clean(text)))
+    text = _ACCENT.sub(r"\\\1{\2}", text.replace("\\lg ", "\\log_{10} "))
+    text = _NATURAL.sub(r"\\ln ", _BARE_FRACTION.sub(r"\\frac{\1}{\2}", text))
+    if "degrees" in text and _TRIGONOMETRIC.search(text):
+        text = _DEGREES.sub(r"\\left(\\frac{\1\\pi}{180}\\right)", text)
+    return text.replace("degrees", "")
 
 
 def _guard(answer: str, gold: str) -> Verdict | None:
@@ -162,8 +169,12 @@ def _guard(answer: str, gold: str) -> Verdict | None:
         return Verdict("wrong", f"the final answer is not mathematics: {answer[:SHOWN]!r}")
     if _OPERATORS.search(given) and not _OPERATORS.search(wanted):
         return Verdict("wrong", "the final answer is not evaluated")
+    if sorted(_DECORATION.findall(given)) != sorted(_DECORATION.findall(wanted)):
+        return Verdict("unknown", "notation that Math-Verify would drop")
     if _ELLIPSIS.search(given) or _ELLIPSIS.search(wanted):
         return Verdict("unknown", "an ellipsis cannot be compared")
+    if "\\begin{cases}" in given or "\\begin{cases}" in wanted:
+        return CORRECT if _squeezed(given) == _squeezed(wanted) else Verdict("unknown", "cases cannot be compared")
     if _SUBSCRIPTED_NUMBER.search(given) or _SUBSCRIPTED_NUMBER.search(wanted):
         return Verdict("unknown", "numbers in a base that cannot be compared")
     return None
@@ -176,8 +187,8 @@ def _says_words(cleaned: str) -> bool:
 
 
 def _squeezed(text: str) -> str:
-    """Letters and digits in lower case."""
-    return "".join(filter(str.isalnum, _TEXT.sub(r"\1", text).lower()))
+    """Letters, digits and signs in lower case."""
+    return "".join(_SAID.findall(_TEXT.sub(r"\1", text).lower()))
 
 
 def _in_pool(function: str, answer: str, gold: str, *more: object) -> Verdict:

@@ -8,7 +8,6 @@ well as the kernel allows, or on any other `Runner`. Weaker isolation than asked
 from .cases import AssertTest, CallTest, Language, Level, Limits, Outcome, Program, StdinTest, Test
 from .judging import NOT_RUN, judge
 from .runner import Execution, Runner
-from .toolchains import check_language
 from .zygotes import describe, level
 
 __all__ = [
@@ -24,7 +23,6 @@ __all__ = [
     "Runner",
     "StdinTest",
     "Test",
-    "check_language",
     "describe",
     "judge",
     "level",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Language = Literal["python", "cpp", "javascript"]
-# From the strongest to the weakest; what each keeps out is said in `levels`.
+# From the strongest to the weakest; what each keeps out is said in `zygotes.MEANING`.
 Level = Literal["namespaces", "landlock", "seccomp"]
 
 
@@ -63,11 +63,19 @@ class CallTest:
 
 @dataclass(frozen=True)
 class AssertTest:
-    """Test code that uses the program's names and raises if it is wrong (HumanEval, MBPP, LeetCode)."""
+    """Test code that uses the program's names and raises if it is wrong (HumanEval, MBPP, LeetCode).
+
+    Args:
+        source: the code.
+        points: the test's share in a weighted score.
+        subtask: tests of one subtask earn its points together.
+        helpers: code that runs before it, whose names the program cannot redefine for the test.
+    """
 
     source: str
     points: float = 1.0
     subtask: str | None = None
+    helpers: str = ""
 
 
 Test = StdinTest | CallTest | AssertTest

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
+import secrets
 from collections.abc import Callable
 
 from . import plain
@@ -78,30 +80,58 @@ def javascript_calls(program: Program) -> Program:
 
 
 def whole_python(program: Program, test: AssertTest, secret: str) -> Program:
-    return Program(f"{program.source}\n\n{test.source}\n\nprint({secret!r})\n")
+    return Program(f"{program.source}\n\n{test.helpers}\n{test.source}\n\nprint({secret!r})\n")
 
 
 def whole_cpp(program: Program, test: AssertTest, secret: str) -> Program:
-    """The tests' `main` gets another name and is called by one that then prints the secret."""
+    """The tests' `main` gets another name and is called by one that then prints what was on stdin: the secret.
+
+    It is read before anything of the program runs, and an assertion that does not hold ends the process by itself.
+    Still forgeable by a program that returns objects which equal everything, or that searches its own memory.
+    """
     # A test in MultiPL-E's form begins with the brace that closes the program's function.
     closing, rest = ("}\n", test.source.lstrip()[1:]) if test.source.lstrip().startswith("}") else ("", test.source)
+    own = f"open_r1_{secrets.token_hex(8)}"  # a name that no program can know beforehand
     return Program(
-        f"#include <cassert>\n#include <cstdio>\n{program.source}\n{closing}"
-        # assert.h defines `assert` anew each time: what the program made of it is undone.
-        "#undef NDEBUG\n#include <assert.h>\n"
+        f"#include <cassert>\n#include <cstdio>\n#include <unistd.h>\nnamespace {own} {{\n"
+        "static char secret[64];\nstatic ssize_t length;\n"
+        "__attribute__((constructor(101))) static void take() { length = ::read(0, secret, sizeof secret); }\n"
+        "static void give() { if (::write(1, secret, length) != length) ::_exit(1); }\n"
+        "static void require(bool holds, const char* text) {\n"
+        '  if (!holds) { ::dprintf(2, "Assertion failed: %s\\n", text); ::_exit(134); }\n}\n}\n'
+        f"{program.source}\n{closing}"
+        # Our own, whatever the program made of it; assert.h, which the tests may include again, is not read twice so.
+        "#undef NDEBUG\n#include <assert.h>\n#undef assert\n"
+        f"#define assert(...) {own}::require(static_cast<bool>(__VA_ARGS__), #__VA_ARGS__)\n"
         # Only `main` may end without a return; unoptimised, so that another function may too.
         '#define main __attribute__((optimize("O0"))) tests_of_the_program\n'
-        f"{rest}\n#undef main\nint main() {{ tests_of_the_program(); std::puts({json.dumps(secret)}); return 0; }}\n",
+        f"{_without_assert_h(rest)}\n#undef main\nint main() {{ tests_of_the_program(); {own}::give(); return 0; }}\n",
         "cpp",
     )
 
 
+def _without_assert_h(source: str) -> str:
+    return re.sub(r"^[ \t]*#[ \t]*include[ \t]*<(?:cassert|assert\.h)>", "", source, flags=re.MULTILINE)
+
+
 def whole_javascript(program: Program, test: AssertTest, secret: str) -> Program:
-    """The assertions are frozen before the program could replace them."""
-    frozen = (
-        "for (const name of ['node:assert']) { Object.freeze(require(name)); Object.freeze(require(name).strict); }"
+    """What ends the tests and what they assert by is taken before the program runs; the secret is read from stdin.
+
+    Still forgeable by a program that reads its own source for the name of the function that prints the secret.
+    """
+    own = f"open_r1_{secrets.token_hex(8)}"  # a name that no program can know beforehand
+    return Program(
+        f"const {own} = ((load) => {{\n"
+        '  const { readFileSync, writeSync } = load("fs"), assert = load("assert");\n'
+        '  const secret = readFileSync(0, "utf8");\n'
+        "  Object.freeze(assert.strict);\n  Object.freeze(assert);\n"
+        "  const require = (name) =>\n"
+        '    name === "assert" || name === "node:assert" ? assert : name.endsWith("assert/strict") ? assert.strict'
+        " : load(name);\n"
+        '  return Object.freeze({ require, give: () => writeSync(1, "\\n" + secret + "\\n") });\n'
+        f"}})(require);\n{program.source}\n;{{ const require = {own}.require;\n{test.source}\n}}\n;{own}.give();\n",
+        "javascript",
     )
-    return Program(f"{frozen}\n{program.source}\n{test.source}\n;console.log({json.dumps(secret)});\n", "javascript")
 
 
 CALLS: dict[Language, Callable[[Program], Program]] = {"python": python_calls, "javascript": javascript_calls}

@@ -12,6 +12,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..errors import RecipeError
@@ -22,6 +23,9 @@ from .runner import Execution, Runner
 
 NOT_RUN = Outcome("unknown", "not run after the first failure")
 _ERROR_LINE = re.compile(r"(?:Uncaught )?[\w.]*(?:Error|Exception|Interrupt)\b")
+SLOWEST = 3  # tests of a program that may each use up their time; waiting for all of many would block everybody
+STARVED = "the machine was too busy to judge the program's speed"
+_SLOW = re.compile(rf"more than \S+ s of CPU time|waited for|{STARVED}")
 Outcomes = dict[int, Outcome]  # by the number of the test
 
 
@@ -77,20 +81,27 @@ def in_batches(indices: Iterable[int], run: Callable[[list[int]], Outcomes], sto
     """Judge many tests in one process, and alone each that did not pass there.
 
     A process of its own decides, since in a shared one an earlier test may have left something behind. `run` judges
-    some tests together; what it says passed must be sound.
+    some tests together; what it says passed must be sound. After `SLOWEST` tests that ended alone at a limit of time,
+    the rest get the outcome of the last of them without a run.
     """
     outcomes: Outcomes = {}
+    slow: list[Outcome] = []
     indices = list(indices)
     for start in range(0, len(indices), BATCH):
         batch = indices[start : start + BATCH]
-        together = run(batch)
+        together = run(batch) if len(slow) < SLOWEST else {}
         final = {"passed", "error"} if len(batch) > 1 else {"passed", "error", "failed", "unknown"}
         outcomes |= {index: outcome for index, outcome in together.items() if outcome.status in final}
         doubtful = [index for index in batch if index not in outcomes]
         # The test that failed among the others first: very likely it fails alone.
-        doubtful.sort(key=lambda index: together[index].status != "failed")
+        doubtful.sort(key=lambda index: index not in together or together[index].status != "failed")
         for index in doubtful:
+            if len(slow) >= SLOWEST:
+                outcomes[index] = replace(slow[-1], reason=f"not run after {SLOWEST} like it: {slow[-1].reason}")
+                continue
             outcomes |= run([index])
+            if _SLOW.match(outcomes[index].reason):
+                slow.append(outcomes[index])
             if stop_early and outcomes[index].status == "failed":
                 return outcomes
         if stop_early and any(outcomes[index].status == "failed" for index in batch):
@@ -137,7 +148,14 @@ def stdin_outcome(test: StdinTest, execution: Execution, limits: Limits, runner:
         return checked(test, execution, limits, runner)
     if same_output(test.expected, execution.stdout):
         return Outcome("passed", "", execution.seconds)
-    return Outcome("failed", "wrong output", execution.seconds)
+    expected, got = shown(test.expected), shown(execution.stdout.decode(errors="replace"))
+    return Outcome("failed", f"wrong output: expected {expected}, got {got}", execution.seconds)
+
+
+def shown(text: str, most: int = 60) -> str:
+    """Text on one line, shortened."""
+    text = text.strip()
+    return ascii(text if len(text) <= most else text[:most] + "...")
 
 
 def run_fault(execution: Execution, limits: Limits) -> Outcome | None:
@@ -145,7 +163,7 @@ def run_fault(execution: Execution, limits: Limits) -> Outcome | None:
     if execution.ended == "error":
         return Outcome("error", execution.cause)
     if execution.ended == "starved":
-        return Outcome("unknown", "the machine was too busy to judge the program's speed", execution.seconds)
+        return Outcome("unknown", STARVED, execution.seconds)
     reasons = {
         "cpu": f"more than {limits.seconds:g} s of CPU time",
         "wall": f"waited for more than {max(limits.wall_seconds, limits.seconds):g} s",
@@ -292,7 +310,8 @@ def judge_asserts(
         return judge_whole(runner, program, tests, limits, stop_early)
 
     def together(indices: list[int]) -> Outcomes:
-        ofprogram, oftester = runner.run_asserts(program, [tests[index].source for index in indices], limits)
+        sources = [f"{tests[index].helpers}\n{tests[index].source}".lstrip("\n") for index in indices]
+        ofprogram, oftester = runner.run_asserts(program, sources, limits)
         lines = [*oftester.stdout.split(b"\n")[:-1], *[None] * len(indices)]
         return {
             index: assert_outcome(line, ofprogram, oftester, limits)
@@ -327,7 +346,8 @@ def judge_whole(
     for index, test in tests.items():
         secret = secrets.token_hex(16)
         whole = drivers.WHOLE[program.language](program, test, secret)
-        (execution,) = runner.run(whole, [b""], limits)
+        stdin = b"" if program.language == "python" else secret.encode()
+        (execution,) = runner.run(whole, [stdin], limits)
         fault = run_fault(execution, limits)
         if fault:
             outcomes[index] = fault

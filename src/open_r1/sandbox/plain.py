@@ -220,8 +220,10 @@ def answer_call(namespace: dict[str, Any], call: dict[str, Any]) -> str:
             target = namespace[first]
             if isinstance(target, type) and rest:
                 target = target()
-        else:
+        elif "Solution" in namespace:
             target, rest = namespace["Solution"](), [first, *rest]
+        else:
+            raise NameError(f"the program defines no function {first}")
         for name in rest:
             target = getattr(target, name)
         value = target(*decode(call["arguments"]), **decode(call["keywords"]))

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import RecipeError
 from .cases import Language, Limits, Program
@@ -118,6 +118,8 @@ def _of_piston(answer: dict[str, Any], limits: Limits) -> Execution:
     """
     compiled, run = answer.get("compile"), answer.get("run")
     if isinstance(compiled, dict) and (compiled.get("code") or compiled.get("signal")):
+        if compiled.get("status") == "TO":
+            raise Outage("piston: the compiler ran out of time; raise its PISTON_COMPILE_TIMEOUT")
         if compiled.get("status") == "XX":
             raise Busy(f"piston: internal error: {compiled.get('message')}")
         return Execution(
@@ -141,7 +143,7 @@ def _of_piston(answer: dict[str, Any], limits: Limits) -> Execution:
     if status is None and signal == "SIGKILL" and len(stdout) > 1024:
         raise Outage("piston: killed by its time limit or its PISTON_OUTPUT_MAX_SIZE; only version 4 says which")
     if status == "TO" or (status is None and signal == "SIGKILL"):
-        return Execution("cpu", code, stdout, stderr, seconds)
+        return Execution(_late(run.get("cpu_time"), limits), code, stdout, stderr, seconds)
     if not isinstance(code, int) and not signal:
         raise Outage(f"piston: neither an exit code nor a signal: {_start(answer)}")
     return Execution("exit", code if isinstance(code, int) else 1, stdout, stderr or str(signal or ""), seconds)
@@ -179,7 +181,9 @@ def _of_fusion(answer: dict[str, Any], limits: Limits) -> Execution:
     if isinstance(compiled, dict):
         if compiled.get("status") == "Error":
             raise Busy(f"sandboxfusion: the compiler did not run: {_text(compiled, 'stderr')[:200]}")
-        if compiled.get("status") == "TimeLimitExceeded" or compiled.get("return_code"):
+        if compiled.get("status") == "TimeLimitExceeded":
+            raise Outage("sandboxfusion: the compiler ran out of time")
+        if compiled.get("return_code"):
             return Execution("compile", compiled.get("return_code"), stderr=_text(compiled, "stderr"))
     if not isinstance(run, dict) or run.get("status") == "Error":
         raise Busy(f"sandboxfusion: the program did not run: {_start(answer)}")
@@ -192,6 +196,12 @@ def _of_fusion(answer: dict[str, Any], limits: Limits) -> Execution:
     if len(stdout) > limits.output_bytes:
         return Execution("output", None, stdout, stderr, seconds)
     return Execution("exit", run["return_code"], stdout, stderr, seconds)
+
+
+def _late(cpu_milliseconds: Any, limits: Limits) -> Literal["cpu", "starved"]:
+    """What a service's time limit, by its clock on the wall, means: nothing if the program had less CPU time."""
+    known = isinstance(cpu_milliseconds, int | float)
+    return "starved" if known and cpu_milliseconds < 900 * limits.seconds else "cpu"
 
 
 class Service:

@@ -3,7 +3,8 @@
 Test code holds the expected values, so it must never share a process with the program. The names that it uses and
 does not define become remote objects here: a call travels to the program's process as tagged data and its result comes
 back as tagged data. Whatever has no plain form stays there and is known here by a handle, whose equality is never
-asked of the program's code. Standard library only.
+asked of the program's code. Helpers that come with the test run here, and a test that would let the program's own
+code decide about it is not used. Standard library only.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import ast
 import builtins
 import collections
 import functools
+import importlib
 import itertools
 import json
 import math
@@ -321,11 +323,117 @@ def names_used(tree: ast.AST) -> set[str]:
             bound.add(node.name)
         elif isinstance(node, ast.arg):
             bound.add(node.arg)
+        elif isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+            bound |= _public_names(node.module or "")
         elif isinstance(node, ast.alias):
             bound.add((node.asname or node.name).split(".")[0])
         elif isinstance(node, ast.ExceptHandler) and node.name:
             bound.add(node.name)
     return loaded - bound
+
+
+def _public_names(module: str) -> set[str]:
+    try:
+        found = importlib.import_module(module)
+    except Exception:  # the test will say so itself
+        return set()
+    return set(getattr(found, "__all__", [name for name in vars(found) if not name.startswith("_")]))
+
+
+class Sources:
+    """On which of the program's names (`free`) each expression of a test draws, whatever the order of statements.
+
+    A program must not be asked for what judges it: `isclose(f(2), 4)` passes whatever f is, if `isclose` is the
+    program's too. So nothing that a test decides by may draw on two of its names. What is built by a class (a name
+    with a capital, `Solution` aside) only to be given to the function under test, as in `height(Node(1)) == 1`, is an
+    argument and does not count.
+    """
+
+    def __init__(self, tree: ast.AST, free: set[str]):
+        self.of: dict[str, set[str]] = {name: {name} for name in free}
+        self.free = free
+        self.functions = {
+            node.name: [argument.arg for argument in (*node.args.posonlyargs, *node.args.args)]
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef)
+        }
+        before = -1
+        while before != (before := sum(map(len, self.of.values()))):
+            for node in ast.walk(tree):
+                self._follow(node)
+
+    def _follow(self, node: ast.AST) -> None:
+        """One step from where values come from to the names that they get."""
+        if isinstance(node, ast.Assign):
+            self._flow(node.value, *node.targets)
+        elif isinstance(node, (ast.AnnAssign, ast.AugAssign, ast.NamedExpr)) and node.value:
+            self._flow(node.value, node.target)
+        elif isinstance(node, (ast.For, ast.comprehension)):
+            self._flow(node.iter, node.target)
+        elif isinstance(node, ast.withitem) and node.optional_vars:
+            self._flow(node.context_expr, node.optional_vars)
+        elif isinstance(node, ast.FunctionDef):
+            for returned in ast.walk(node):
+                if isinstance(returned, (ast.Return, ast.Yield)) and returned.value:
+                    self._add(node.name, self.drawn(returned.value))
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):  # it may change its arguments
+            made = node.value
+            self._flow(made, *made.args, *([made.func.value] if isinstance(made.func, ast.Attribute) else []))
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            names = self.functions.get(node.func.id, [])
+            for name, argument in zip(names, node.args, strict=False):
+                self._add(name, self.drawn(argument))
+            for word in node.keywords:
+                if word.arg in names:
+                    self._add(word.arg, self.drawn(word.value))
+
+    def _flow(self, value: ast.AST, *targets: ast.AST) -> None:
+        drawn = self.drawn(value)
+        for target in targets:
+            for node in ast.walk(target):
+                if isinstance(node, ast.Name):
+                    self._add(node.id, drawn)
+
+    def _add(self, name: str, drawn: set[str]) -> None:
+        if name not in self.free and drawn:
+            self.of.setdefault(name, set()).update(drawn)
+
+    def drawn(self, node: ast.AST, given: bool = False) -> set[str]:
+        """Names that a value depends on; `given` to the program, what its classes have built is left out. A name
+        that ends in a point is a class of which an object has been asked for something."""
+        if isinstance(node, ast.Name):
+            found = self.of.get(node.id, set())
+            return {name for name in found if not (given and _is_class(name))}
+        if isinstance(node, ast.Attribute):
+            return {f"{name}." if _is_class(name) else name for name in self.drawn(node.value)}
+        if isinstance(node, ast.Call):
+            found = self.drawn(node.func)
+            made = {name for name in found if not (given and _is_class(name))}
+            parts = [*node.args, *node.keywords]
+            return made.union(*(self.drawn(part, given or bool(found)) for part in parts))
+        return set().union(*(self.drawn(part, given) for part in ast.iter_child_nodes(node)))
+
+    def judged_by_itself(self, tree: ast.AST) -> set[str]:
+        """Names of the program that something is decided by together with others; empty if that is nowhere so."""
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Assert, ast.If, ast.While, ast.IfExp)):
+                decided = node.test
+            elif isinstance(node, ast.Expr) and not self._calls_own_function(node.value):
+                decided = node.value
+            else:
+                continue
+            found = {name.rstrip(".") for name in self.drawn(decided)}
+            if len(found) > 1:
+                return found
+        return set()
+
+    def _calls_own_function(self, node: ast.AST) -> bool:
+        """A call of a function of the test, such as `check`: what that decides by is inside of it."""
+        return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in self.functions
+
+
+def _is_class(name: str) -> bool:
+    return name[:1].isupper() and name != "Solution" and not name.endswith(".")
 
 
 def taken_from_program(tree: ast.AST) -> set[str]:
@@ -363,6 +471,10 @@ def run_test(source: str, requests: int, answers: int) -> tuple[str, str]:
     try:
         tree = ast.parse(source, "<test>")
         taken = taken_from_program(tree)
+        free = names_used(tree) - (set(dir(builtins)) | set(LIBRARY) | set(MODULES)) | taken
+        own = Sources(tree, free).judged_by_itself(tree)
+        if own:
+            return UNKNOWN, f"the test asks the program for its own checker (one of {', '.join(sorted(own))})"
         code = compile(ast.fix_missing_locations(_SettleAfterStatements().visit(tree)), "<test>", "exec")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return UNKNOWN, f"the test cannot be used: {error}"

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 from typing import Any
 
-from ..errors import RecipeError
 from .cases import Language, Level, Limits
 
 # Shared libraries and what is installed with them; on merged systems some are links to others.
@@ -54,17 +53,6 @@ def missing(language: Language, level: Level) -> str:
     if language != "python" and level == "seccomp":
         return f"programs in {language} need files, which isolation by seccomp alone does not give"
     return ""
-
-
-def check_language(language: Language, level: Level = "namespaces") -> None:
-    """Can programs in this language be run here, at this level of isolation?
-
-    Raises:
-        RecipeError: they cannot; the message names what is missing.
-    """
-    cause = missing(language, level)
-    if cause:
-        raise RecipeError(cause)
 
 
 def compilation() -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """A warmed interpreter that isolates itself once and then forks one confined process per run.
 
-Started by local.py as `python -I -S -B zygote.py <control socket> <parent pidfd> <configuration>` with an empty
+Started by zygotes.py as `python -I -S -B zygote.py <control socket> <parent pidfd> <configuration>` with an empty
 environment. Standard library only. It is told what to run and never what to expect: every byte of a run (source,
 input, output) travels in memory files that the judge hands over, so none of it enters this process's heap, which
 every later fork would inherit.

@@ -119,6 +119,10 @@ class Broken(Exception):
     """The sandbox itself failed; the program has nothing to do with it."""
 
 
+class Late(Broken):
+    """It did not answer in time, which says nothing of what this machine can do."""
+
+
 @dataclass(frozen=True)
 class Isolation:
     """A level that works here, and the interpreter that it works with."""
@@ -156,6 +160,9 @@ class Zygote:
         self.socket = ours
         try:
             answer = self._receive(START_SECONDS)
+        except Late:
+            self.close()
+            raise
         except Broken:
             self.close()
             said = self.process.stderr.read().decode(errors="replace").strip()
@@ -187,7 +194,7 @@ class Zygote:
         try:
             message = self.socket.recv(1 << 16)
         except TimeoutError:
-            raise Broken(f"the sandbox's process did not answer for {seconds:.0f} s") from None
+            raise Late(f"the sandbox's process did not answer for {seconds:.0f} s") from None
         except OSError as error:
             raise Broken(f"the sandbox's process is gone: {error}") from None
         if not message:
@@ -293,29 +300,34 @@ def pool(level: Level) -> Pool:
 def isolation(level: Level) -> Isolation:
     """What works for this level, found out once by starting a zygote with the first interpreter that can.
 
+    A start that took too long is no finding: the next call tries again.
+
     Raises:
         Broken: with the cause for each interpreter tried.
     """
     with _lock:
-        if level not in _isolations:
-            _isolations[level] = _try_level(level)
-        found = _isolations[level]
+        found = _isolations.get(level) or _try_level(level)
+        if not isinstance(found, Late):
+            _isolations[level] = found
     if isinstance(found, Broken):
         raise found
     return found
 
 
 def _try_level(level: Level) -> Isolation | Broken:
-    causes = []
+    causes: list[str] = []
+    kind = Broken
     for python in interpreters():
         try:
             found = Isolation(level, python, (*python_files(python), *toolchains.files()))
             _try_out(found)
         except (Broken, OSError, subprocess.SubprocessError) as error:
             causes.append(f"{error} (with {python})")
+            if isinstance(error, Late | subprocess.TimeoutExpired):
+                kind = Late
         else:
             return found
-    return Broken("; ".join(causes))
+    return kind("; ".join(causes))
 
 
 def _try_out(isolation: Isolation) -> None:

@@ -2,8 +2,8 @@
 
 Read here: integers, decimals, fractions, mixed numbers, percentages, scientific notation, thousands separators, surds,
 pi, e, i, polynomials and quotients of them; units, degrees, money; words; lists, sets, tuples, intervals, unions,
-simple inequalities, equations, ratios, matrices, numbers in a base; and names before an answer (`x = 5`,
-`f(x) = 2x`, `(x, y) = (1, 2)`). Everything else is not ours: `equal` says None.
+simple inequalities, equations, ratios, times of day, matrices, functions by cases, numbers in a base; and names
+before an answer (`x = 5`, `f(x) = 2x`, `(x, y) = (1, 2)`). Everything else is not ours: `equal` says None.
 
 Conventions, which are those of the graders of MATH and AIME where they agree:
 - A unit, a percent sign, a base or a name may be missing on one side; where both have one they must agree (and
@@ -22,10 +22,13 @@ from fractions import Fraction
 from .expression import NUMERAL, Scalar
 from .reading import (
     INTEGER,
+    INTERVALS,
     LENGTH,
+    VERDICTS,
     Absurd,
     Answer,
     Based,
+    Clock,
     Equation,
     Extreme,
     Infinite,
@@ -135,8 +138,10 @@ def _compare(gold: Answer, answer: Answer) -> bool | None:
     match pair:
         case (Number(), Number()):
             return _compare_numbers(gold, answer)
-        case (Infinite(), Infinite()) | (Based(), Based()):
+        case (Infinite(), Infinite()) | (Based(), Based()) | (Clock(), Clock()):
             return gold == answer
+        case (Clock(), Ratio() | Number()) | (Ratio() | Number(), Clock()):
+            return _compare_clock(*(pair if isinstance(gold, Clock) else pair[::-1]))
         case (Text(), Text()):
             return _compare_texts(gold.words, answer.words)
         case (Text(), _):
@@ -167,7 +172,7 @@ def _compare(gold: Answer, answer: Answer) -> bool | None:
         case (Union(), Union()):
             return _unordered(gold.parts, answer.parts) or None
         case (Union(), Sequence()) | (Sequence(), Union()):
-            return None
+            return _compare_union(*(pair if isinstance(gold, Union) else pair[::-1]))
         case (Sequence(), _) | (_, Sequence()):
             sequence, other = pair if isinstance(gold, Sequence) else pair[::-1]
             if len(sequence.items) == 1 and sequence.brackets in ("", "{}"):
@@ -254,6 +259,10 @@ def _compare_texts(gold: str, answer: str) -> bool | None:
     wanted, given = (" ".join(_SAID_WITH.sub(" ", text).split()) for text in (gold, answer))
     if wanted == given:
         return True
+    if sorted(gold.split(" and ")) == sorted(answer.split(" and ")):
+        return True
+    if (gold in VERDICTS and answer.startswith(gold + ",")) or (answer in VERDICTS and gold.startswith(answer + ",")):
+        return True  # yes against "yes, it is"
     if len(gold.split()) > PHRASE or f" {wanted} " in f" {given} " or f" {given} " in f" {wanted} ":
         return None
     return False
@@ -265,6 +274,16 @@ def _compare_based(based: Based, plain: Number) -> bool | None:
     return (
         value is not None and value.denominator == 1 and plain.decimals is None and str(value) == (based.digits or "0")
     )
+
+
+def _compare_clock(clock: Clock, bare: Ratio | Number) -> bool:
+    """6:30 or 18:30 for 6:30 p.m."""
+    parts = bare.parts if isinstance(bare, Ratio) else (bare,)
+    values = [None if part.unit else part.value.rational() for part in parts]
+    if len(values) > 3 or not all(value is not None and 0 <= value < 60 for value in values):
+        return False
+    seconds = sum(value * scale for value, scale in zip(values, (3600, 60, 1), strict=False))
+    return seconds == clock.seconds or (seconds < 13 * 3600 and (seconds - clock.seconds) % (12 * 3600) == 0)
 
 
 def _compare_ratios(gold: Ratio, answer: Ratio) -> bool:
@@ -287,19 +306,34 @@ def _compare_vector(matrix: Matrix, point: Sequence) -> bool | None:
 
 
 def _compare_sequences(gold: Sequence, answer: Sequence) -> bool | None:
-    if gold.brackets == answer.brackets:
-        unordered = gold.brackets in ("", "{}")
-    elif {gold.brackets, answer.brackets} == {"", "{}"}:
-        unordered = True
-    elif "" in (gold.brackets, answer.brackets):
-        unordered = False
-    else:
-        return False
+    brackets = {gold.brackets, answer.brackets}
+    if brackets == {"<", ">"}:
+        answer = Sequence(gold.brackets, answer.items[::-1])
+    elif len(brackets) > 1 and not _may_be_same(brackets, len(gold.items)):
+        return None if brackets & {"cases", "<", ">"} else False
+    unordered = brackets <= {"", "{}"} or brackets == {"cases"}
     if unordered:
         return _unordered(*(_distinct(sequence) for sequence in (gold, answer)))
     if len(gold.items) != len(answer.items):
         return False
     return _all(_compare(g, a) for g, a in zip(gold.items, answer.items, strict=True))
+
+
+def _may_be_same(brackets: set[str], items: int) -> bool:
+    """A list may be a set, a point, or what is put in order; but (1, 2] and [1, 2] are intervals."""
+    return "" in brackets and (not brackets.isdisjoint(("{}", "()", "<", ">")) or ("[]" in brackets and items > 2))
+
+
+def _compare_union(union: Union, other: Sequence) -> bool | None:
+    """A union of intervals is no finite set; it may be listed, if it is plain that these are intervals."""
+    if other.brackets == "{}" and any(isinstance(p, Sequence) and p.brackets in INTERVALS for p in union.parts):
+        return False
+    listed = not other.brackets and any(_is_half_line(item) for item in other.items)
+    return (listed and _unordered(union.parts, other.items)) or None
+
+
+def _is_half_line(answer: Answer) -> bool:
+    return isinstance(answer, Sequence) and any(isinstance(item, Infinite) for item in answer.items)
 
 
 def _distinct(sequence: Sequence) -> tuple[Answer, ...]:
@@ -334,6 +368,8 @@ def _compare_named(gold: Answer, answer: Answer) -> bool | None:
         return _compare(gold.answer, answer)
     if gold.name != answer.name and not (gold.parameter or answer.parameter):
         return None if len(gold.name) > 1 and len(answer.name) > 1 else False
+    if gold.name[0] == answer.name[0] and ("'" in gold.name) != ("'" in answer.name):  # the inverse, a derivative
+        return False
     given = answer.answer
     if gold.parameter != answer.parameter and gold.parameter and answer.parameter and isinstance(given, Number):
         renamed = given.value.substitute(answer.parameter, gold.parameter)

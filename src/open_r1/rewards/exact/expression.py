@@ -11,7 +11,8 @@ from .units import ORDINAL, is_unit
 
 DEPTH = 24  # of nesting
 NUMERAL = 400  # digits
-_SMALL_WORDS = frozenset(("per", "of", "in", "for", "to", "at", "on", "by", "are", "the", "men", "new"))  # no products
+_NO_PRODUCTS = "per of in for to at on by are the men new sq"
+_SMALL_WORDS = frozenset(_NO_PRODUCTS.split())
 
 
 class Scalar:
@@ -96,7 +97,7 @@ class Scalar:
                     after_number and (is_unit(token.text) or token.text in _SMALL_WORDS)
                 )
             following = self.tokens[self.position + 1 : self.position + 2]
-            is_last = not following or following[0].text == "^"
+            is_last = not following or following[0].text in ("^", "/")
             return not (self.letters_are_units and is_last and token.spaced and after_number and is_unit(token.text))
         if token.text == "(" and before.kind == "word" and before.text[-1] in "fghFGHPQRSTW":
             raise Unreadable("function application")

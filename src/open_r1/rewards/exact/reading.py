@@ -15,6 +15,7 @@ from .expression import NUMERAL, Scalar
 from .ring import BITS, Unreadable, Value, number, rational, variable
 from .tokens import (
     CLOSE,
+    FRACTIONS,
     FUNCTIONS,
     GREEK,
     OPEN,
@@ -67,7 +68,10 @@ class Based:
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """Items in brackets, which are "()", "[]", "[)", "(]" (a point or an interval), "{}" (a set), or "" (a list)."""
+    """Items in brackets, which are "()", "[]", "[)", "(]" (a point or an interval), "{}" (a set), or "" (a list).
+
+    Those of "cases" are the points (value, condition), those of "<" and ">" a chain a < b < c.
+    """
 
     brackets: str
     items: tuple[Answer, ...]
@@ -81,6 +85,13 @@ class Union:
 @dataclass(frozen=True, slots=True)
 class Ratio:
     parts: tuple[Number, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """A time of day with a.m. or p.m., in seconds since midnight."""
+
+    seconds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +127,9 @@ class Extreme:
     """A rational number with a numerator or denominator too large to be that of any `Number`."""
 
 
-Answer = Absurd | Extreme | Number | Infinite | Text | Based | Sequence | Union | Ratio | Matrix | Named | Equation
+Answer = (
+    Absurd | Extreme | Number | Infinite | Text | Based | Sequence | Union | Ratio | Clock | Matrix | Named | Equation
+)
 
 
 class Parsed(NamedTuple):
@@ -131,6 +144,12 @@ _SPACED_THOUSANDS = re.compile(r"(?<![\d.,/] )(?<![\d.,/])\d{1,3}(?: \d{3})+(?![
 INTEGER = re.compile(r"-?\d{1,18}", re.ASCII)
 _IDLE_SPACE = re.compile(r"(?<!\w) | (?!\w)")  # 3 1/2 is not 31/2
 _DECIMAL_COMMA = re.compile(r"\D*?(?:\d+,(?:\d\d|\d{4,})|0,\d+)(?!\d|, ?\d)\D*")
+_POINTS_AND_COMMA = re.compile(r"(?<![\d.,])\d{1,3}(?:\.\d{3})+,\d+(?![\d.,])")  # 1.234,5
+_CLOCK = re.compile(
+    r"(\d{1,2})(?: ?: ?([0-5]\d))?(?: ?: ?([0-5]\d))? ?(?:\\(?:text|mathrm|mbox) ?\{)? ?"
+    r"(?:([ap]) ?\.? ?m\.?|(noon|midnight)) ?\}?",
+    re.IGNORECASE | re.ASCII,
+)
 
 
 def _variants(text: str) -> Iterator[str]:
@@ -143,6 +162,8 @@ def _variants(text: str) -> Iterator[str]:
     if outside and _THOUSANDS.search(joined):
         yield _THOUSANDS.sub(lambda found: found[0].replace(",", ""), joined)
     yield joined
+    if _POINTS_AND_COMMA.search(joined):
+        yield _POINTS_AND_COMMA.sub(lambda found: found[0].replace(".", "").replace(",", "."), joined)
     if outside and joined.count(",") == 1 and _DECIMAL_COMMA.fullmatch(joined):
         yield joined.replace(",", ".")
 
@@ -155,6 +176,9 @@ def parse(text: str) -> Parsed:
     cleaned = clean(text)
     if INTEGER.fullmatch(cleaned):
         return Parsed(cleaned, (Number(number(int(cleaned))),))
+    clock = _clock(cleaned)
+    if clock is not None:
+        return Parsed(_IDLE_SPACE.sub("", cleaned), (clock,))
     readings: list[Answer] = []
     for variant in _variants(cleaned):
         try:
@@ -165,6 +189,14 @@ def parse(text: str) -> Parsed:
     return Parsed(
         _IDLE_SPACE.sub("", cleaned).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac"), tuple(readings)
     )
+
+
+def _clock(text: str) -> Clock | None:
+    found = _CLOCK.fullmatch(text)
+    if found is None or not 1 <= int(found[1]) <= 12 or (found[5] and int(found[1]) < 12):
+        return None
+    late = found[4] in ("p", "P") or (found[5] or "").lower() == "noon"
+    return Clock((int(found[1]) % 12 + 12 * late) * 3600 + int(found[2] or 0) * 60 + int(found[3] or 0))
 
 
 def _readings(tokens: Tokens) -> Iterator[Answer]:
@@ -214,9 +246,17 @@ def _tower(tokens: Tokens) -> int:
     return _EXTREME if (size.bit_length() - 1) * exponent > 2 * BITS else size**exponent
 
 
+_REALS = (["\\mathbb", "{", "R", "}"], ["\\R"], ["\\mathbb", "R"])
+INTERVALS = frozenset(("()", "[]", "(]", "[)"))
 _ALL_REALS = Sequence("()", (Infinite(-1), Infinite(1)))
 _PHRASES = dict.fromkeys(("all real numbers", "all reals", "real numbers", "all real values"), _ALL_REALS)
-_PHRASES |= dict.fromkeys(("no solution", "no solutions", "empty set", "no real solutions"), Sequence("{}", ()))
+_PHRASES |= dict.fromkeys(
+    ("no solution", "no solutions", "empty set", "no real solution", "no real solutions"), Sequence("{}", ())
+)
+_PHRASES |= dict.fromkeys(("infinity", "infinite", "infinitely many", "infinitely many solutions"), Infinite(1))
+_SYNONYMS = dict.fromkeys(("dne", "limit does not exist"), "does not exist")
+_OPENING = re.compile(r"(?:there (?:is|are|exists?) |the )")
+VERDICTS = frozenset(("yes", "no", "true", "false"))
 
 
 def _text(tokens: Tokens) -> Text | None:
@@ -227,8 +267,11 @@ def _text(tokens: Tokens) -> Text | None:
         return None
     if tokens[0].text in ("-", "+"):
         return None
-    said = " ".join(token.text.lower() for token in tokens if token.kind in ("word", "text"))
-    return Text(said.removeprefix("the "))
+    words = [token.text.lower() for token in tokens if token.kind in ("word", "text")]
+    if words[0] in VERDICTS and len(words) > 1 and tokens[1].text in ",.;:":  # "Yes, it is", but not "no solution"
+        words[0] += ","
+    said = _OPENING.sub("", " ".join(words), count=1) if words[0] in ("the", "there") else " ".join(words)
+    return Text(_SYNONYMS.get(said, said))
 
 
 def _answer(tokens: Tokens, letters_are_units: bool = False, depth: int = 0) -> Answer:
@@ -253,10 +296,42 @@ def _answer(tokens: Tokens, letters_are_units: bool = False, depth: int = 0) -> 
         return compound
     name = items[0].name if isinstance(items[0], Named) else None
     if name is not None and all(isinstance(i, Named) and i.name == name for i in items):
+        if all(i.relation == "in" and _is_interval(i.answer) for i in items):
+            return Named(name, None, _joined([i.answer for i in items], conjunctions), "in")
         return Named(name, items[0].parameter, Sequence("", tuple(_flat(map(_unnamed, items)))))
     if name is not None and not any(isinstance(i, Named) for i in items[1:]):  # n = 1, 2, 3
         return Named(name, items[0].parameter, Sequence("", tuple(_flat(map(_unnamed, items)))))
     return Sequence("", tuple(_flat(items)))
+
+
+def _is_interval(answer: Answer) -> bool:
+    return isinstance(answer, Sequence) and len(answer.items) == 2 and answer.brackets in INTERVALS
+
+
+def _joined(intervals: list[Sequence], conjunctions: list[Token]) -> Answer:
+    """x < -1 or x > 3 is a union, x > 0 and x < 1 an interval; with a comma between them it is what makes sense."""
+    said = {token.text.lower() for token in conjunctions}
+    if len(intervals) == 2 and said <= {"and"}:
+        met = _meet(*intervals)
+        if met.items or said:
+            return met
+    if said - {"or"}:
+        raise Unreadable("intervals that are not joined by or")
+    return Union(tuple(intervals))
+
+
+def _meet(one: Sequence, other: Sequence) -> Sequence:
+    """x > 0 and x < 1 as an interval."""
+    right, left = (one, other) if isinstance(one.items[1], Infinite) else (other, one)
+    (low, end), (start, high) = right.items, left.items
+    if not isinstance(end, Infinite) or not isinstance(start, Infinite):
+        raise Unreadable("not two half-lines")
+    bounds = [bound.value.approximate() if isinstance(bound, Number) else None for bound in (low, high)]
+    if None in bounds or bounds[0] == bounds[1]:
+        raise Unreadable("half-lines that may not meet")
+    if bounds[0] > bounds[1]:
+        return Sequence("{}", ())
+    return Sequence(right.brackets[0] + left.brackets[1], (low, high))
 
 
 def _compound(items: list[Answer]) -> Number | None:
@@ -340,6 +415,8 @@ def _equation(parts: list[Tokens], letters_are_units: bool, depth: int) -> Answe
     names = [name_of(part) for part in parts]
     if not parts[0] or not parts[-1]:
         raise Unreadable("half an equation")
+    if parts[0][0].text in _OPERATORS and len(parts) == 2:  # what is evaluated names the value
+        return Named("".join(token.text for token in parts[0]), None, _answer(parts[1], letters_are_units, depth + 1))
     if names[0] is not None:  # x = ..., x = y = ..., x = 1 + 1 = 2
         answer = _answer(parts[-1], letters_are_units, depth + 1)
         return Named(names[0][0], names[0][1], answer)
@@ -349,6 +426,8 @@ def _equation(parts: list[Tokens], letters_are_units: bool, depth: int) -> Answe
     values = [quantity.share() for quantity in quantities]
     if any(value.variables() - {"\\pi", "e"} for value in values):
         if len(values) != 2:
+            if values[-1] == values[-2] and not values[-1].variables() - {"\\pi", "e"}:
+                return quantities[-1]  # m + n = 5 + 7 = 12
             raise Unreadable("chain")
         return Equation(values[0] - values[1])
     if all(a == b for a, b in itertools.pairwise(values)):
@@ -368,6 +447,7 @@ def _is_near(exact: Value, quantity: Number) -> bool:
     return abs(wanted - given) < Fraction(1, 10) ** quantity.decimals
 
 
+_OPERATORS = frozenset(("\\lim", "\\max", "\\min", "\\sum", "\\prod", "\\int", "\\sup", "\\inf"))
 _NAMING = frozenset("(){}[]|_',:") | {
     "\\angle",
     "\\triangle",
@@ -383,7 +463,11 @@ _NAMING |= {"\\mathbf", "\\frac", "\\dfrac", "\\widehat", "\\overrightarrow", "\
 
 def name_of(tokens: Tokens) -> tuple[str, str | None] | None:
     """The name that `tokens` are (x, x_1, f(x), (x, y), |AB|, \\frac{NO}{BO}, ...) and the parameter of a function."""
-    if sum(token.spaced and token.kind == "word" and len(token.text) > 1 for token in tokens[1:]) or len(tokens) > 40:
+    inverse = [token.text for token in tokens[1:6]] == ["^", "{", "-", "1", "}"] and len(tokens) > 6
+    if inverse and tokens[6].text == "(":  # f^{-1}(x)
+        tokens = (tokens[0]._replace(text=tokens[0].text + "'"), *tokens[6:])
+    words = [t.text for t in tokens[1:] if t.spaced and t.kind == "word" and len(t.text) > 1]
+    if not all(map(str.isupper, words)) or len(tokens) > 40:  # angle ABC is a name
         return None  # a sentence
     depth = 0
     for i, token in enumerate(tokens):
@@ -402,6 +486,9 @@ def name_of(tokens: Tokens) -> tuple[str, str | None] | None:
     if not any(token.kind in ("word", "text") or token.text in GREEK for token in tokens):
         return None
     name = "".join(token.text for token in tokens if token.text not in "{}")
+    numbers = [i for i, token in enumerate(tokens) if token.kind == "number"]
+    if FRACTIONS.intersection(token.text for token in tokens) and any(tokens[i - 1].text != "_" for i in numbers):
+        return None  # AB/CD is a name, x/2 is not
     if len(tokens) == 4 and tokens[1].text == "(" and tokens[3].text == ")" and tokens[2].kind == "word":
         return tokens[0].text, tokens[2].text
     return name, None
@@ -411,6 +498,8 @@ _FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
 def _inequality(parts: list[Tokens], relations: list[str]) -> Answer:
+    if len(parts) > 2 and len(set(relations)) == 1 and relations[0] in "<>" and name_of(parts[0]) is not None:
+        return Sequence(relations[0], tuple(_quantity(part, False) for part in parts))
     if any(relation not in _FLIPPED for relation in relations) or len(parts) > 3:
         raise Unreadable("relation")
     if len(parts) == 2:
@@ -480,6 +569,9 @@ def _object(tokens: Tokens, letters_are_units: bool, depth: int) -> Answer:
     """Anything without a relation."""
     if not tokens:
         raise Unreadable("nothing")
+    parts, _ = split(tokens, one_of("\\setminus", "\\backslash"))
+    if len(parts) == 2:
+        return _all_reals_but(parts)
     parts, _ = split(tokens, one_of("\\cup"))
     if len(parts) > 1:
         return Union(tuple(_object(part, False, depth + 1) for part in parts))
@@ -491,7 +583,7 @@ def _object(tokens: Tokens, letters_are_units: bool, depth: int) -> Answer:
     texts = [token.text for token in tokens]
     if texts in (["\\emptyset"], ["\\varnothing"]):
         return Sequence("{}", ())
-    if texts in (["\\mathbb", "{", "R", "}"], ["\\R"], ["\\mathbb", "R"]):
+    if texts in _REALS:
         return _ALL_REALS
     if len(tokens) == 1 and tokens[0].text.lower() in _NUMBER_WORDS:
         return Number(number(_NUMBER_WORDS[tokens[0].text.lower()]))
@@ -501,9 +593,25 @@ def _object(tokens: Tokens, letters_are_units: bool, depth: int) -> Answer:
     bracketed = _bracketed(tokens, depth)
     if bracketed is not None:
         return bracketed
+    if len(tokens) > 5 and len(texts[0]) == 1 and texts[0].isupper() and _enclosed(tokens[1:], "(", ")") is not None:
+        point = _bracketed(tokens[1:], depth)  # P(2, -3)
+        if isinstance(point, Sequence):
+            return Named(texts[0], None, point)
     if any(token.text in ("\\pm", "\\mp") for token in tokens):
         return _plus_minus(tokens, letters_are_units, depth)
     return _based(texts) or _ratio(tokens) or _quantity(tokens, letters_are_units)
+
+
+def _all_reals_but(parts: list[Tokens]) -> Union:
+    r"""\mathbb{R} \setminus \{a, b\}, as intervals."""
+    inner = _enclosed(parts[1], "\\{", "\\}")
+    points = [_bound(point) for point in split(inner, one_of(","))[0]] if inner else []
+    values = [point.value.approximate() if isinstance(point, Number) else None for point in points]
+    if [token.text for token in parts[0]] not in _REALS or not points or None in values:
+        raise Unreadable("difference of sets")
+    ordered = [point for _, point in sorted(zip(values, points, strict=True), key=lambda pair: pair[0])]
+    ends = [Infinite(-1), *ordered, Infinite(1)]
+    return Union(tuple(Sequence("()", pair) for pair in itertools.pairwise(ends)))
 
 
 def _plus_minus(tokens: Tokens, letters_are_units: bool, depth: int) -> Answer:
@@ -555,11 +663,14 @@ def _bracketed(tokens: Tokens, depth: int) -> Answer | None:
     return None
 
 
-def _matrix(tokens: Tokens, depth: int) -> Matrix:
+_ENVIRONMENTS = frozenset(("pmatrix", "bmatrix", "matrix", "Bmatrix", "cases"))
+
+
+def _matrix(tokens: Tokens, depth: int) -> Matrix | Sequence:
     """pmatrix, bmatrix, matrix: `\\begin { pmatrix } ... \\end { pmatrix }`."""
     kind = tokens[2].text if len(tokens) > 8 else ""
     end = tokens[-4:]
-    if kind not in ("pmatrix", "bmatrix", "matrix", "Bmatrix") or [t.text for t in end] != ["\\end", "{", kind, "}"]:
+    if kind not in _ENVIRONMENTS or [t.text for t in end] != ["\\end", "{", kind, "}"]:
         raise Unreadable("environment")
     body = tokens[4:-4]
     if any(token.text == "\\begin" for token in body):
@@ -568,12 +679,36 @@ def _matrix(tokens: Tokens, depth: int) -> Matrix:
     cells_RC = [split(row, one_of("&"))[0] for row in rows]
     if sum(map(len, cells_RC)) > ITEMS:
         raise Unreadable("many cells")
+    if kind == "cases":
+        return _cases(cells_RC, depth)
     return Matrix(tuple(tuple(_object(cell, False, depth + 1) for cell in cells) for cells in cells_RC))
+
+
+_IF = frozenset(("if", "when", "for", "where"))
+
+
+def _cases(cells_RC: list[list[Tokens]], depth: int) -> Sequence:
+    """The values of a function by cases, or the solution of a system: x = 1, y = 2."""
+    trimmed = [[tuple(_trimmed(cell)) for cell in cells] for cells in cells_RC]
+    answers = [tuple(_text(cell) or _answer(cell, depth=depth + 1) for cell in cells) for cells in trimmed]
+    if answers and all(len(cells) == 2 for cells in answers):
+        return Sequence("cases", tuple(Sequence("()", cells) for cells in answers))
+    if len(answers) > 1 and all(len(c) == 1 and isinstance(c[0], Named) and c[0].relation == "=" for c in answers):
+        return Sequence("()", tuple(_unnamed(cells[0]) for cells in answers))
+    raise Unreadable("cases")
+
+
+def _trimmed(cell: Tokens) -> Tokens:
+    """Without the comma at its end, or the "if" at its start."""
+    cell = cell[:-1] if cell and cell[-1].text in (",", ";", ".") else cell
+    return cell[1:] if cell and cell[0].kind in ("word", "text") and cell[0].text in _IF else cell
 
 
 def _based(texts: list[str]) -> Based | None:
     sign = "-" if texts[0] == "-" else ""
     plain = [text for text in texts[len(sign) :] if text not in ("{", "}", "(", ")")]
+    if len(plain) == 3 and plain[2] in _NUMBER_WORDS:
+        plain[2] = str(_NUMBER_WORDS[plain[2]])
     if len(plain) != 3 or plain[1] != "_" or not plain[2].isdigit() or len(plain[2]) > 2 or not plain[0].isalnum():
         return None
     base = int(plain[2])
@@ -583,12 +718,13 @@ def _based(texts: list[str]) -> Based | None:
 
 
 def _ratio(tokens: Tokens) -> Ratio | None:
-    parts, _ = split(tokens, one_of(":"))
+    parts, _ = split(tokens, lambda token: token.text in (":", "to") and token.kind != "command")
     if len(parts) < 2:
         return None
     return Ratio(tuple(_quantity(part, False) for part in parts))
 
 
+_IN_UNITS = frozenset((*"^{}/%-.()", "\\cdot"))
 _WORDS_AFTER = 8  # a number may be followed by
 _NUMERALS = "zero one two three four five six seven eight nine ten eleven twelve"
 _NUMBER_WORDS = {word: i for i, word in enumerate(_NUMERALS.split())}
@@ -608,14 +744,17 @@ def _quantity(tokens: Tokens, letters_are_units: bool) -> Number:
 
 
 def _after_number(rest: Tokens, value: Value) -> Tokens:
-    allowed = all(token.kind in ("word", "text", "number") or token.text in "^{}/%-.()" for token in rest)
+    allowed = all(token.kind in ("word", "text", "number") or token.text in _IN_UNITS for token in rest)
     words = sum(token.kind in ("word", "text") for token in rest)
     starts = rest[0].kind in ("word", "text") or rest[0].text == "%"
     if not allowed or not starts or words > _WORDS_AFTER or value.variables() - {"\\pi", "e"}:
         raise Unreadable("what follows the number")
     if rest[0].text == "%" and len(rest) > 1 and rest[1].kind not in ("word", "text"):
         raise Unreadable("what follows the percent sign")
-    if any(token.kind == "number" and rest[i - 1].text not in "^{" for i, token in enumerate(rest)):
+    before = [
+        "".join(token.text for token in rest[max(0, i - 2) : i]) for i, t in enumerate(rest) if t.kind == "number"
+    ]
+    if not all(text.endswith(("^", "{", "^-", "{-")) for text in before):
         raise Unreadable("several numbers")
     return rest
 

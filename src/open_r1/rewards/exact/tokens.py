@@ -19,19 +19,28 @@ _UNICODE = str.maketrans(
     | {"½": r"\frac12", "⅓": r"\frac13", "⅔": r"\frac23", "¼": r"\frac14", "¾": r"\frac34", "⅕": r"\frac15"}
     | {"⅛": r"\frac18", "⅙": r"\frac16", "％": "%", "，": ",", "；": ";", "（": "(", "）": ")", "：": ":", "＝": "="}
     | dict.fromkeys("£€¥₹", "")  # which currency it is goes without saying
+    | {"∛": r"\sqrt[3]", "ℝ": r"\mathbb{R}", "⟨": "(", "⟩": ")", "∖": r"\setminus "}
     | {"＋": "+", "．": ".", "、": ",", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "λ": r"\lambda "}
 )
 _SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
 _FROM_SUPERSCRIPT = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _ESCAPED_TWICE = re.compile(r"\\\\(?=[a-zA-Z]{2})")
-_DELIMITER = re.compile(r"\\[()\[\]](?!\w*\])|\\boxed\s*(?=\{)")
+_DELIMITER = re.compile(r"\\[()\[\]](?!\w*\])|\\boxed\s*(?=[{\d])")
 _SPACING = re.compile(
-    r"(?<!\\)\\[,;:> ]|~|\\(?:quad|qquad|left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits"
-    r"|enspace|thinspace|medspace|thickspace|rm|bf|it|cdots?punct)(?![a-zA-Z])|\\(?:hspace|vspace|phantom)\*?\{[^{}]*\}"
+    r"(?<!\\)\\[,;:> ]|~|\\q?quad(?=[a-z]_)|\\(?:quad|qquad|left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle"
+    r"|limits|nolimits|enspace|thinspace|medspace|thickspace|rm|bf|it|cdots?punct|small|large|Large|LARGE|huge|Huge)(?![a-zA-Z])"
+    r"|\\(?:hspace|vspace|phantom|color|textcolor)\*?\{[^{}]*\}"
 )
 _DEGREES = re.compile(r"\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree(?![a-zA-Z])")
 _ARRAY = re.compile(r"\\begin\{array\}\{[clr| ]*\}")
-_GROUPED = re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\[,;:! ]|\{\\,\})\s*(?=\d{3}(?!\d))")  # 14{,}916 and 14\,916
+_GROUPED = re.compile(r"(?<=\d)\s?(?:\{ ?, ?\}|,\\!|\\[,;:! ]|\{\\,\})\s*(?=\d{3}(?!\d))")  # 14{,}916 and 14\,916
+_LABEL = re.compile(r"\\text\s*\{(?![^{}]*\bnot\b)[A-Z][^{}]{0,60}(?::|=| is| are)\s*\}\s*(?=\S)")  # \text{Area: } 5
+_REPEATING = re.compile(r"(\d{0,15})\.(\d{0,15})\\(?:overline|bar|dot)\s*(?:\{(\d{1,15})\}|(\d))(?![\d\\])", re.ASCII)
+_SCALED = re.compile(r"(?<=\d)\s*(\\text\s*\{)?\s*(thousand|million|billion|trillion)\b(\s*\})?")
+_SCALES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_BRACED_SIGN = re.compile(r"(?<=\d)\{[:,]\}(?=\d)")  # 3{:}45 is a time, 0{,}5 is 0.5
+_CHOOSE = re.compile(r"\{([^{}]*)\\choose(?![a-zA-Z])([^{}]*)\}")
+_ROMAN = re.compile(r"\\mathrm\s*\{\s*([ie])\s*\}")
 _HEDGE = re.compile(r"(?:approximately|approx\.?|about|roughly|exactly|only|\\approx|\\sim|=)\s*", re.IGNORECASE)
 _TAIL = re.compile(
     r"\s*[,;]?\s*\\(?:text|mbox|mathrm)\s*\{\s*,?\s*(?:for (?:all|any|every|each)|where|when)\b.*", re.DOTALL
@@ -47,18 +56,49 @@ def clean(text: str) -> str:
     if "\\" in text:
         if "\\\\" in text and "\\begin" not in text:
             text = _ESCAPED_TWICE.sub(r"\\", text)
-        text = _GROUPED.sub("", text)
+        text = _GROUPED.sub("", text).replace("\\langle", "(").replace("\\rangle", ")")
         text = text.replace("\\!", "").replace("\\$", "¤").replace("\\%", "%").replace("\\&", "&")
         text = _ARRAY.sub(r"\\begin{matrix}", text).replace("\\end{array}", "\\end{matrix}")
         text = _DEGREES.sub(" degrees ", _SPACING.sub(" ", _DELIMITER.sub(" ", _TAIL.sub("", text))))
-    elif "{,}" in text:
+        text = _rare(text)
+    elif "{" in text:
         text = _GROUPED.sub("", text)
+    if "{:}" in text or "{,}" in text:
+        text = _BRACED_SIGN.sub(lambda found: ":" if found[0] == "{:}" else ".", text)
+    if "illion" in text or "thousand" in text:
+        text = _SCALED.sub(_scaled, text)
     if "$" in text:
         # An odd number of dollar signs is money: $18. A pair of them delimits LaTeX.
         text = text.replace("$", "¤" if text.replace("$$", "").count("$") % 2 else " ")
     text = text.strip().strip("*").strip()
     text = _HEDGE.sub("", text, count=1) if _HEDGE.match(text) else text
     return " ".join(text.rstrip(" .,;:。").split())
+
+
+def _rare(text: str) -> str:
+    """What few answers have: \\mathrm{i}, {n \\choose k}, 0.\\overline{3}, \\text{Area: } before a value."""
+    if "mathrm" in text:
+        text = _ROMAN.sub(r" \1", text)
+    if "choose" in text:
+        text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
+    if "." in text and ("overline" in text or "bar" in text or "dot" in text):
+        text = _REPEATING.sub(_repeating, text)
+    stripped = text.strip()
+    return _LABEL.sub("", stripped, count=1) if stripped.startswith("\\text") and _LABEL.match(stripped) else text
+
+
+def _repeating(found: re.Match[str]) -> str:
+    """0.1\\overline{6} as a fraction."""
+    whole, start, block = found[1], found[2], found[3] or found[4]
+    ninths = (10 ** len(block) - 1) * 10 ** len(start)
+    return rf"\frac{{{int(whole + start + block) - int((whole + start) or 0)}}}{{{ninths}}}"
+
+
+def _scaled(found: re.Match[str]) -> str:
+    """5 million as a product; \\text{ million dollars} keeps its dollars."""
+    opening, word, closing = found.groups()
+    rest = opening if opening and not closing else closing if closing and not opening else ""
+    return rf"\cdot 10^{{{_SCALES[word]}}} {rest or ''}"
 
 
 class Token(NamedTuple):
@@ -73,7 +113,7 @@ Tokens = tuple[Token, ...]
 _TOKEN = re.compile(
     r"(?P<space> *)(?:(?P<number>(?:\d+\.\d+|\.\d+|\d+)(?:[eE](?:\d{1,3}|[+-]\d{1,3})(?![\w.]))?)|(?P<word>[A-Za-z]+)"
     r"|\\(?:text|textbf|textit|textrm|textnormal|textsf|mathrm|mathbf|mathsf|mathit|mbox|hbox|operatorname)\*?\s*"
-    r"\{(?P<text>[^{}]*)\}|(?P<command>\\[A-Za-z]+|\\[\\{}|&])|(?P<symbol>[-+*/^_(){}\[\],=<>!|;:'%¤&.?\"]))",
+    r"\{(?P<text>(?:[^{}]|\{[^{}]*\})*)\}|(?P<command>\\[A-Za-z]+|\\[\\{}|&])|(?P<symbol>[-+*/^_(){}\[\],=<>!|;:'%¤&.?\"]))",
     re.ASCII,
 )
 _RELATIONS = {
@@ -134,9 +174,9 @@ def split(tokens: Tokens, at: Callable[[Token], bool]) -> tuple[list[Tokens], li
     """Pieces between the separators that stand outside all brackets, and the separators."""
     pieces, separators, depth, start = [], [], 0, 0
     for i, token in enumerate(tokens):
-        if token.text in OPEN:
+        if token.text in OPEN or token.text == "\\begin":
             depth += 1
-        elif token.text in CLOSE:
+        elif token.text in CLOSE or token.text == "\\end":
             depth -= 1
         elif depth == 0 and at(token):
             pieces.append(tokens[start:i])
@@ -150,5 +190,8 @@ def one_of(*texts: str) -> Callable[[Token], bool]:
     return lambda token: token.text in texts and token.kind in ("symbol", "command")
 
 
+_CONJUNCTIONS = frozenset(("and", "or", "und", "oder"))
+
+
 def is_conjunction(token: Token) -> bool:
-    return (token.kind in ("word", "text") and token.text.lower() in ("and", "or")) or token.text in (";", "\\lor")
+    return (token.kind in ("word", "text") and token.text.lower() in _CONJUNCTIONS) or token.text in (";", "\\lor")

@@ -71,6 +71,8 @@ def unit_of(tokens: Tokens) -> Unit | None:
         word = tokens[i].text
         if word in ("/", "per"):
             sign = -1
+        elif word == "\\cdot":
+            pass
         elif word in _POWERS:
             power = _POWERS[word]
         elif word in _SPEEDS and not dimensions:
@@ -93,8 +95,10 @@ def unit_of(tokens: Tokens) -> Unit | None:
 
 
 def _unit_power(tokens: Tokens, i: int, power: int) -> tuple[int, int]:
-    """The exponent of the unit at i (cm^2, cm^{2}, cm squared) and the place of its last token."""
-    following = [token.text for token in tokens[i + 1 : i + 5]]
+    """The exponent of the unit at i (cm^2, s^{-1}, cm squared) and the place of its last token."""
+    following = [token.text for token in tokens[i + 1 : i + 6]]
+    if following[:3] == ["^", "{", "-"] and following[4:] == ["}"] and following[3].isdigit():
+        return -min(int(following[3]), 9), i + 5
     if following[:2] == ["^", "{"] and following[3:] == ["}"] and following[2].isdigit():
         return min(int(following[2]), 9), i + 4
     if following[:1] == ["^"] and following[1:2] and following[1].isdigit():
