@@ -72,7 +72,7 @@ def code(
         language: in which the program is to be written: python, cpp or javascript.
         entry_point: the function that tests of the form `check(candidate)` are about.
         prefix: code that belongs before the program where it lacks it, such as a HumanEval prompt.
-        prompt: its imports and helpers are the prefix, if that is empty and this is code with an unfinished function.
+        prompt: the prefix, if that is empty and this is code that ends in an unfinished function.
         setup: code that runs before each assert test.
         checker: a program that decides about outputs, where several are right (see `sandbox.cases.StdinTest`), or
             `numbers` for answers in real numbers. Without one, output must equal what is expected line by line, white
@@ -247,8 +247,8 @@ def _suite(source: str, tests: Any, provider: str, *told: str | None) -> tuple[P
 
 
 def code_in(prompt: str) -> str:
-    """The imports and helpers of a prompt that is code and ends in an unfinished function."""
-    return helpers_of(prompt) if prompt and unfinished(prompt) else ""
+    """A prompt that is code and ends in an unfinished function, as HumanEval's are."""
+    return prompt if prompt and unfinished(prompt) else ""
 
 
 _Judge = Callable[[Program, list[Test], bool], list[Outcome]]
