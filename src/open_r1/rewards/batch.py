@@ -180,7 +180,7 @@ class ScoredBatch:
             own = {k: v for k, v in arguments.items() if k not in self.signatures[r].parameters}
             if own.keys() == arguments.keys():
                 raise
-            self._calls[r](texts, **own)  # raises again if it is not the row's
+            self._called(r, texts, own, count)  # raises if the mistake is not the row's
             return [Verdict("unknown", f"a value of the row: {error}")] * count
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]

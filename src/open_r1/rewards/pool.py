@@ -180,8 +180,6 @@ def _describe(cause: int | None) -> str:
     return signal.Signals(cause).name if cause > 0 else f"exit status {-cause}"
 
 
-# This process's pool ----------------------------------------------------------------------------------------
-
 _pool: Pool | None = None
 _pool_lock = threading.Lock()
 
@@ -211,9 +209,6 @@ def _forget_in_fork() -> None:
 
 os.register_at_fork(after_in_child=_forget_in_fork)
 atexit.register(close)
-
-
-# The caller's side ------------------------------------------------------------------------------------------
 
 
 class _Server:
@@ -280,9 +275,6 @@ class _Worker:
         self._connection.close()
 
 
-# The server's side ------------------------------------------------------------------------------------------
-
-
 def _serve(descriptor: int, preload: str) -> None:
     """Fork workers on request until the parent's end closes. One thread, no locks: safe to fork."""
     control = Connection(descriptor)
@@ -342,9 +334,6 @@ def _collect(dead: dict[int, int]) -> None:
             if pid == 0:
                 return
             dead[pid] = status
-
-
-# The worker's side ------------------------------------------------------------------------------------------
 
 
 def _work(connection: Connection) -> None:

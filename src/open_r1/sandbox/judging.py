@@ -109,9 +109,6 @@ def in_batches(indices: Iterable[int], run: Callable[[list[int]], Outcomes], sto
     return outcomes
 
 
-# --- text in, text out
-
-
 def judge_stdin(
     runner: Runner, program: Program, tests: dict[int, StdinTest], limits: Limits, stop_early: bool
 ) -> Outcomes:
@@ -237,9 +234,6 @@ def checker_score(execution: Execution) -> float | None:
     return score if 0 <= score <= 1 else None
 
 
-# --- function calls
-
-
 def judge_calls(
     runner: Runner, program: Program, tests: dict[int, CallTest], limits: Limits, stop_early: bool
 ) -> Outcomes:
@@ -298,9 +292,6 @@ def call_outcome(test: CallTest, line: bytes | None, execution: Execution, limit
         return Outcome("failed", f"{answer['raised']}: {answer['text']}"[:300], execution.seconds)
     except (ValueError, TypeError, KeyError, RecursionError):
         return Outcome("failed", "a malformed answer", execution.seconds)
-
-
-# --- assert tests
 
 
 def judge_asserts(

@@ -42,9 +42,6 @@ class Stop(BaseException):
     """Ends a test whatever it catches: `Connection.verdict` holds the outcome."""
 
 
-# --- in the program's process
-
-
 def serve(namespace: dict[str, Any], requests: int, answers: int) -> None:
     """Carry out requests on the program's names and objects until the tester hangs up."""
     objects: list[Any] = []
@@ -108,9 +105,6 @@ def _write_all(file: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(file, view) :]
-
-
-# --- in the tester's process
 
 
 class Remote:
