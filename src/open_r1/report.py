@@ -6,133 +6,34 @@ leaves out what its directory does not hold. `table` is the same before and afte
 
 from __future__ import annotations
 
-import html
-import io
 import itertools
 import json
-import math
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 import markupsafe
 import yaml
 
+from . import figures, plots
 from .errors import RecipeError
+from .plots import Plot
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+Json = dict[str, Any]
 
-Points = dict[int, float]  # step -> value, in the order of the steps
-
-# Okabe and Ito's palette, which colour-blind readers can tell apart. In the page each is a CSS variable of that name.
-COLOURS = {"blue": "#0072b2", "orange": "#d55e00", "green": "#009e73", "grey": "#6e7781"}
-PAPER_COLOURS = {"ink": "#1f2328", "grid": "#e3e6e9"}
-LINES: dict[str, dict[str, Any]] = {
-    "line": {"linewidth": 1.8},
-    "faint": {"linewidth": 0.9, "alpha": 0.5},
-    "dots": {"linewidth": 1.8, "marker": "o", "markersize": 4.5},
-}
-STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "report",
-    "text.parse_math": False,
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": COLOURS["grey"],
-    "axes.labelcolor": PAPER_COLOURS["ink"],
-    "text.color": PAPER_COLOURS["ink"],
-    "xtick.color": COLOURS["grey"],
-    "ytick.color": COLOURS["grey"],
-    "xtick.labelcolor": PAPER_COLOURS["ink"],
-    "ytick.labelcolor": PAPER_COLOURS["ink"],
-    "grid.color": PAPER_COLOURS["grid"],
-    "grid.linewidth": 0.8,
-    "legend.frameon": False,
-    "legend.borderaxespad": 0.2,
-    "legend.borderpad": 0.2,
-    "legend.handlelength": 1.5,
-    "legend.columnspacing": 1.2,
-}
-LARGE, SMALL = (5.4, 3.5), (3.9, 2.5)  # inches
-EXAMPLES = 3  # samples shown of those without a verdict, and of disagreements
-DRAWN = 1000  # points of one smoothed line; a page of a long run stays small
-ROWS = 6  # sampled training completions shown
+EXAMPLES = 3  # samples shown of those without a verdict, of disagreements, and of each reason to reject
+REASONS = 12  # shown of one step of a funnel, the most frequent; a judge may give as many as there are samples
+REASONS_TOLD = 3  # of them in tables
+ROWS = 6  # sampled training completions shown, and rows of a dataset
+CONTAMINATED = 10  # contaminated rows shown
 CHARACTERS = 12_000  # of one text shown
+SHORT = 100  # characters of a reason or value in a line
 
-
-@dataclass(frozen=True)
-class Line:
-    """One line of a plot: `style` is a key of `LINES`, `colour` of `COLOURS`; a band of +- `spread` lies around it."""
-
-    label: str
-    points: Points
-    style: str = "line"
-    colour: str = "blue"
-    spread: Points | None = None
-
-
-@dataclass(frozen=True)
-class Plot:
-    """One plot; `metric` is what metrics.jsonl calls it, and finds the template's sentence about it."""
-
-    title: str
-    unit: str
-    metric: str
-    lines: list[Line]
-
-    @property
-    def share(self) -> bool:
-        """Values of 0..1, shown as percentages."""
-        return self.unit.startswith("share")
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A plot of logged metrics, for one task only if it names one."""
-
-    title: str
-    unit: str
-    keys: tuple[str, ...]
-    task: str = ""
-    smooth: bool = True
-
-
-# In the order of the page: what matters most to each task comes first in what is left of it.
-CURVES = (
-    Curve("Loss", "nats per token", ("loss",), task="sft"),
-    Curve("Loss", "loss", ("loss",), task="dpo"),
-    Curve("Loss", "loss", ("loss",), task="reward"),
-    Curve("Preference accuracy", "share of pairs", ("accuracy",), task="reward"),
-    Curve("Preference margin", "score", ("margin",), task="reward"),
-    Curve("Mean score", "score", ("mean_reward",), task="reward"),
-    Curve("Preference accuracy", "share of pairs", ("rewards/accuracies",)),
-    Curve("Preference margin", "implicit reward", ("rewards/margins",)),
-    Curve("Implicit rewards", "implicit reward", ("rewards/chosen", "rewards/rejected")),
-    Curve("Log-probabilities", "nats per answer", ("logps/chosen", "logps/rejected")),
-    Curve("Token accuracy", "share of tokens", ("mean_token_accuracy",)),
-    Curve("Total reward", "reward", ("reward",)),
-    Curve("Groups without a signal", "share of groups", ("frac_reward_zero_std",)),
-    Curve("KL", "nats per token", ("kl",)),
-    Curve("Entropy", "nats per token", ("entropy",)),
-    Curve("Truncated completions", "share of completions", ("completions/clipped_ratio",)),
-    Curve("Clipped tokens", "share of tokens", ("clip_ratio/region_mean",)),
-    Curve("Loss", "loss", ("loss",), task="grpo"),
-    Curve("Learning rate", "learning rate", ("learning_rate",), smooth=False),
-    Curve("Gradient norm", "norm", ("grad_norm",)),
-    Curve("Step time", "seconds", ("step_time",)),
-    Curve("Without a verdict", "share of completions", ("verdict/unknown", "verdict/error"), smooth=False),
-)
+FINISH_REASONS = {"stop": "ended by itself", "length": "truncated"}
 
 
 def write(run_dir: Path) -> Path:
@@ -152,34 +53,15 @@ def write(run_dir: Path) -> Path:
         raise RecipeError(f"{run_dir} is not a run directory: it holds neither recipe.yaml nor metrics.jsonl")
     recipe_text = _read(run_dir / "recipe.yaml")
     recipe = yaml.safe_load(recipe_text) or {}
-    rows = _rows(run_dir / "metrics.jsonl")
-    before, after = (_json(run_dir / "evaluations" / f"{name}.json") for name in ("before", "after"))
     status, environment, summary = (_json(run_dir / f"{name}.json") for name in ("status", "environment", "summary"))
-    metrics = [side.get("metrics") or summary.get(name) for name, side in (("before", before), ("after", after))]
-    task = recipe.get("task") or _task(rows)
-    weights = _weights(recipe)
-
-    figures = [plot for plot in (_accuracy(rows), _length(rows)) if plot.lines]
-    grids = {"rewards": _rewards(rows, list(weights)), "curves": _curves(rows, task)}
-    last = max((row["step"] for row in rows), default=0)
+    content = {"sample": _sample, "select": _select, "mix": _mix}.get(recipe.get("task"), _training)
+    shown = content(run_dir, recipe, status, summary)
     page = _template().render(
+        shown,
         name=run_dir.parts[-3:],
-        task=task,
         state=status.get("state"),
-        facts=_facts(status, recipe, environment, rows),
-        table=_table(*(side or {} for side in metrics)) if any(metrics) else [],
-        before=before,
-        after=after,
-        live_rows=(recipe.get("evaluation") or {}).get("live_rows"),
-        unjudged=_unjudged(rows, before, after),
-        reasons=_reasons(rows),
-        withheld=_rows(run_dir / "withheld.jsonl")[:EXAMPLES],
-        disagreement=_disagreement(rows),
-        second_opinions=_rows(run_dir / "second_opinions.jsonl")[:EXAMPLES],
-        plots=_draw_all(figures, grids, last, run_dir / "plots"),
-        weights=weights,
-        pairs=_pairs(before, after),
-        sampled=_sampled(run_dir / "completions"),
+        facts=shown["counted"] + _facts(recipe, environment),
+        contamination=_contamination(run_dir),
         recipe=recipe_text,
         environment={**environment, **(environment.get("packages") or {})},
     )
@@ -188,6 +70,102 @@ def write(run_dir: Path) -> Path:
     partial.write_text(page, encoding="utf-8", errors="replace")
     partial.replace(target)
     return target
+
+
+def _training(run_dir: Path, recipe: Json, status: Json, summary: Json) -> Json:
+    """What the template shows of a training."""
+    rows = list(_rows(run_dir / "metrics.jsonl"))
+    before, after = (_json(run_dir / "evaluations" / f"{name}.json") for name in ("before", "after"))
+    metrics = [side.get("metrics") or summary.get(name) for name, side in (("before", before), ("after", after))]
+    task = recipe.get("task") or _task(rows)
+    weights = _weights(recipe)
+    large = [plot for plot in (figures.accuracy(rows), figures.length(rows)) if plot.lines]
+    grids = {"rewards": figures.rewards(rows, list(weights)), "curves": figures.curves(rows, task)}
+    last = max((row["step"] for row in rows), default=0)
+    return {
+        "task": task,
+        "counted": _steps(status, recipe, rows),
+        "table": _table(*(side or {} for side in metrics)) if any(metrics) else [],
+        "before": before,
+        "after": after,
+        "live_rows": (recipe.get("evaluation") or {}).get("live_rows"),
+        "unjudged": _unjudged(rows, before, after),
+        "reasons": _reasons(rows),
+        "withheld": list(itertools.islice(_rows(run_dir / "withheld.jsonl"), EXAMPLES)),
+        "disagreement": _disagreement(rows),
+        "second_opinions": list(itertools.islice(_rows(run_dir / "second_opinions.jsonl"), EXAMPLES)),
+        "plots": _draw_all(large, grids, last, run_dir / "plots"),
+        "weights": weights,
+        "pairs": _pairs(before, after),
+        "sampled": _sampled(run_dir / "completions"),
+    }
+
+
+def _sample(run_dir: Path, recipe: Json, status: Json, summary: Json) -> Json:
+    """What the template shows of a sampling; of one under way, what its files hold so far."""
+    done = {row["shard"]: row for row in _rows(run_dir / "shards.jsonl")}.values()
+    counts = summary or {key: sum(row[key] for row in done) for key in ("completions", "tokens")}
+    counted = [f"{counts[key]:,} {key}" for key in ("prompts", "completions", "tokens") if key in counts]
+    if counts.get("tokens_per_second"):
+        counted.append(f"{counts['tokens_per_second']:,.0f} tokens per second")
+    named = recipe.get("engine")
+    engine = summary.get("engine") or (named.get("name") if isinstance(named, dict) else named)
+    made_by = {"engine": engine, "model": summary.get("model") or recipe.get("model_name_or_path")}
+    bars = figures.lengths(summary["length_histogram"]) if "length_histogram" in summary else None
+    return {
+        "task": "sample",
+        "counted": [
+            *counted,
+            *_files(run_dir / "data"),
+            *_spent(status, summary),
+            *(f"{key} {value}" for key, value in made_by.items() if value),
+        ],
+        "finish_reasons": _finish_reasons(summary),
+        "lengths": _drawn(bars, run_dir / "plots" / "lengths.png") if bars and bars.total else None,
+        "samples": [_shown(row) for row in summary.get("samples") or []] or _first_rows(run_dir / "data"),
+    }
+
+
+def _select(run_dir: Path, recipe: Json, status: Json, summary: Json) -> Json:
+    """What the template shows of a selection: its funnel, which is there once it is finished."""
+    funnel = _json(run_dir / "funnel.json")
+    steps = funnel.get("steps") or []
+    rates = funnel.get("pass_rates") or {}
+    bars = figures.pass_rates(rates) if rates else None
+    unjudged, reasons = _left_unjudged(funnel)
+    return {
+        "task": "select",
+        "counted": [*_left(steps), *_files(run_dir / "judged", "judged files"), *_spent(status, summary)],
+        "emptied": next((step for step in steps if step["dropped"] and not step["kept"]), None),
+        "unjudged": unjudged,
+        "reasons": reasons,
+        "funnel": _drawn(figures.funnel(steps), run_dir / "plots" / "funnel.png") if steps else None,
+        "steps": _funnel_rows(steps),
+        "truncated": funnel.get("truncated") or {},
+        "verdicts": _shares(funnel.get("verdicts") or {}, {"": "not judged by a verifier"}),
+        "pass_rates": _drawn(bars, run_dir / "plots" / "pass_rates.png") if bars and bars.total else None,
+        "unjudged_prompts": rates.get("unjudged", 0),
+        "curriculum": _shares(funnel.get("curriculum") or {}, {}),
+        "rejected": _rejected(steps, run_dir / "rejected.jsonl"),
+        "samples": _first_rows(run_dir / "data"),
+    }
+
+
+def _mix(run_dir: Path, recipe: Json, status: Json, summary: Json) -> Json:
+    """What the template shows of a mixture."""
+    total = summary.get("total")
+    return {
+        "task": "mix",
+        "counted": [
+            *([f"{total['samples']:,} samples"] if total else []),
+            *_files(run_dir / "data"),
+            *_spent(status, summary),
+        ],
+        "mixture": _mixture(summary) if total else [],
+        "unit": summary.get("unit"),
+        "length_of": summary.get("length_of"),
+        "samples": _first_rows(run_dir / "data"),
+    }
 
 
 def table(before: dict[str, Any], after: dict[str, Any]) -> str:
@@ -228,15 +206,16 @@ def _json(path: Path) -> dict[str, Any]:
     return json.loads(_read(path) or "{}")
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl, without a last line that a kill has cut."""
-    rows = []
-    for line in _read(path).split("\n"):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a jsonl file, one by one, without a line that a kill has cut."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+        for line in file:
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                continue
 
 
 def _task(rows: list[dict[str, Any]]) -> str:
@@ -245,209 +224,218 @@ def _task(rows: list[dict[str, Any]]) -> str:
     return next((task for key, task in told.items() if key in keys), "sft")
 
 
-def _points(rows: list[dict[str, Any]], key: str) -> Points:
-    """The finite values of a metric; of several at one step (a resumed run) the last."""
-    found = {
-        row["step"]: row[key] for row in rows if isinstance(row.get(key), int | float) and math.isfinite(row[key])
-    }
-    return dict(sorted(found.items()))
-
-
-def _smooth(points: Points) -> Points:
-    """Centred mean over a twentieth of the points, at no more than about `DRAWN` of them."""
-    half = len(points) // 40
-    sums = [0.0, *itertools.accumulate(points.values())]
-    smooth = {}
-    for i, step in enumerate(points):
-        low, high = max(0, i - half), min(len(points), i + half + 1)
-        smooth[step] = (sums[high] - sums[low]) / (high - low)
-    return dict(list(smooth.items())[:: max(1, len(smooth) // DRAWN)])
-
-
-def _smoothed(label: str, points: Points, colour: str = "blue", spread: Points | None = None) -> list[Line]:
-    """A metric's line over a faint one of its raw values, which a short run does not need; nothing without points."""
-    if not points:
-        return []
-    smooth = _smooth(points)
-    band = {step: value for step, value in _smooth(spread or {}).items() if step in smooth}
-    line = Line(label, smooth, colour=colour, spread=band)
-    return [line] if len(points) < 40 else [replace(line, label="", points=points, style="faint", spread=None), line]
-
-
-def _dots(rows: list[dict[str, Any]], label: str, key: str, colour: str) -> list[Line]:
-    points = _points(rows, key)
-    return [Line(label, points, "dots", colour)] if points else []
-
-
-def _accuracy(rows: list[dict[str, Any]]) -> Plot:
-    """Held-out accuracy, with what the training problems gave behind it."""
-    majority = next((key for row in rows for key in row if key.startswith("evaluation/maj@")), "evaluation/maj@k")
-    evaluated = _dots(rows, majority.removeprefix("evaluation/"), majority, "orange")
-    evaluated += _dots(rows, "pass@1", "evaluation/pass@1", "blue")
-    rewarded = _points(rows, "rewards/accuracy/mean")
-    training = [Line("training reward", rewarded, "faint", "grey")] if evaluated and rewarded else []
-    return Plot("Accuracy on held-out problems", "share correct", "evaluation/pass@1", training + evaluated)
-
-
-def _length(rows: list[dict[str, Any]]) -> Plot:
-    lines = _smoothed("training", _points(rows, "completions/mean_length"), "grey")
-    lines += _dots(rows, "held-out problems", "evaluation/mean_length", "blue")
-    return Plot("Mean response length", "tokens", "completions/mean_length", lines)
-
-
-def _rewards(rows: list[dict[str, Any]], order: list[str]) -> list[Plot]:
-    """One plot for each reward; those that the recipe lists first, in its order."""
-    logged = {match[1] for row in rows for key in row if (match := re.fullmatch(r"rewards/(.+)/mean", key))}
-    plots = []
-    for name in [name for name in order if name in logged] + sorted(logged - set(order)):
-        lines = _smoothed("", _points(rows, f"rewards/{name}/mean"), spread=_points(rows, f"rewards/{name}/std"))
-        plots += [Plot(name, "reward", f"rewards/{name}/mean", lines)] if lines else []
-    return plots
-
-
-def _curves(rows: list[dict[str, Any]], task: str) -> list[Plot]:
-    plots = []
-    for curve in CURVES:
-        first, single = curve.keys[0], len(curve.keys) == 1
-        held_out = _dots(rows, "held out", f"eval_{first}", "orange") if single else []
-        lines = []
-        for key, colour in zip(curve.keys, ("blue", "orange"), strict=False):
-            label = ("training" if held_out else "") if single else key.split("/")[-1]
-            points = _points(rows, key)
-            lines += (
-                _smoothed(label, points, colour)
-                if curve.smooth or not points
-                else [Line(label, points, colour=colour)]
-            )
-        judged = first != "verdict/unknown" or any(any(line.points.values()) for line in lines)
-        if (lines or held_out) and judged and curve.task in ("", task):
-            plots.append(Plot(curve.title, curve.unit, ", ".join(curve.keys), lines + held_out))
-    return plots
-
-
-def _draw_all(figures: list[Plot], grids: dict[str, list[Plot]], last: int, folder: Path) -> dict[str, list[dict]]:
+def _draw_all(large: list[Plot], grids: dict[str, list[Plot]], last: int, folder: Path) -> dict[str, list[dict]]:
     """Write the PNGs; return the plots of each group (`figures` and the grids) with their `svg` for the page."""
-    import matplotlib
-
-    groups = {"figures": (figures, LARGE)} | {name: (plots, SMALL) for name, plots in grids.items()}
-    # Every setting is back to what it was once the block is left.
-    with matplotlib.rc_context(STYLE):
-        for plot in figures:
-            _png([plot], last, LARGE, folder / ("length.png" if plot.unit == "tokens" else "accuracy.png"))
-        for name, plots in grids.items():
-            if plots:
-                _png(plots, last, SMALL, folder / f"{name}.png")
-        return {
-            group: [{"plot": plot, "svg": _svg(plot, last, size)} for plot in plots]
-            for group, (plots, size) in groups.items()
-        }
+    large = [replace(plot, last=last) for plot in large]
+    grids = {name: [replace(plot, last=last) for plot in grid] for name, grid in grids.items()}
+    for plot in large:
+        plots.png([plot], plots.LARGE, folder / ("length.png" if plot.unit == "tokens" else "accuracy.png"))
+    for name, grid in grids.items():
+        if grid:
+            plots.png(grid, plots.SMALL, folder / f"{name}.png")
+    groups = {"figures": (large, plots.LARGE)} | {name: (grid, plots.SMALL) for name, grid in grids.items()}
+    return {
+        group: [{"plot": plot, "svg": plots.svg(plot, size)} for plot in drawn]
+        for group, (drawn, size) in groups.items()
+    }
 
 
-def _figure(plots: list[Plot], last: int, size: tuple[float, float], titled: bool) -> Figure:
-    """A grid of plots, three to a row, each of `size` inches; margins are fixed, which is quick and aligns them."""
-    from matplotlib.figure import Figure
-
-    columns = min(3, len(plots))
-    rows = -(-len(plots) // columns)
-    left, right, bottom, top = 0.66, 0.12, 0.48, 0.5 if titled else 0.28
-    width, height = size
-    figure = Figure((width * columns, height * rows), facecolor="white" if titled else "none")
-    for i, plot in enumerate(plots):
-        x, y = width * (i % columns) + left, height * (rows - 1 - i // columns) + bottom
-        box = x, y, width - left - right, height - bottom - top
-        ax = figure.add_axes([inches / figure.get_size_inches()[j % 2] for j, inches in enumerate(box)])
-        ax.patch.set_visible(False)
-        _draw(ax, plot, last)
-        if titled:
-            ax.set_title(plot.title, pad=20)
-    return figure
-
-
-def _png(plots: list[Plot], last: int, size: tuple[float, float], path: Path) -> None:
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    _figure(plots, last, size, titled=True).savefig(partial, format="png", dpi=150)
-    partial.replace(path)
-
-
-def _svg(plot: Plot, last: int, size: tuple[float, float]) -> markupsafe.Markup:
-    """The plot as an inline <svg> whose colours are the page's CSS variables, with its text for a screen reader."""
-    figure = _figure([plot], last, size, titled=False)
-    file = io.StringIO()
-    figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    drawn = file.getvalue()
-    drawn = drawn[drawn.index("<svg") :]
-    # What only a file of its own needs: namespaces, group names (they would repeat in the page), a rule for all of it.
-    drawn = re.sub(r' xmlns(:xlink)?="[^"]*"|(?<=<g) id="[^"]*"|<style.*?</style>|(?<=\n) +', "", drawn)
-    drawn = re.sub(r"font-family: [^;]*; ", "", drawn)
-    for name, colour in (COLOURS | PAPER_COLOURS).items():
-        drawn = drawn.replace(colour, f"var(--{name})")
-    return markupsafe.Markup(drawn.replace("<svg", f'<svg role="img" aria-label="{html.escape(_told(plot))}"', 1))
-
-
-def _draw(ax: Axes, plot: Plot, last: int) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    for line in plot.lines:
-        steps, values = list(line.points), list(line.points.values())
-        colour = COLOURS[line.colour]
-        if line.spread:
-            low, high = ([line.points[s] + sign * std for s, std in line.spread.items()] for sign in (-1, 1))
-            ax.fill_between(list(line.spread), low, high, color=colour, alpha=0.15, linewidth=0)
-        style = LINES["dots" if len(steps) == 1 else line.style]
-        ax.plot(steps, values, color=colour, label=line.label or "_", **style)
-    values = [value for line in plot.lines for value in line.points.values()]
-    ax.set_xlabel("training step")
-    ax.annotate(plot.unit, (0, 1), xytext=(0, 6), xycoords="axes fraction", textcoords="offset points")
-    ax.set_xlim(-0.02 * max(last, 1), 1.02 * max(last, 1))
-    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 2.5, 5, 10]))
-    ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    if min(values) >= 0 and not any(line.spread for line in plot.lines):
-        ax.set_ylim(0, 1.08 * max(values) or 1)
-    ax.yaxis.set_major_formatter((lambda value, _: f"{100 * value:.4g}%") if plot.share else "{x:g}")
-    if any(line.label for line in plot.lines):
-        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
-
-
-def _told(plot: Plot) -> str:
-    """A plot in words: where each line begins and ends."""
-    parts = []
-    for line in plot.lines:
-        if line.style == "faint" and not line.label:
-            continue
-        ends = [f"{100 * value:.1f}%" if plot.share else f"{value:.4g}" for value in line.points.values()]
-        steps = list(line.points)
-        parts.append(f"{line.label} {ends[0]} at step {steps[0]}, {ends[-1]} at step {steps[-1]}".strip())
-    return f"{plot.title} ({plot.unit}) against training steps: {'; '.join(parts)}."
-
-
-def _facts(status: dict, recipe: dict, environment: dict, rows: list[dict]) -> list[str]:
-    """What there is of: steps, time, tokens, seed, commit."""
+def _steps(status: dict, recipe: dict, rows: list[dict]) -> list[str]:
+    """What there is of a training's steps, time and tokens."""
     step = max([status.get("step") or 0, *(row["step"] for row in rows)])
     seconds = max([status.get("seconds") or 0, *(row.get("seconds") or 0 for row in rows)])
     wanted = recipe.get("max_steps") or 0
-    facts = [f"step {step} of {wanted}" if status.get("state") != "finished" and wanted > step else f"{step} steps"]
+    counted = [f"step {step} of {wanted}" if status.get("state") != "finished" and wanted > step else f"{step} steps"]
+    counted.append(_duration(seconds))
+    tokens = max(figures.series(rows, "num_tokens").values(), default=0)
+    return [*counted, f"{tokens:,.0f} tokens seen"] if tokens else counted
+
+
+def _duration(seconds: float) -> str:
     minutes, hours = int(seconds // 60), int(seconds // 3600)
     if hours:
-        facts.append(f"{hours} h {minutes % 60} min")
-    else:
-        facts.append(f"{minutes} min {int(seconds % 60)} s" if minutes else f"{seconds:.0f} s")
-    tokens = max(_points(rows, "num_tokens").values(), default=0)
-    if tokens:
-        facts.append(f"{tokens:,.0f} tokens seen")
-    if recipe.get("seed") is not None:
-        facts.append(f"seed {recipe['seed']}")
+        return f"{hours} h {minutes % 60} min"
+    return f"{minutes} min {int(seconds % 60)} s" if minutes else f"{seconds:.0f} s"
+
+
+def _facts(recipe: dict, environment: dict) -> list[str]:
+    """What there is of seed and commit."""
+    facts = [f"seed {recipe['seed']}"] if recipe.get("seed") is not None else []
     if environment.get("commit"):
         commit, dirty, _ = environment["commit"].partition("-dirty")
         facts.append(f"commit {commit[:10]}{dirty}")
     return facts
 
 
+def _files(folder: Path, what: str = "files") -> list[str]:
+    """How many of a dataset's files are there, while some are missing."""
+    totals = [int(path.stem.rpartition("-of-")[2]) for path in folder.glob("train-*-of-*.parquet")]
+    return [f"{len(totals):,} of {totals[0]:,} {what}"] if totals and len(totals) < totals[0] else []
+
+
+def _spent(status: Json, summary: Json) -> list[str]:
+    seconds = summary.get("seconds") or status.get("seconds")
+    return [_duration(seconds)] if seconds else []
+
+
+def _left(steps: list[Json]) -> list[str]:
+    """What a selection began and ended with."""
+    if not steps:
+        return []
+    first, last = steps[0], steps[-1]
+    made = "pairs from" if last["name"] == "pairs" else "of"
+    return [
+        f"{last['kept']:,} {made} {first['kept']:,} samples",
+        f"{last['prompts']:,} of {first['prompts']:,} prompts",
+    ]
+
+
+def _drawn(plot: plots.Histogram | plots.Funnel, path: Path) -> Json:
+    plots.png([plot], plot.size, path)
+    return {"plot": plot, "svg": plots.svg(plot, plot.size)}
+
+
+def _shares(counts: dict[str, int], names: dict[str, str]) -> list[tuple[str, int, str]]:
+    """(name, count, share of all), under other names where `names` has them."""
+    whole = sum(counts.values())
+    return [(names.get(name, name), count, plots.percent(count, whole)) for name, count in counts.items()]
+
+
+def _finish_reasons(summary: Json) -> list[tuple[str, int, str]]:
+    """How completions ended; those that were refused by the reason."""
+    counts, refused = summary.get("finish_reasons") or {}, summary.get("refused") or {}
+    ended = {reason: count for reason, count in counts.items() if reason != "refused" or not refused}
+    return _shares(ended | {f"refused: {reason}": count for reason, count in refused.items()}, FINISH_REASONS)
+
+
+def _funnel_rows(steps: list[Json]) -> list[Json]:
+    """The steps, each with the share that it dropped, and `told`: its most frequent reasons, short, with counts."""
+    rows = []
+    for step in steps:
+        reasons = [(_shortened(reason), count) for reason, count in step["reasons"].items()]
+        others = sum(count for _, count in reasons[REASONS_TOLD:])
+        told = reasons[:REASONS_TOLD] + ([("for other reasons", others)] if others else [])
+        rows.append(step | {"share": plots.percent(step["dropped"], step["kept"] + step["dropped"]), "told": told})
+    return rows
+
+
+def _left_unjudged(funnel: Json) -> tuple[list[str], list[tuple[str, str]]]:
+    """What a selection could not judge, in words, and why; both empty if it judged all."""
+    verdicts = funnel.get("verdicts") or {}
+    told = [
+        f"{verdict}: {verdicts[verdict]:,} samples ({plots.percent(verdicts[verdict], sum(verdicts.values()))}), "
+        "which count neither as right nor as wrong."
+        for verdict in ("unknown", "error")
+        if verdicts.get(verdict)
+    ]
+    reasons: Counter[str] = Counter()
+    for step in funnel.get("steps") or []:
+        reasons.update({r: n for r, n in step["reasons"].items() if r.split(":")[0] in ("unknown", "error")})
+    return told, [(reason, f"{count:,}") for reason, count in reasons.most_common(8)] if told else []
+
+
+def _rejected(steps: list[Json], path: Path) -> list[Json]:
+    """For each step that dropped something: its most frequent reasons, each with a few of the samples."""
+    shown = [
+        {
+            "name": step["name"],
+            "reasons": {
+                reason: {"count": count, "rows": []}
+                for reason, count in itertools.islice(step["reasons"].items(), REASONS)
+            },
+            "others": max(0, len(step["reasons"]) - REASONS),
+        }
+        for step in steps
+        if step["dropped"]
+    ]
+    rows_of = {(step["name"], reason): kept["rows"] for step in shown for reason, kept in step["reasons"].items()}
+    for row in _rows(path):
+        rows = rows_of.get((row["step"], row["reason"]))
+        if rows is not None and len(rows) < EXAMPLES:
+            rows.append(_shown(row, hidden=("step", "reason")))
+    return shown
+
+
+def _mixture(summary: Json) -> list[list[str]]:
+    """Rows of the table as the R1 paper's Table 5: the sources, their kinds, all of it."""
+    total = summary["total"]
+    sources = zip(summary["sources"], summary["by_source"], strict=True)
+    named = [(source["name"], source | of_source) for source, of_source in sources]
+    named += [(f"of kind {of_kind['kind']}", of_kind) for of_kind in summary["by_kind"] if of_kind["kind"]]
+    return [
+        [
+            name,
+            f"{row['samples']:,}",
+            plots.percent(row["samples"], total["samples"]),
+            f"{row['epochs']:.4g}" if "epochs" in row else "",
+            f"{row['rounds']:.1f}",
+            *(f"{row[key]:,.1f}" for key in ("mean", "median")),
+            f"{row['max']:,}",
+            ", ".join(row.get("licenses") or []),
+        ]
+        for name, row in [*named, ("total", total)]
+    ]
+
+
+def _contamination(run_dir: Path) -> Json | None:
+    """What the contamination gate found: a table of the hits by set and kind, and the first rows."""
+    found = _json(run_dir / "contamination.json")
+    if not found:
+        return None
+    kinds = sorted({kind for hits in found["hits"].values() for kind in hits})
+    return found | {
+        "share": plots.percent(found["contaminated"], found["rows"]),
+        "kinds": kinds,
+        "table": [
+            [name, f"{size:,}", *(f"{found['hits'].get(name, {}).get(kind, 0):,}" for kind in kinds)]
+            for name, size in found["sets"].items()
+        ],
+        "first": list(itertools.islice(_rows(run_dir / "contaminated.jsonl"), CONTAMINATED)),
+    }
+
+
+def _first_rows(folder: Path) -> list[Json]:
+    """Rows of a dataset's first readable file: the first one of each prompt."""
+    import pyarrow.parquet
+
+    for path in sorted(folder.glob("*.parquet")):
+        try:
+            with pyarrow.parquet.ParquetFile(path) as file:
+                rows = next((batch.to_pylist() for batch in file.iter_batches(64)), [])
+        except (OSError, ValueError):  # cut by a crash of the machine
+            continue
+        shown = {}
+        for row in map(_shown, rows):
+            shown.setdefault(row["prompt"], row)
+        if shown:
+            return list(shown.values())[:ROWS]
+    return []
+
+
+def _shown(row: Json, hidden: tuple[str, ...] = ()) -> Json:
+    """A row's prompt and answers as texts, and its other values as short ones."""
+    *asked, answer = row.get("messages") or [None]
+    answers = {name: row[name] for name in ("completion", "chosen", "rejected") if name in row}
+    if answer is not None:
+        answers = {"completion": [answer]}
+    others = {key: row[key] for key in row if key not in {*answers, *hidden, "prompt", "messages"}}
+    return {
+        "prompt": _text(row.get("prompt") or asked or ""),
+        "answers": {name: None if value is None else _text(value) for name, value in answers.items()},
+        "values": {key: _shortened(_value(value)) for key, value in others.items() if value not in (None, "")},
+    }
+
+
+def _shortened(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= SHORT else line[: SHORT - 1] + "…"
+
+
 def _unjudged(rows: list[dict], before: dict, after: dict) -> list[str]:
     """What was left without a verdict, in words; empty if nothing was."""
     told = []
     for key in ("verdict/unknown", "verdict/error"):
-        points = _points(rows, key)
+        points = figures.series(rows, key)
         if any(points.values()):
             step, most = max(points.items(), key=lambda point: point[1])
             mean = sum(points.values()) / len(points)
@@ -481,7 +469,7 @@ def _disagreement(rows: list[dict]) -> dict[str, float]:
     """Share of second opinions that differed, for each reward that asked for them."""
     found = {}
     for key in sorted({key for row in rows for key in row if key.startswith("second_opinion/")}):
-        points = _points(rows, key)
+        points = figures.series(rows, key)
         found[key.partition("/")[2]] = sum(points.values()) / len(points) if points else 0.0
     return found
 
@@ -537,6 +525,8 @@ def _text(value: str | list[dict[str, Any]]) -> str:
 def _value(value: Any) -> str:
     if value is None:
         return "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_value(of_key)}" for key, of_key in value.items())
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
