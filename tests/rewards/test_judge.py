@@ -6,16 +6,14 @@ import inspect
 import json
 import os
 import re
-import socket
 import sqlite3
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from standin import close, drip, free_port, hang, servers
 
 from open_r1 import rewards
 from open_r1.errors import RecipeError
@@ -29,68 +27,10 @@ THOUGHT = "<think>2 + 2, let me see</think>"
 ANSWER = THOUGHT + " It is 4."
 
 
-class Server(ThreadingHTTPServer):
-    """Answers a POST by `behave(handler, body, number)`: status, headers, content; None if that wrote them itself."""
-
-    daemon_threads = True
-    request_queue_size = 128
-
-    def __init__(self, behave):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.behave = behave
-        self.url = f"http://127.0.0.1:{self.server_port}/v1"
-        self.bodies, self.headers = [], []
-        self.now, self.most = 0, 0
-        self.lock = threading.Lock()
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-
-    def handle_error(self, request, client_address):
-        """A client that hangs up is part of the play."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    def log_message(self, *args):
-        pass
-
-    def do_POST(self):
-        server = self.server
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with server.lock:
-            server.bodies.append((self.path, body))
-            server.headers.append(dict(self.headers))
-            server.now += 1
-            server.most = max(server.most, server.now)
-            number = len(server.bodies)
-        try:
-            answer = server.behave(self, body, number)
-        finally:
-            with server.lock:
-                server.now -= 1
-        if answer is not None:
-            status, headers, content = answer
-            content = content.encode() if isinstance(content, str) else content
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(content)), **headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(content)
-
-
 @pytest.fixture
 def serve():
-    servers = []
-
-    def start(behave):
-        servers.append(Server(behave))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    with servers() as start:
+        yield start
 
 
 def parts(body) -> tuple[str, dict[str, str]]:
@@ -119,32 +59,12 @@ def ask(server, completion=ANSWER, solution="4", **parameters) -> Verdict:
     return llm_judge(completion, solution, "What is 2 + 2?", url=server.url, **(FAST | parameters))
 
 
-def hang(handler, body, number):
-    time.sleep(1.5)
-
-
-def drip(handler, body, number):
-    """One byte every 20 ms, for ever: no single read times out."""
-    handler.send_response(200)
-    handler.send_header("Content-Length", "100000")
-    handler.end_headers()
-    for _ in range(100):
-        handler.wfile.write(b" ")
-        handler.wfile.flush()
-        time.sleep(0.02)
-
-
 def drip_headers(handler, body, number):
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
     for _ in range(100):
         handler.wfile.write(b"x")
         handler.wfile.flush()
         time.sleep(0.02)
-
-
-def close(handler, body, number):
-    handler.connection.shutdown(socket.SHUT_RDWR)
-    handler.connection.close()
 
 
 def huge(handler, body, number):
@@ -210,9 +130,7 @@ def test_the_deadline_holds_however_many_retries_are_left(serve):
 
 
 def test_a_server_that_is_not_there_is_an_error():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    url = f"http://127.0.0.1:{free_port()}/v1"
     verdict = llm_judge(ANSWER, "4", "2 + 2?", url=url, **FAST, retries=1)
     assert verdict.outcome == "error" and "ConnectError" in verdict.reason
 

@@ -1,4 +1,4 @@
-"""Chat completions over HTTP for the judges: endpoints that fail, one event loop for all threads, a cache on disk."""
+"""OpenAI-compatible servers over HTTP: endpoints that fail, one event loop for all threads, a cache on disk."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import os
 import random
 import re
 import sqlite3
 import threading
-from collections.abc import Coroutine
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,14 +35,16 @@ _jitter = random.Random()  # not the global stream, on which a training's repeat
 
 @dataclass
 class Endpoint:
-    """One server, as all judges of this process see it. Times are the event loop's."""
+    """One server, as all that ask it in this process see it. Times are the event loop's."""
 
     url: str
     slots: asyncio.Semaphore
     in_flight: int = 0  # those that wait for a slot included
     failures: int = 0  # spells of failure in a row
     paused_until: float = 0.0
+    down_since: float | None = None
     last_failure: str = ""
+    refuses: bool = False  # its last failure was a lasting one
     takes_schema: bool = True
 
     def failed(self, failure: Failure, now: float, backoff: float, longest: float) -> None:
@@ -52,12 +56,81 @@ class Endpoint:
             backoff: seconds after the first spell of failure; doubled at each further one, with jitter.
             longest: the most seconds of it.
         """
-        self.last_failure = str(failure)
+        self.last_failure, self.refuses = str(failure), failure.lasting
+        if self.down_since is None:
+            self.down_since = now
         if now >= self.paused_until:
             self.failures += 1
             pause = min(backoff * 2 ** min(self.failures - 1, 30), longest)
             self.paused_until = now + pause * _jitter.uniform(0.5, 1.5)
         self.paused_until = max(self.paused_until, now + (failure.retry_after or 0.0))
+
+    def answered(self) -> None:
+        self.failures, self.down_since, self.refuses = 0, None, False
+
+
+def choose(endpoints: deque[Endpoint], now: float) -> Endpoint:
+    """The least busy endpoint; one that failed gets a single request at a time until it answers again.
+
+    If all of them are left alone, the one whose pause ends first.
+    """
+    endpoints.rotate(1)
+    ready = [e for e in endpoints if e.paused_until <= now]
+    if any(not e.failures for e in ready):
+        ready = [e for e in ready if not e.failures or not e.in_flight]
+    if ready:
+        return min(ready, key=lambda e: e.in_flight)
+    return min(endpoints, key=lambda e: e.paused_until)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What came of one request at an endpoint: an answer, a failure, or neither if it failed others before its turn.
+
+    Args:
+        seconds: of the pause before it and of the request; waiting for a slot is not counted.
+        cut: the caller's own time was over before the endpoint's.
+    """
+
+    answer: Any = None
+    failure: Failure | None = None
+    seconds: float = 0.0
+    cut: bool = False
+
+
+async def attempt(
+    endpoint: Endpoint, ask: Callable[[Endpoint], Awaitable[Any]], timeout: float, left: float = math.inf
+) -> Attempt:
+    """Wait until an endpoint's pause is over and it has a free slot, and ask it.
+
+    Args:
+        endpoint: from `choose`.
+        ask: makes the request; raises Failure.
+        timeout: seconds of the request.
+        left: seconds that the caller has for pause and request.
+    """
+    now = asyncio.get_running_loop().time
+    pause = max(0.0, endpoint.paused_until - now())
+    await asyncio.sleep(pause)
+    limit = min(timeout, left - pause)
+    endpoint.in_flight += 1
+    try:
+        async with endpoint.slots:
+            began = now()
+            if began < endpoint.paused_until:
+                return Attempt(seconds=pause)
+            try:
+                async with asyncio.timeout(limit):
+                    answer = await ask(endpoint)
+            except TimeoutError:
+                failure = Failure(f"{endpoint.url} gave no answer within {limit:.3g} s")
+                return Attempt(failure=failure, seconds=pause + now() - began, cut=limit < timeout)
+            except Failure as failure:
+                return Attempt(failure=failure, seconds=pause + now() - began)
+            endpoint.answered()
+            return Attempt(answer, seconds=pause + now() - began)
+    finally:
+        endpoint.in_flight -= 1
 
 
 class Failure(Exception):
@@ -90,29 +163,50 @@ async def complete(url: str, body: dict[str, Any], key: str | None) -> dict[str,
     Raises:
         Failure: the connection failed, or something else came.
     """
-    status, headers, text = await _post(f"{url}/chat/completions", body, key)
-    text = text.replace(key, "<key>") if key else text
-    if status != 200:
-        raise Failure(f"{url} answered HTTP {status}: {beginning(text)}", status, _seconds(headers.get("retry-after")))
+    text = await request(url, "/chat/completions", key, body)
     choice = _first_choice(text)
     if choice is None:
-        raise Failure(f"{url} answered no chat completion: {beginning(text)}", status)
+        raise Failure(f"{url} answered no chat completion: {beginning(text)}", 200)
     return choice
 
 
-async def _post(url: str, body: dict[str, Any], key: str | None) -> tuple[int, httpx2.Headers, str]:
+async def request(
+    url: str, path: str, key: str | None, body: dict[str, Any] | None = None, max_bytes: int = MAX_BYTES
+) -> str:
+    """The text that a server answers with HTTP 200; an API key that it repeats is left out.
+
+    Args:
+        url: base url of the endpoint.
+        path: what follows it.
+        key: the API key.
+        body: of a POST; without one it is a GET.
+        max_bytes: the most of an answer that is read.
+
+    Raises:
+        Failure: the connection failed, another status came, or too much.
+    """
+    status, headers, text = await _send(url, path, key, body, max_bytes)
+    text = text.replace(key, "<key>") if key else text
+    if status != 200:
+        raise Failure(f"{url} answered HTTP {status}: {beginning(text)}", status, _seconds(headers.get("retry-after")))
+    return text
+
+
+async def _send(
+    url: str, path: str, key: str | None, body: dict[str, Any] | None, max_bytes: int
+) -> tuple[int, httpx2.Headers, str]:
     """Status, headers and text of the answer."""
     import httpx2
 
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     raw = bytearray()
     try:
-        async with _http().stream("POST", url, json=body, headers=headers) as response:
-            async for piece in response.aiter_bytes():
+        async with _http().stream("GET" if body is None else "POST", url + path, json=body, headers=headers) as answer:
+            async for piece in answer.aiter_bytes():
                 raw += piece
-                if len(raw) > MAX_BYTES:
-                    raise Failure(f"{url} answered with more than {MAX_BYTES} bytes")
-            return response.status_code, response.headers, raw.decode("utf-8", "replace")
+                if len(raw) > max_bytes:
+                    raise Failure(f"{url} answered with more than {max_bytes} bytes")
+            return answer.status_code, answer.headers, raw.decode("utf-8", "replace")
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise Failure(f"{url} failed with {type(error).__name__}: {error or 'no message'}") from error
 
@@ -142,6 +236,43 @@ def _seconds(retry_after: str | None) -> float | None:
     except ValueError:
         return None
     return max(0.0, (then - datetime.now(UTC)).total_seconds()) if then.tzinfo else None
+
+
+def checked_url(url: str, at: str) -> str:
+    """A server's base url as it is asked, without a slash at its end.
+
+    Raises:
+        RecipeError: it is none, or carries a secret; `at` is the key it stands under.
+    """
+    bare = re.sub(r"//[^/@]*@", "//", url).partition("?")[0]
+    if not re.match(r"https?://[^/]", url):
+        raise RecipeError(f"{at}: {bare} is no http(s) address, e.g. http://localhost:8000/v1")
+    if bare != url:
+        raise RecipeError(
+            f"{at}: {bare} carries a password or a query, and a recipe is written to disk; name the environment "
+            "variable that holds the key with key_env"
+        )
+    return url.rstrip("/")
+
+
+def check_key_env(key_env: str | None) -> None:
+    """Refuse a key that is written out."""
+    if key_env is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", key_env):
+        raise RecipeError(
+            "key_env: expected the name of an environment variable such as OPENAI_API_KEY, not the key itself: a "
+            "recipe is written to disk and shown in reports"
+        )
+
+
+def api_key(key_env: str | None) -> str | None:
+    """The API key in that environment variable.
+
+    Raises:
+        RecipeError: the variable is not set.
+    """
+    if key_env and not os.environ.get(key_env):
+        raise RecipeError(f"key_env: the environment variable {key_env} is not set")
+    return os.environ[key_env] if key_env else None
 
 
 class Cache:
@@ -200,7 +331,7 @@ def submit(work: Coroutine[Any, Any, Any]) -> Future[Any]:
     with _lock:
         if not _running:
             loop = asyncio.new_event_loop()
-            threading.Thread(target=loop.run_forever, name="judge", daemon=True).start()
+            threading.Thread(target=loop.run_forever, name="chat", daemon=True).start()
             _running.append(loop)
         return asyncio.run_coroutine_threadsafe(work, _running[0])
 

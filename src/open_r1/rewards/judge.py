@@ -27,7 +27,20 @@ from typing import Any, NoReturn
 
 from ..errors import RecipeError
 from ..prompts import JUDGE_PROMPTS, QUALITY_RUBRIC, JudgePrompt
-from .chat import SHOWN, Cache, Endpoint, Failure, beginning, complete, submit
+from .chat import (
+    SHOWN,
+    Cache,
+    Endpoint,
+    Failure,
+    api_key,
+    attempt,
+    beginning,
+    check_key_env,
+    checked_url,
+    choose,
+    complete,
+    submit,
+)
 from .verdict import Verdict
 
 
@@ -82,20 +95,10 @@ class Settings:
         if not self.urls:
             raise RecipeError("url: a judge needs one, e.g. `url: http://localhost:8000/v1`")
         for url in self.urls:
-            if not re.match(r"https?://[^/]", url):
-                raise RecipeError(f"url: {_without_key(url)} is no http(s) address, e.g. http://localhost:8000/v1")
-            if _without_key(url) != url:
-                raise RecipeError(
-                    f"url: {_without_key(url)} carries a password or a query, and a recipe is written to disk; name "
-                    "the environment variable that holds the key with key_env"
-                )
+            checked_url(url, "url")
         if not self.model:
             raise RecipeError("model: a judge needs the model's name at its endpoint")
-        if self.key_env is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", self.key_env):
-            raise RecipeError(
-                "key_env: expected the name of an environment variable such as OPENAI_API_KEY, not the key itself: a "
-                "recipe is written to disk and shown in reports"
-            )
+        check_key_env(self.key_env)
         for name in ("max_tokens", "concurrency", "timeout", "deadline", "max_failures", "max_chars"):
             if not getattr(self, name) > 0:
                 raise RecipeError(f"{name}: {getattr(self, name)!r} lets no request through; it must be above 0")
@@ -115,9 +118,7 @@ class Settings:
         Raises:
             RecipeError: the variable is not set.
         """
-        if self.key_env and not os.environ.get(self.key_env):
-            raise RecipeError(f"key_env: the environment variable {self.key_env} is not set")
-        return os.environ[self.key_env] if self.key_env else None
+        return api_key(self.key_env)
 
     @property
     def cache_file(self) -> Path | None:
@@ -125,10 +126,6 @@ class Settings:
             return Path(self.cache).expanduser()
         home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         return Path(home).expanduser() / "open-r1" / "judge.sqlite3" if self.cache else None
-
-
-def _without_key(url: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", url).partition("?")[0]
 
 
 class JudgeError(Exception):
@@ -305,35 +302,20 @@ class Judge:
         left, attempts = settings.deadline, 0
         failure: Failure | None = None
         while True:
-            if now() < self.broken_until:
-                raise JudgeError(f"the judge is left alone after repeated failures: {self.broken_by}")
-            endpoint = self._choose(now())
-            pause = max(0.0, endpoint.paused_until - now())
-            if pause >= left:
+            self._refuse_if_broken()
+            endpoint = choose(self.endpoints, now())
+            if endpoint.paused_until - now() >= left:
                 self._give_up(endpoint.last_failure)
-            await asyncio.sleep(pause)
-            left -= pause
-            began = None
-            endpoint.in_flight += 1
-            try:
-                async with endpoint.slots:
-                    began = now()
-                    if began < max(endpoint.paused_until, self.broken_until):
-                        continue  # it failed while this request waited for its slot
-                    limit = min(settings.timeout, left)
-                    async with asyncio.timeout(limit):
-                        choice = await self._request(endpoint, body, prompt)
-                endpoint.failures = self.given_up = 0
-                return choice
-            except TimeoutError:
-                # An attempt that only the deadline cut short says less than the one before it.
-                if failure is None or limit == settings.timeout:
-                    failure = Failure(f"{endpoint.url} gave no answer within {limit:.3g} s")
-            except Failure as caught:
-                failure = caught
-            finally:
-                endpoint.in_flight -= 1
-                left -= now() - began if began is not None else 0.0
+            tried = await attempt(endpoint, lambda e: self._request(e, body, prompt), settings.timeout, left)
+            left -= tried.seconds
+            if tried.answer is not None:
+                self.given_up = 0
+                return tried.answer
+            if tried.failure is None:
+                continue
+            # An attempt that only the deadline cut short says less than the one before it.
+            if failure is None or not tried.cut:
+                failure = tried.failure
             if failure.of_the_request:
                 raise JudgeError(f"the judge at {failure}")
             endpoint.failed(failure, now(), settings.backoff, settings.cooldown)
@@ -342,18 +324,9 @@ class Judge:
             if attempts > settings.retries or left <= 0 or (failure.lasting and len(self.endpoints) == 1):
                 self._give_up(str(failure))
 
-    def _choose(self, now: float) -> Endpoint:
-        """The least busy endpoint; one that failed gets a single request at a time until it answers again.
-
-        If all of them are left alone, the one whose pause ends first.
-        """
-        self.endpoints.rotate(1)
-        ready = [e for e in self.endpoints if e.paused_until <= now]
-        if any(not e.failures for e in ready):
-            ready = [e for e in ready if not e.failures or not e.in_flight]
-        if ready:
-            return min(ready, key=lambda e: e.in_flight)
-        return min(self.endpoints, key=lambda e: e.paused_until)
+    def _refuse_if_broken(self) -> None:
+        if asyncio.get_running_loop().time() < self.broken_until:
+            raise JudgeError(f"the judge is left alone after repeated failures: {self.broken_by}")
 
     def _give_up(self, reason: str) -> NoReturn:
         self.given_up += 1
@@ -364,6 +337,7 @@ class Judge:
 
     async def _request(self, endpoint: Endpoint, body: dict[str, Any], prompt: JudgePrompt) -> dict[str, Any]:
         """One request, with the schema where the server takes it."""
+        self._refuse_if_broken()  # while this request waited for its slot
         if endpoint.takes_schema:
             try:
                 return await self._post(endpoint, {**body, "response_format": _response_format(prompt)})
