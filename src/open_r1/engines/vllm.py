@@ -1,0 +1,147 @@
+"""vLLM in this process (`vllm.LLM`)."""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from typing import TYPE_CHECKING, Any
+
+from ..errors import RecipeError
+from ..prompts import Messages
+from . import Completion, Sampling, refusal, seed_of
+from .local import Presented, before_stop, ids_that_end, present
+
+if TYPE_CHECKING:
+    from ..configs import Recipe
+
+MISSING = "engine: vllm is not installed; run `make install EXTRAS=gpu`, or use the transformers engine"
+
+
+class VLLM:
+    """One request for each completion, with its own seed; the prompt they share is computed once (prefix caching).
+
+    vLLM draws by the request's seed, so a completion does not depend on what it is batched with, up to what floating
+    point makes of another batch.
+
+    Args:
+        recipe: names the model and its tokenizer.
+        llm: of `vllm.LLM`: `tensor_parallel_size`, `gpu_memory_utilization`, `max_model_len`, ...
+    """
+
+    at_once = 1
+
+    def __init__(self, recipe: Recipe, **llm: Any):
+        try:
+            import vllm
+        except ImportError as error:
+            raise RecipeError(MISSING) from error
+        from .. import models
+
+        self.tokenizer = models.load_tokenizer(recipe)
+        self.model = models.model_path(recipe, self.tokenizer)
+        given = {
+            "model": self.model,
+            "revision": recipe.model.model_revision,
+            "dtype": recipe.model.dtype,
+            "trust_remote_code": recipe.args.trust_remote_code,
+        }
+        tokenizer = recipe.data.tokenizer_name_or_path
+        if tokenizer and ":" not in tokenizer:
+            given["tokenizer"] = tokenizer
+        others = multiprocessing.active_children()
+        try:
+            self.llm = vllm.LLM(**given | llm)
+        except (ValueError, TypeError, RuntimeError, OSError) as error:
+            raise RecipeError(f"engine: vLLM does not start with {given | llm}: {error}") from error
+        self.cores = [child for child in multiprocessing.active_children() if child not in others]
+        self.window: int = self.llm.model_config.max_model_len
+        # With its model's generation_config vLLM ends where that says; this is the recipe's chat template's.
+        self.end_tokens = ids_that_end(self.tokenizer.eos_token_id)
+
+    @staticmethod
+    def check(**llm: Any) -> None:
+        if importlib.util.find_spec("vllm") is None:
+            raise RecipeError(MISSING)
+        for key in ("model", "seed", "skip_tokenizer_init"):
+            if key in llm:
+                raise RecipeError(f"engine.{key}: is the recipe's to say; remove it")
+
+    def generate(
+        self,
+        prompts: list[str | Messages],
+        n: int,
+        sampling: Sampling,
+        rows: list[int] | None = None,
+        done: Callable[[int, int], None] | None = None,
+    ) -> list[list[Completion]]:
+        rows = rows if rows is not None else list(range(len(prompts)))
+        presented = [present(prompt, self.tokenizer, self.window) for prompt in prompts]
+        asked = [(p, i) for p in range(len(prompts)) if not presented[p].refused for i in range(n)]
+        parameters = [self._parameters(sampling, seed_of(sampling.seed, rows[p], i), presented[p]) for p, i in asked]
+        outputs = self._run([presented[p].ids for p, _ in asked], parameters) if asked else []
+        completions_PN = [[refusal(p.refused)] * n if p.refused else [] for p in presented]
+        for (p, _), output in zip(asked, outputs, strict=True):
+            completions_PN[p].append(self._completion(output.outputs[0], presented[p].opener, sampling.stop))
+        if done:
+            made = [completion for completions_N in completions_PN for completion in completions_N]
+            done(len(made), sum(completion.tokens for completion in made))
+        return completions_PN
+
+    def close(self) -> None:
+        self.llm.llm_engine.engine_core.shutdown()
+
+    def _run(self, prompts: list[list[int]], parameters: list[Any]) -> list[Any]:
+        """vLLM's output for each prompt.
+
+        Raises:
+            RecipeError: its engine died.
+        """
+        from vllm.exceptions import VLLMServerError
+
+        future: Future[list[Any]] = Future()
+
+        def run() -> None:
+            try:
+                inputs = [{"prompt_token_ids": ids} for ids in prompts]
+                future.set_result(self.llm.generate(inputs, parameters, use_tqdm=False))
+            except BaseException as error:
+                future.set_exception(error)
+
+        # In a thread: where its core's process is killed, by the kernel for memory say, vLLM itself waits for ever.
+        threading.Thread(target=run, name="vllm", daemon=True).start()
+        try:
+            while not wait([future], timeout=1.0).done:
+                if not all(core.is_alive() for core in self.cores):
+                    raise RuntimeError("the process of its core is gone")
+            return future.result()
+        except (RuntimeError, VLLMServerError) as error:
+            raise RecipeError(
+                f"engine: vLLM died ({type(error).__name__}: {error}); what was written stays, and the same command "
+                "goes on"
+            ) from error
+
+    def _parameters(self, sampling: Sampling, seed: int, prompt: Presented) -> Any:
+        import vllm
+
+        return vllm.SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k or -1,
+            max_tokens=int(min(sampling.max_tokens, prompt.room)),
+            stop=list(sampling.stop),
+            stop_token_ids=self.end_tokens,
+            seed=seed,
+        )
+
+    def _completion(self, output: Any, opener: str, stop: tuple[str, ...]) -> Completion:
+        if output.finish_reason not in ("stop", "length"):
+            raise RecipeError(
+                f"engine: vLLM broke a completion off (finish_reason {output.finish_reason!r}); the same command goes "
+                "on"
+            )
+        ids = list(output.token_ids)
+        text = before_stop(self.tokenizer.decode(ids, skip_special_tokens=True), stop)
+        return Completion(opener + text, len(ids), output.finish_reason)
