@@ -55,6 +55,26 @@ TASKS = {
         "per_device_train_batch_size": 4,
     },
 }
+DATA_TASKS = {
+    "sample": {
+        "random_init": MODEL,
+        "tokenizer_name_or_path": "open_r1.tiny.tokenizer:build",
+        "datasets": [PROBLEMS],
+        "sampling": {"n": 2, "max_tokens": 8},
+        "shard_rows": 8,
+        "seed": 0,
+    },
+    "select": {
+        "datasets": [{"path": "open_r1.tiny.problems:samples", "args": {"rows": 64}}],
+        "rewards": [{"name": "accuracy"}, {"name": "think_format"}],
+        "filters": [{"name": "correct"}],
+        "seed": 0,
+    },
+    "mix": {
+        "datasets": [{"path": "open_r1.tiny.problems:conversations", "args": {"rows": 32}}],
+        "seed": 0,
+    },
+}
 
 
 def shared(*parts: str) -> Path:
@@ -72,7 +92,8 @@ def write_recipe(tmp_path: Path) -> Callable[..., Path]:
     def write(task: str, name: str = "recipe", **keys: object) -> Path:
         path = tmp_path / "recipes" / "small" / task / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = SMALL | TASKS[task] | {"output_dir": str(tmp_path / "run")} | keys
+        small = DATA_TASKS[task] if task in DATA_TASKS else SMALL | TASKS[task]
+        content = small | {"output_dir": str(tmp_path / "run")} | keys
         path.write_text(yaml.safe_dump({k: v for k, v in content.items() if v is not ...}, allow_unicode=True))
         return path
 

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 
 from open_r1 import data
-from open_r1.configs import DataConfig, DatasetConfig
+from open_r1.configs import DataConfig, DatasetConfig, load_recipe
 from open_r1.errors import RecipeError
 from open_r1.prompts import R1_ZERO
 from open_r1.rewards import RewardConfig
@@ -32,6 +33,18 @@ def refused(*sources: DatasetConfig, **config) -> str:
         for _ in load(*sources, **config):
             pass
     return str(error.value)
+
+
+def test_a_template_joins_columns(tmp_path):
+    rows = [
+        {"instruction": "Add", "input": "1 and 2", "output": "3"},
+        {"instruction": "Hi", "input": None, "output": "!"},
+    ]
+    path = jsonl(tmp_path / "rows.jsonl", rows)
+    source = DatasetConfig(path, columns={"solution": "output"}, template={"prompt": "{instruction}\n{input}"})
+    assert [row["prompt"][0]["content"] for row in load(source)] == ["Add\n1 and 2", "Hi"]
+    wrong = DatasetConfig(path, columns={"solution": "output"}, template={"prompt": "{instructions}"})
+    assert "the template '{instructions}' cannot be filled ('instructions'); its columns are" in refused(wrong)
 
 
 def test_columns_and_extraction(tmp_path):
@@ -94,8 +107,8 @@ def test_a_weighted_mixture_sees_every_row_in_its_shares(tmp_path):
     many = [{"prompt": f"m{i}", "solution": i, "only_here": 1} for i in range(300)]
     few = [{"prompt": f"f{i}", "solution": i} for i in range(20)]
     sources = [
-        DatasetConfig(jsonl(tmp_path / "many.jsonl", many), weight=3.0),
-        DatasetConfig(jsonl(tmp_path / "few.jsonl", few), weight=1.0),
+        DatasetConfig(jsonl(tmp_path / "many.jsonl", many), weight=0.75),
+        DatasetConfig(jsonl(tmp_path / "few.jsonl", few), weight=0.25),
     ]
     prompts = [row["prompt"][0]["content"] for row in load(*sources)]
     assert {p for p in prompts if p[0] == "m"} == {f"m{i}" for i in range(300)}
@@ -119,8 +132,8 @@ def test_streaming_gives_the_same_rows(tmp_path):
 def test_a_streamed_mixture_of_files(tmp_path):
     more = [{"question": "other", "answer": "#### 1", "elsewhere": True}]
     sources = [
-        DatasetConfig(jsonl(tmp_path / "a.jsonl"), columns=COLUMNS, weight=1.0),
-        DatasetConfig(jsonl(tmp_path / "b.jsonl", more), columns=COLUMNS, weight=1.0),
+        DatasetConfig(jsonl(tmp_path / "a.jsonl"), columns=COLUMNS, weight=0.5),
+        DatasetConfig(jsonl(tmp_path / "b.jsonl", more), columns=COLUMNS, weight=0.5),
     ]
     rows = list(load(*sources, streaming=True))
     assert {row["prompt"][0]["content"] for row in rows} == {"other", *(f"q{i}" for i in range(6))}
@@ -267,3 +280,56 @@ def test_columns_of_two_types_cannot_be_mixed(tmp_path):
     one = jsonl(tmp_path / "one.jsonl", [{"prompt": "p", "solution": "2"}])
     two = jsonl(tmp_path / "two.jsonl", [{"prompt": "p", "solution": [1, 2]}])
     assert "cannot be mixed" in refused(DatasetConfig(one), DatasetConfig(two))
+
+
+def stored(write_recipe, *sources: dict, **keys) -> data.StoredRows:
+    return data.load_rows(load_recipe(write_recipe("sample", datasets=list(sources), **keys)))
+
+
+def test_stored_rows_are_the_sources_one_after_another(write_recipe, tmp_path):
+    first = {"path": jsonl(tmp_path / "a.jsonl"), "columns": COLUMNS, "extract": {"solution": "#### (.+)"}}
+    more = [{"prompt": "p", "solution": "s", "here": [1, 2], "source": "their own"}, {"prompt": "q", "solution": "t"}]
+    second = {"path": jsonl(tmp_path / "b.jsonl", more), "kind": "general"}
+    rows = stored(write_recipe, first, second)
+    assert len(rows) == 8
+    found = rows.slice(4, 8)
+    assert [row["prompt"] for row in found] == ["q4", "q5", "p", "q"]
+    assert [row["solution"] for row in found] == ["4", "5", "s", "t"]
+    assert [row["kind"] for row in found] == ["a", "b", "general", "general"]
+    assert [row["source"] for row in found] == [first["path"], first["path"], "their own", second["path"]]
+    assert [row["here"] for row in found] == [None, None, [1, 2], None] and found[2]["level"] is None
+    assert set(found[0]) == set(rows.features)
+
+
+def test_stored_rows_that_are_left_keep_their_numbers(write_recipe, tmp_path):
+    source = {"path": jsonl(tmp_path / "a.jsonl"), "columns": COLUMNS}
+    rows = stored(write_recipe, source, source).keep(np.array([0, 2, 3, 7, 11]))
+    assert [row["level"] for row in rows.slice(1, 4)] == [2, 3, 1]
+    assert rows.numbers(1, 4).tolist() == [2, 3, 7]
+    fewer = rows.keep(np.array([1, 4]))
+    assert [row["level"] for row in fewer.slice(0, 9)] == [2, 5] and fewer.numbers(0, 9).tolist() == [2, 11]
+
+
+def test_texts_beside_conversations_become_conversations(write_recipe, tmp_path):
+    asked = [{"role": "user", "content": "hello"}]
+    one = {"path": jsonl(tmp_path / "a.jsonl", [{"prompt": "text"}])}
+    two = {"path": jsonl(tmp_path / "b.jsonl", [{"prompt": asked}])}
+    rows = stored(write_recipe, one, two)
+    assert [row["prompt"] for row in rows.slice(0, 2)] == [[{"role": "user", "content": "text"}], asked]
+
+
+def test_columns_of_two_types_are_named(write_recipe, tmp_path):
+    one = {"path": jsonl(tmp_path / "a.jsonl", [{"prompt": "a", "level": 1}])}
+    two = {"path": jsonl(tmp_path / "b.jsonl", [{"prompt": "b", "level": "hard"}])}
+    with pytest.raises(RecipeError, match=r"datasets.1 .*column 'level' is .*string.* in .*a.jsonl; rename one"):
+        stored(write_recipe, one, two)
+
+
+def test_the_result_of_a_recipe_is_a_source(write_recipe, tmp_path):
+    """Named by its recipe, which must have been run."""
+    maker = write_recipe("sample", name="maker", output_dir=str(tmp_path / "made"))
+    with pytest.raises(RecipeError, match=r"maker.yaml has not been run; make it with: open-r1 train"):
+        stored(write_recipe, {"path": str(maker)})
+    (tmp_path / "made" / "data").mkdir(parents=True)
+    jsonl(tmp_path / "made" / "data" / "rows.jsonl", [{"prompt": "made"}])
+    assert stored(write_recipe, {"path": str(maker)}).slice(0, 1)[0]["prompt"] == "made"

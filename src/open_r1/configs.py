@@ -10,8 +10,6 @@ Nothing heavy is imported until a recipe is resolved, so that the command line s
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import importlib.util
 import os
 import re
 import typing
@@ -21,13 +19,15 @@ from typing import Any
 
 import yaml
 
-from . import prompts, rewards
-from .errors import RecipeError
+from . import checks
+from .errors import RecipeError, nearest
 from .rewards import RewardConfig
 from .toy import DROPPED, shrink
 
 HF_SEED = 42  # transformers' default of `seed`
-TASKS = ("sft", "grpo", "dpo", "reward")
+TRAINERS = ("sft", "grpo", "dpo", "reward")
+DATA_TASKS = ("sample", "select", "mix")
+TASKS = (*TRAINERS, *DATA_TASKS)
 
 
 @dataclass
@@ -36,16 +36,21 @@ class DatasetConfig:
 
     Args:
         path: a hub name, a local json, jsonl, parquet or csv file, a folder of those, a folder written by
-            `save_to_disk`, or `package.module:function` called with `seed` and `args`.
+            `save_to_disk`, `package.module:function` called with `seed` and `args`, or a sample, select or mix recipe,
+            whose result is read; it is run first if it has not been.
         name: the hub dataset's configuration.
         split: split to read.
         columns: our column -> the source's column (`{prompt: question, solution: answer}`).
+        template: column -> text with the source's columns in braces (`{prompt: "{instruction}\n{input}"}`).
         extract: column -> regular expression; the column becomes its first group (`{solution: '#### (.+)'}`).
         filters: column -> value, list of values, or `{min, max, not, matches}`; a row must meet all of them.
         kind: what its rows are (`math`, `code`, `general`, ...), for rewards that apply to some `kinds` only; a column
             of that name in the source says it row by row.
-        weight: share of this source in the mixture, relative to the others; without weights sources are concatenated.
-        rows: keep the first so many rows (after filters).
+        weight: share of this source in the mixture; those of all sources sum to 1. Without weights sources are
+            concatenated.
+        rows: keep the first so many rows (after filters); a mix draws them at random.
+        epochs: how often a mix repeats the source; its last part may be a fraction.
+        license: of the source, for the card of a mix.
         args: keyword arguments of the function named by `path`.
     """
 
@@ -53,12 +58,52 @@ class DatasetConfig:
     name: str | None = None
     split: str = "train"
     columns: dict[str, str] = field(default_factory=dict)
+    template: dict[str, str] = field(default_factory=dict)
     extract: dict[str, str] = field(default_factory=dict)
     filters: dict[str, Any] = field(default_factory=dict)
     kind: str | None = None
     weight: float | None = None
     rows: int | None = None
+    epochs: float | None = None
+    license: str | None = None
     args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ContaminationConfig:
+    """The gate that keeps evaluation problems out of the training prompts.
+
+    Args:
+        against: evaluation sets: names in `contamination.EVALUATION_SETS`, or sources with a `prompt` column.
+        ngram: words in a row that two texts must share (10 in the paper's D.1, 8 in open-r1).
+        overlap: least share of an evaluation prompt's n-grams that a row must have to count; at 0, the paper's rule,
+            a stock phrase of that length counts.
+        near: also compare by MinHash, at this Jaccard similarity; None does not.
+        action: of contaminated rows: fail, drop or waive.
+        reason: why they may stay, with `action: waive`; it is kept with the run.
+    """
+
+    against: list[DatasetConfig] = field(default_factory=list)
+    ngram: int = 10
+    overlap: float = 0.0
+    near: float | None = None
+    action: str = "fail"
+    reason: str | None = None
+
+
+@dataclass
+class DeduplicateConfig:
+    """Rows that repeat an earlier one are left out.
+
+    Args:
+        column: what is compared.
+        exact: the same text, but for case, white space and punctuation.
+        near: Jaccard similarity from which texts are the same by MinHash; None compares exactly only.
+    """
+
+    column: str = "prompt"
+    exact: bool = True
+    near: float | None = None
 
 
 @dataclass
@@ -98,6 +143,7 @@ class DataConfig:
         chat_template: a name in `prompts.CHAT_TEMPLATES`; None keeps the tokenizer's own.
         tokenizer_name_or_path: None takes the model's; `package.module:function` is called without arguments.
         streaming: read rows as they are needed instead of preparing the whole set; needs `max_steps`.
+        contamination: evaluation sets whose problems must not be among the prompts.
     """
 
     datasets: list[DatasetConfig] = field(default_factory=list)
@@ -107,6 +153,169 @@ class DataConfig:
     chat_template: str | None = None
     tokenizer_name_or_path: str | None = None
     streaming: bool = False
+    contamination: ContaminationConfig | None = None
+
+
+@dataclass
+class SamplingConfig:
+    """How completions are drawn.
+
+    Args:
+        n: completions of each prompt.
+        temperature: 0 takes the likeliest token.
+        top_p: nucleus sampling; 1 is off.
+        top_k: the likeliest so many tokens; 0 is off.
+        max_tokens: of a completion; a longer one is cut, and marked by `finish_reason: length`.
+        stop: texts that end a completion and are cut off it.
+    """
+
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 1024
+    stop: list[str] = field(default_factory=list)
+
+
+@dataclass
+class EngineConfig:
+    """What generates; the engine's own parameters stand beside its name.
+
+    Args:
+        name: a name in `engines.ENGINES`, or `package.module:Class`.
+        parameters: keyword arguments of the engine.
+    """
+
+    name: str = "transformers"
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class FilterConfig:
+    """One step of a selection; the filter's own parameters stand beside its name.
+
+    Args:
+        name: a name in `filters.FILTERS`, or `package.module:function`.
+        label: its name in the funnel, where one filter is listed twice.
+        kinds: rows it applies to, by their `kind`; None for all.
+        parameters: keyword arguments of the filter.
+    """
+
+    name: str
+    label: str | None = None
+    kinds: list[str] | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class PairsConfig:
+    """Which two samples of a prompt become a preference pair.
+
+    Args:
+        by: `verdict` pairs a right sample with a wrong one; the name of a reward, a better with a worse one.
+        min_margin: least difference of that reward.
+        max_length_ratio: longer over shorter, in tokens; the paper's pairs are "of comparable length".
+        per_prompt: most pairs of one prompt.
+    """
+
+    by: str = "verdict"
+    min_margin: float = 0.0
+    max_length_ratio: float = 1.5
+    per_prompt: int = 1
+
+
+@dataclass
+class DataTaskConfig:
+    """What sample, select and mix have in common.
+
+    Args:
+        output_dir: the run directory; the dataset is its `data` folder.
+        seed: of everything that is drawn.
+        shard_rows: rows of one parquet file: what is begun again after a kill.
+        part: number of this job of an array, from 0; a Slurm array says it by itself.
+        parts: jobs of the array.
+        hub_dataset_id: push the dataset there, with its card, if there is a login.
+        hub_private: make that repository private.
+    """
+
+    output_dir: str | None = None
+    seed: int = HF_SEED
+    shard_rows: int = 10_000
+    part: int = 0
+    parts: int = 1
+    hub_dataset_id: str | None = None
+    hub_private: bool = False
+
+
+@dataclass
+class SampleConfig(DataTaskConfig):
+    """Prompts in, `sampling.n` completions each out.
+
+    Args:
+        sampling: how completions are drawn.
+        engine: what generates them.
+        shard_rows: prompts of one file.
+        deduplicate: prompts that repeat an earlier one are left out.
+        model_init_kwargs: for `from_pretrained`.
+        trust_remote_code: run code that comes with the model.
+    """
+
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    shard_rows: int = 256
+    deduplicate: DeduplicateConfig | None = None
+    model_init_kwargs: dict[str, Any] | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass
+class SelectConfig(DataTaskConfig):
+    """Rejection sampling: judge, filter, choose, and write what is left for training.
+
+    Args:
+        filters: the steps, in order.
+        output: `messages` for SFT, `pairs` for DPO.
+        pairs: which pairs.
+        reasoning: `keep` it; `drop` it; or `auto`: drop it where the query is simple, unless a verifier judged the
+            answer.
+        no_reasoning: how an answer without reasoning is written: `plain`, or `empty_think` for models whose template
+            opens `<think>` by itself.
+        simple_prompt_words: a query of at most so many words, and
+        simple_answer_words: an answer of at most so many, make a query simple.
+        curriculum: bounds between 0 and 1 that part the prompts by their share of right samples; they are written to
+            one file for each difficulty.
+        deduplicate: selected rows that repeat an earlier one are left out.
+        examples: rejected samples kept for each reason.
+    """
+
+    filters: list[FilterConfig] = field(default_factory=list)
+    output: str = "messages"
+    pairs: PairsConfig = field(default_factory=PairsConfig)
+    reasoning: str = "keep"
+    no_reasoning: str = "plain"
+    simple_prompt_words: int = 12
+    simple_answer_words: int = 40
+    curriculum: list[float] | None = None
+    deduplicate: DeduplicateConfig | None = None
+    examples: int = 3
+
+
+@dataclass
+class MixConfig(DataTaskConfig):
+    """Several sources as one dataset.
+
+    Args:
+        rows: of the whole mixture, where sources have weights; None takes as many as the scarcest source allows.
+        deduplicate: rows that repeat an earlier one, of whichever source, are left out.
+        keep: columns of the sources that are kept beside the messages and what tells where a row comes from; of
+            prompts, all are.
+        title: of the card.
+    """
+
+    rows: int | None = None
+    deduplicate: DeduplicateConfig | None = None
+    keep: list[str] = field(default_factory=list)
+    title: str | None = None
 
 
 @dataclass
@@ -114,8 +323,8 @@ class RunConfig:
     """What a run starts from, where it runs, and what it leaves behind.
 
     Args:
-        task: sft, grpo, dpo or reward; normally the recipe's folder says it.
-        rewards: rewards of GRPO.
+        task: sft, grpo, dpo, reward, sample, select or mix; normally the recipe's folder says it.
+        rewards: rewards of GRPO, and judges of a selection.
         max_error_share: the run stops when the judges themselves failed on more than this share of a step.
         preflight: try the rewards on a few rows before training, and refuse to start if they cannot work.
         evaluation: held-out problems.
@@ -148,7 +357,10 @@ class RunConfig:
 
 @dataclass
 class Recipe:
-    """A resolved recipe: `given` is what was written (file, overrides, our defaults); the rest is typed from it."""
+    """A resolved recipe: `given` is what was written (file, overrides, our defaults); the rest is typed from it.
+
+    `args` is TRL's config of a trainer, or this module's of a data task; `model` is None where no model takes part.
+    """
 
     task: str
     path: Path
@@ -171,9 +383,21 @@ class Recipe:
         """The recipe that makes this one's base model, and its overrides; None if the model is named otherwise."""
         if self.run.base_recipe is None:
             return None
-        words = base_overrides(self.run.base_recipe, self.seed)
+        words = seed_override(self.run.base_recipe, self.seed)
         made = base_model(self.run.base_recipe, self.seed)
         return (self.run.base_recipe, words) if self.model.model_name_or_path == made else None
+
+    @property
+    def part(self) -> int | None:
+        """Number of this job of an array; None if one job does all."""
+        return self.args.part if self.task in DATA_TASKS and self.args.parts > 1 else None
+
+    @property
+    def upstream(self) -> list[tuple[str, list[str]]]:
+        """The recipes whose model or data this one starts from, with their overrides."""
+        sources = [source.path for source in [*self.data.datasets, *self.data.eval_datasets]]
+        made = [(path, seed_override(path, self.seed)) for path in dict.fromkeys(sources) if is_recipe(path)]
+        return ([self.base] if self.base else []) + made
 
 
 # What we set where TRL's default is not the paper's or not this project's; a recipe may override any of it.
@@ -204,7 +428,19 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }
 # Keys that change where and how a run is shown, not what it computes: they name no new run and break no resume.
-PRESENTATION_KEYS = {"output_dir", "overwrite", "report_to", "run_name", "print_every", "disable_tqdm", "task"}
+PRESENTATION_KEYS = {
+    "output_dir", "overwrite", "report_to", "run_name", "print_every", "disable_tqdm", "task", "engine", "part",
+    "parts", "hub_dataset_id", "hub_private",
+}  # fmt: skip
+
+
+def array_part() -> dict[str, int]:
+    """`part` and `parts` of this job of a Slurm array; nothing outside one, or with `parts` of one."""
+    told = {key: os.environ.get(f"SLURM_ARRAY_TASK_{key}") for key in ("ID", "MIN", "STEP", "COUNT")}
+    if told["ID"] is None or told["COUNT"] in (None, "1"):
+        return {}
+    first, step = int(told["MIN"] or 0), int(told["STEP"] or 1)
+    return {"part": (int(told["ID"]) - first) // step, "parts": int(told["COUNT"])}
 
 
 def world_size() -> int:
@@ -230,7 +466,7 @@ def load_recipe(
     changes = parse_overrides(overrides or [])
     given = apply_overrides(read_yaml(path), changes)
     task = _task(path, given)
-    given = COMMON_DEFAULTS | TASK_DEFAULTS[task] | given | {"task": task}
+    given = (COMMON_DEFAULTS if task in TRAINERS else {}) | TASK_DEFAULTS.get(task, {}) | given | {"task": task}
     given.setdefault("output_dir", default_output_dir(path, task, changes))
     if given.get("base_recipe") and not given.get("toy"):
         given.setdefault("model_name_or_path", base_model(given["base_recipe"], int(given.get("seed", HF_SEED))))
@@ -242,15 +478,19 @@ def load_recipe(
     values = _sort_into_groups(given, groups, path)
     run = _fill(RunConfig, values["run"], "recipe")
     data = _fill(DataConfig, values["data"], "recipe")
-    model = _fill(groups["model"], values["model"], "recipe")
+    model = _fill(groups["model"], values["model"], "recipe") if "model" in groups else None
     typed = _typed(groups["args"], values["args"], "recipe")
     processes = processes or world_size()
-    check_before_config(task, given | typed, run, data, model)
+    checks.check_recipe(task, given | typed, run, data, model)
     if not planned:
-        _check_machine(given | typed, run, model)
+        checks.check_machine(given | typed, run, model)
     if task == "grpo":
-        _check_grpo(given | typed, run, processes)
+        checks.check_grpo(given | typed, run, processes)
     recipe = Recipe(task=task, path=path, given=given, args=None, model=model, data=data, run=run)
+    if task in DATA_TASKS:
+        recipe.args = groups["args"](**(array_part() | typed))
+        checks.check_data_task(task, recipe.args, run, data)
+        return recipe
     if planned or processes != world_size():
         return recipe
     _cpu_defaults(typed)
@@ -264,7 +504,7 @@ def load_recipe(
 def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         known = sorted(str(p) for p in Path("recipes").glob("*/*/*.yaml"))
-        raise RecipeError(f"no recipe at {path}{_nearest(str(path), known)}")
+        raise RecipeError(f"no recipe at {path}{nearest(str(path), known)}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -339,7 +579,7 @@ def _index(items: list, part: str, dotted: str) -> int:
 
 def default_output_dir(path: Path, task: str, changes: dict[str, Any]) -> str:
     """`runs/<model>/<task>/<variant>`, with the overrides in the name, so that the same command means the same run."""
-    named = {k: v for k, v in changes.items() if k not in PRESENTATION_KEYS}
+    named = {k: v for k, v in changes.items() if k.split(".")[0] not in PRESENTATION_KEYS}
     suffix = "".join(f"--{k}={v}" for k, v in sorted(named.items()) if k != "toy") + (
         "--toy" if "toy" in named else ""
     )
@@ -352,15 +592,25 @@ def default_output_dir(path: Path, task: str, changes: dict[str, Any]) -> str:
     return str(Path("runs") / model / task / (path.stem + suffix))
 
 
-def base_overrides(base_recipe: str, seed: int) -> list[str]:
-    """A base model is made with the seed of the run that starts from it."""
-    return [] if read_yaml(Path(base_recipe)).get("seed", HF_SEED) == seed else ["--seed", str(seed)]
+def seed_override(recipe: str, seed: int) -> list[str]:
+    """What a run starts from is made with its own seed."""
+    return [] if read_yaml(Path(recipe)).get("seed", HF_SEED) == seed else ["--seed", str(seed)]
+
+
+def made_by(recipe: str, seed: int) -> Path:
+    """The run directory of a recipe that another one starts from."""
+    path, changes = Path(recipe), parse_overrides(seed_override(recipe, seed))
+    written = read_yaml(path)
+    return Path(written.get("output_dir") or default_output_dir(path, _task(path, written), changes))
 
 
 def base_model(base_recipe: str, seed: int) -> str:
-    path = Path(base_recipe)
-    changes = parse_overrides(base_overrides(base_recipe, seed))
-    return str(Path(default_output_dir(path, _task(path, read_yaml(path)), changes)) / "model")
+    return str(made_by(base_recipe, seed) / "model")
+
+
+def is_recipe(path: str) -> bool:
+    """True if a source is named by the recipe that makes it."""
+    return Path(path).suffix in (".yaml", ".yml")
 
 
 def _task(path: Path, given: dict[str, Any]) -> str:
@@ -375,10 +625,15 @@ def _task(path: Path, given: dict[str, Any]) -> str:
 
 def _groups(task: str) -> dict[str, type]:
     """The dataclasses a recipe of this task fills. TRL's `ModelConfig` shares no field with the trainers' configs."""
+    groups = {"run": RunConfig, "data": DataConfig}
+    if task in ("select", "mix"):
+        return groups | {"args": {"select": SelectConfig, "mix": MixConfig}[task]}
     import trl
 
+    if task == "sample":
+        return groups | {"model": trl.ModelConfig, "args": SampleConfig}
     args = {"sft": "SFTConfig", "grpo": "GRPOConfig", "dpo": "DPOConfig", "reward": "RewardConfig"}[task]
-    return {"run": RunConfig, "data": DataConfig, "model": trl.ModelConfig, "args": getattr(trl, args)}
+    return groups | {"model": trl.ModelConfig, "args": getattr(trl, args)}
 
 
 def _sort_into_groups(given: dict[str, Any], groups: dict[str, type], path: Path) -> dict[str, dict[str, Any]]:
@@ -388,14 +643,9 @@ def _sort_into_groups(given: dict[str, Any], groups: dict[str, type], path: Path
     for key, value in given.items():
         owner = next((name for name in groups if key in fields[name]), None)
         if owner is None:
-            raise RecipeError(f"{path}: unknown key {key!r}{_nearest(key, known)}")
+            raise RecipeError(f"{path}: unknown key {key!r}{nearest(key, known)}")
         values[owner][key] = value
     return values
-
-
-def _nearest(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
 
 
 def _fill(cls: type, values: dict[str, Any], where: str) -> Any:
@@ -412,9 +662,8 @@ def _typed(cls: type, values: dict[str, Any], where: str) -> dict[str, Any]:
     typed = {}
     for key, value in values.items():
         at = key if where == "recipe" else f"{where}.{key}"
-        typed[key] = (
-            _nested(key, value, at) if key in _NESTED and value is not None else _scalar(value, hints[key], at)
-        )
+        inner = _dataclass_in(hints[key])
+        typed[key] = _scalar(value, hints[key], at) if inner is None or value is None else _nested(inner, value, at)
         if choices[key] and typed[key] is not None and typed[key] not in choices[key]:
             raise RecipeError(f"{at}: {value!r} is not one of {', '.join(map(str, choices[key]))}")
     return typed
@@ -442,8 +691,18 @@ def _scalar(value: Any, hint: Any, at: str) -> Any:
         ) from None
 
 
-def _nested(key: str, value: Any, at: str) -> Any:
-    cls, many = _NESTED[key]
+def _dataclass_in(hint: Any) -> tuple[type, bool] | None:
+    """The dataclass that a key's value is read as, and whether the key holds a list of them."""
+    for option in [hint, *typing.get_args(hint)]:
+        items = typing.get_args(option) if typing.get_origin(option) is list else ()
+        for cls, many in [(option, False), *((item, True) for item in items)]:
+            if dataclasses.is_dataclass(cls) and cls.__module__.startswith(__package__):
+                return cls, many
+    return None
+
+
+def _nested(inner: tuple[type, bool], value: Any, at: str) -> Any:
+    cls, many = inner
     if many:
         if not isinstance(value, list):
             raise RecipeError(f"{at}: expected a list, got {value!r}")
@@ -458,26 +717,18 @@ def _entry(cls: type, item: Any, at: str) -> Any:
     if not isinstance(item, dict):
         raise RecipeError(f"{at}: expected a mapping, got {item!r}")
     known = {f.name for f in dataclasses.fields(cls)}
-    if cls is RewardConfig:
-        # A reward's own parameters stand beside its name in the recipe.
+    if "parameters" in known:
+        # The own parameters of a reward, filter or engine stand beside its name in the recipe.
         own = known - {"parameters"}
         item = {k: v for k, v in item.items() if k in own} | {
             "parameters": {k: v for k, v in item.items() if k not in own}
         }
     for key in item:
         if key not in known:
-            raise RecipeError(f"{at}: unknown key {key!r}{_nearest(key, sorted(known))}")
-    if first not in item:
+            raise RecipeError(f"{at}: unknown key {key!r}{nearest(key, sorted(known))}")
+    if first not in item and dataclasses.fields(cls)[0].default is dataclasses.MISSING:
         raise RecipeError(f"{at}: {first!r} is missing")
     return cls(**_typed(cls, item, at))
-
-
-_NESTED: dict[str, tuple[type, bool]] = {
-    "datasets": (DatasetConfig, True),
-    "eval_datasets": (DatasetConfig, True),
-    "rewards": (RewardConfig, True),
-    "evaluation": (EvaluationConfig, False),
-}
 
 
 def _cpu_defaults(values: dict[str, Any]) -> None:
@@ -487,124 +738,3 @@ def _cpu_defaults(values: dict[str, Any]) -> None:
     if not torch.cuda.is_available():
         values.setdefault("use_cpu", True)
         values.setdefault("bf16", False)
-
-
-def check_before_config(task: str, given: dict[str, Any], run: RunConfig, data: DataConfig, model: Any) -> None:
-    """Combinations that no library checks, or checks only once the model is loaded."""
-    has = given.get
-    if model.model_name_or_path is None and run.random_init is None and run.base_recipe is None:
-        raise RecipeError("model_name_or_path: no model is named (nor base_recipe or random_init)")
-    if not data.datasets:
-        raise RecipeError(
-            "datasets: the list is empty; name at least one source, e.g. `datasets: [{path: rows.jsonl}]`"
-        )
-    if data.prompt not in prompts.PROMPTS:
-        raise RecipeError(f"prompt: no prompt is named {data.prompt!r}{_nearest(data.prompt, list(prompts.PROMPTS))}")
-    templates = list(prompts.CHAT_TEMPLATES)
-    if data.chat_template is not None and data.chat_template not in templates:
-        raise RecipeError(
-            f"chat_template: none is named {data.chat_template!r}{_nearest(data.chat_template, templates)}"
-        )
-    weighted = [d.weight is not None for d in data.datasets]
-    if any(weighted) and not all(weighted):
-        raise RecipeError("datasets: give a weight to every source or to none")
-    if any(d.weight is not None and d.weight <= 0 for d in data.datasets):
-        raise RecipeError("datasets: weights must be above 0; remove a source instead of giving it weight 0")
-    if data.streaming and not has("max_steps"):
-        raise RecipeError("streaming: a stream has no known length, so set max_steps as well")
-    for key in ("hub_token", "push_to_hub_token"):
-        if has(key):
-            raise RecipeError(f"{key}: a recipe is written to disk and shown in reports; set HF_TOKEN instead")
-    if has("save_only_model"):
-        raise RecipeError("save_only_model: without optimizer and random state a run cannot be resumed; remove it")
-    if has("save_total_limit") is not None and given["save_total_limit"] < 2:
-        raise RecipeError(
-            "save_total_limit: keep at least 2; with 1 the old checkpoint is deleted before the new one is whole"
-        )
-    if (model.load_in_4bit or model.load_in_8bit) and not model.use_peft:
-        bits = "load_in_4bit" if model.load_in_4bit else "load_in_8bit"
-        raise RecipeError(f"{bits}: quantized weights cannot be trained themselves; add `use_peft: true` for QLoRA")
-    if run.merge_adapter and not model.use_peft:
-        raise RecipeError("merge_adapter: there is no adapter to merge without `use_peft: true`")
-    if run.accelerate_config == "zero3" and (run.merge_adapter or run.random_init):
-        key = "merge_adapter" if run.merge_adapter else "random_init"
-        raise RecipeError(f"{key}: loads a whole model on one process, which ZeRO-3 cannot; use zero2 or ddp")
-    if task != "grpo" and run.rewards:
-        raise RecipeError(f"rewards: {task} has no rewards; they belong to grpo recipes")
-    if task == "reward":
-        _check_reward(data, model)
-    if not 0 <= run.max_error_share <= 1:
-        raise RecipeError(f"max_error_share: a share from 0 to 1, got {run.max_error_share}")
-
-
-def _check_reward(data: DataConfig, model: Any) -> None:
-    if prompts.PROMPTS[data.prompt].plain:
-        raise RecipeError(
-            f"prompt: {data.prompt} is for base models, and a reward model reads conversations; use `prompt: chat`"
-        )
-    if model.use_peft and model.lora_task_type != "SEQ_CLS":
-        raise RecipeError(f"lora_task_type: a reward model's is SEQ_CLS, got {model.lora_task_type}; remove the key")
-    if model.use_peft and "score" not in (model.lora_modules_to_save or []):
-        raise RecipeError(
-            "lora_modules_to_save: the reward head `score` is new and must be trained and saved whole; add it to the "
-            "list, or remove the key"
-        )
-
-
-def _check_machine(given: dict[str, Any], run: RunConfig, model: Any) -> None:
-    """What this machine lacks for the recipe."""
-    import torch
-
-    cuda = torch.cuda.device_count()
-    has = given.get
-    if run.gpus and not cuda:
-        raise RecipeError(
-            f"gpus: this recipe is written for {run.gpus} GPU{'s' if run.gpus > 1 else ''} and this machine has none; "
-            "its header says which memory it needs. To see it work here at toy size, add --toy"
-        )
-    if has("packing") and not cuda:
-        raise RecipeError(
-            "packing: without flash attention the packed rows attend over the whole batch, over ten times slower on a "
-            "CPU; set `packing: false`"
-        )
-    attention = model.attn_implementation or ""
-    if attention.startswith("flash_attention") and importlib.util.find_spec("flash_attn") is None:
-        raise RecipeError(f"attn_implementation: {attention} needs the package flash-attn; install it, or use sdpa")
-    if has("use_vllm"):
-        if not cuda:
-            raise RecipeError("use_vllm: vLLM generates on a GPU and this machine has none; set `use_vllm: false`")
-        if importlib.util.find_spec("vllm") is None:
-            raise RecipeError(
-                "use_vllm: vllm is not installed; run `make install EXTRAS=gpu`, or set `use_vllm: false`"
-            )
-
-
-def _check_grpo(given: dict[str, Any], run: RunConfig, processes: int) -> None:
-    if not run.rewards:
-        raise RecipeError("rewards: the list is empty; e.g. `rewards: [{name: accuracy}, {name: think_format}]`")
-    if given.get("reward_weights") is not None:
-        raise RecipeError(
-            "reward_weights: weights stand beside each reward, `rewards: [{name: accuracy, weight: 1.0}]`"
-        )
-    rewards.check(run.rewards)
-    if given.get("sync_ref_model") and not given["beta"]:
-        raise RecipeError("sync_ref_model: with `beta: 0` there is no reference model; set beta above 0")
-    group = given["num_generations"]
-    if group is None or group < 2:
-        raise RecipeError(f"num_generations: a group of {group} has no spread to learn from; use 2 or more")
-    batch = given.get("per_device_train_batch_size", 8)
-    steps = given.get("steps_per_generation") or given.get("gradient_accumulation_steps", 1)
-    total = given.get("generation_batch_size") or batch * processes * steps
-    if total % group:
-        valid = [g for g in range(2, total + 1) if total % g == 0]
-        nearest = min(valid, key=lambda g: abs(g - group)) if valid else None
-        advice = f"the nearest num_generations that does is {nearest}" if nearest else "make the batch larger"
-        raise RecipeError(
-            f"num_generations: groups of {group} do not divide the {total} completions of a generation "
-            f"(per_device_train_batch_size {batch} x {processes} processes x {steps} steps); {advice}"
-        )
-    if rewards.uses(run.rewards, "group") and (total // processes) % group:
-        raise RecipeError(
-            f"rewards: one of them compares the {group} completions of a prompt, and a process has only "
-            f"{total // processes} at a time; raise per_device_train_batch_size to a multiple of num_generations"
-        )

@@ -1,7 +1,8 @@
-"""From the recipe's `datasets` to the columns a trainer reads.
+"""From the recipe's `datasets` to the columns a trainer or a data task reads.
 
-Rows pass through: load, select columns, extract, filter, present (prompt and chat messages), mix. Whatever is missing
-or malformed stops the run and names the source and the row.
+Rows of a trainer pass through: load, rename and template, extract, filter, present (prompt and chat messages), mix.
+Whatever is missing or malformed stops the run and names the source and the row. The data tasks read rows as they are
+stored (`load_rows`) and present prompts themselves.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ import inspect
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow
 
-from .configs import DataConfig, DatasetConfig, Recipe
+from .configs import DataConfig, DatasetConfig, Recipe, is_recipe, made_by
 from .errors import RecipeError
 from .prompts import PROMPTS, Messages, Prompt
 from .rewards import RewardConfig, columns_needed, columns_used
@@ -32,7 +35,13 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "sft": (("messages",), ("prompt", "completion"), ("text",)),
     "dpo": (("prompt", "chosen", "rejected"), ("chosen", "rejected")),
     "reward": (("prompt", "chosen", "rejected"), ("chosen", "rejected")),
+    "sample": (("prompt",),),
+    "select": (("prompt", "completion"), ("messages",)),
+    "mix": (("messages",), ("prompt", "chosen", "rejected"), ("prompt", "completion"), ("prompt",)),
 }
+SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}\.parquet")  # as the hub, and our own tasks, name a split's files
+TEXT = datasets.Value("string")
+MESSAGES = datasets.List({"role": TEXT, "content": TEXT})
 
 
 def load_datasets(
@@ -81,6 +90,10 @@ def load_eval_datasets(recipe: Recipe, rewards: list[RewardConfig] | None = None
     return load_datasets(sources, recipe.task, recipe.data, recipe.args.seed, rewards) if sources else None
 
 
+def _is_text(feature: Any) -> bool:
+    return feature is None or feature == TEXT or feature == datasets.Value("large_string")
+
+
 def columns(rows: Rows) -> list[str]:
     """Column names; a stream may know them only from its first row."""
     return list(rows.column_names or next(iter(rows), {}))
@@ -91,16 +104,8 @@ def prepare(
 ) -> Rows:
     """One source, loaded and brought into the columns of `task`."""
     at = f"datasets.{index} ({source.path})"
-    rows = load(source, seed, data.streaming)
-    have = columns(rows)
-    for ours, theirs in source.columns.items():
-        if theirs not in have:
-            raise RecipeError(f"{at}: column {theirs!r} (for {ours!r}) is missing; it has {', '.join(have)}")
-    taken = {theirs: ours for ours, theirs in source.columns.items() if theirs != ours}
-    # A column that ours displaces would collide with the renamed one.
-    displaced = [ours for ours in taken.values() if ours in have]
-    rows = rows.remove_columns(displaced).rename_columns(taken) if taken else rows
-    have = [taken.get(c, c) for c in have if c not in displaced]
+    rows = _named(source, at, seed, data.streaming)
+    have = [*columns(rows), *source.template]
     if source.kind is not None and "kind" in have:
         rows, have = rows.remove_columns("kind"), [c for c in have if c != "kind"]
     if source.kind is None and "kind" not in have and any(reward.kinds for reward in rewards):
@@ -108,21 +113,10 @@ def prepare(
             f"{at}: some rewards apply to `kinds` of rows only, and these rows have none; add e.g. `kind: math`"
         )
 
-    needed = columns_needed(rewards, source.kind)
-    for column in [*source.extract, *source.filters, *needed]:
-        if column not in have:
-            raise RecipeError(
-                f"{at}: column {column!r} is missing; it has {', '.join(have)}. "
-                f"Name its source with `columns: {{{column}: <their name>}}`"
-            )
-    layout = next((layout for layout in LAYOUTS[task] if all(c in have for c in layout)), None)
-    if layout is None:
-        wanted = " or ".join(" + ".join(layout) for layout in LAYOUTS[task])
-        raise RecipeError(f"{at}: {task} needs the columns {wanted}; it has {', '.join(have)}")
-
+    _require([*source.extract, *source.filters, *columns_needed(rewards, source.kind)], have, at)
+    layout = _layout(task, have, at)
     if source.filters:
-        keep = row_filter(source.filters, at)
-        rows = rows.filter(keep)
+        rows = rows.filter(row_filter(source.filters, at))
     if source.rows is not None:
         rows = rows.take(source.rows)
     rows = rows.map(_presenter(source, at, layout, data, rewards), with_indices=True)
@@ -134,12 +128,130 @@ def prepare(
     return rows
 
 
+def _joined(one: Any, other: Any) -> Any:
+    """A column's type in two sources as one, None if they do not agree; fields of mappings stand side by side."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        both = {name: (one.get(name, other.get(name)), other.get(name, one.get(name))) for name in one | other}
+        fields = {name: _joined(*pair) for name, pair in both.items()}
+        return None if None in fields.values() else fields
+    if isinstance(one, datasets.List) and isinstance(other, datasets.List):
+        inner = _joined(one.feature, other.feature)
+        return None if inner is None else datasets.List(inner)
+    if _is_text(one) and _is_text(other):
+        return TEXT
+    null = datasets.Value("null")
+    return other if one == null else one if other in (null, one) else None
+
+
+class StoredRows:
+    """The sources of a data task one after another, read in slices: all their columns, prompts as they are stored.
+
+    Rows stay on disk. Each says its `source`, and its `kind` where the recipe or the source tells; columns that only
+    some of the sources have are None in the others. Text prompts beside conversations become conversations.
+
+    Args:
+        parts: the sources, each with its rows.
+        kept: numbers of the rows that count, in order; None keeps all.
+    """
+
+    def __init__(self, parts: list[tuple[DatasetConfig, datasets.Dataset]], kept: np.ndarray | None = None):
+        self.parts = parts
+        self.ends = np.cumsum([len(rows) for _, rows in parts])
+        self.kept = kept
+        self.features = datasets.Features()
+        self.conversations = any(not _is_text(rows.features.get("prompt")) for _, rows in parts)
+        first: dict[str, str] = {}  # column -> the source that had it first
+        for i, (source, rows) in enumerate(parts):
+            told = {"source": TEXT} | ({"kind": TEXT} if source.kind is not None else {})
+            made = dict.fromkeys([*source.template, *source.extract], TEXT)
+            for column, feature in (rows.features | made | told).items():
+                if column == "prompt" and self.conversations:
+                    feature = MESSAGES
+                known = self.features.get(column)
+                joined = feature if known is None else _joined(known, feature)
+                if joined is None:
+                    raise RecipeError(
+                        f"datasets.{i} ({source.path}): column {column!r} is {feature}, and {known} in "
+                        f"{first[column]}; rename one of them with `columns`"
+                    )
+                self.features[column] = joined
+                first.setdefault(column, source.path)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if self.kept is None else len(self.kept)
+
+    def keep(self, positions: np.ndarray) -> StoredRows:
+        """Only the rows at these positions, which ascend; they keep their numbers."""
+        return StoredRows(self.parts, positions if self.kept is None else self.kept[positions])
+
+    def numbers(self, start: int, stop: int) -> np.ndarray:
+        """The numbers of the rows that stand at `start` to `stop` (exclusive), counted over all sources."""
+        every = np.arange(start, min(stop, len(self)))
+        return every if self.kept is None else self.kept[every]
+
+    def slice(self, start: int, stop: int) -> list[dict[str, Any]]:
+        """The rows that stand at `start` to `stop` (exclusive), each with every column of `features`."""
+        numbers, found = self.numbers(start, stop), []
+        for i, ((source, rows), end) in enumerate(zip(self.parts, self.ends, strict=True)):
+            own = numbers[(numbers >= end - len(rows)) & (numbers < end)] - (end - len(rows))
+            if len(own):
+                # A range is read at once, single rows one after another.
+                whole = own[-1] - own[0] + 1 == len(own)
+                batch = rows[int(own[0]) : int(own[-1]) + 1] if whole else rows[own.tolist()]
+                at = f"datasets.{i} ({source.path})"
+                found += [self._row(source, batch, j, at, number) for j, number in enumerate(own.tolist())]
+        return found
+
+    def _row(self, source: DatasetConfig, batch: dict[str, list[Any]], j: int, at: str, number: int) -> dict[str, Any]:
+        row = {column: batch[column][j] if column in batch else None for column in self.features}
+        row["source"] = row["source"] or source.path
+        row["kind"] = source.kind if source.kind is not None else row.get("kind")
+        own = {column: values[j] for column, values in batch.items()}
+        row |= {column: _filled(text, own, at, number) for column, text in source.template.items()}
+        row |= _extracted(source.extract, row, at, number)
+        if self.conversations and isinstance(row["prompt"], str):
+            row["prompt"] = [{"role": "user", "content": row["prompt"]}]
+        return row
+
+
+def load_rows(recipe: Recipe, needed: list[str] | None = None) -> StoredRows:
+    """All sources of a data task.
+
+    Args:
+        recipe: of a data task.
+        needed: columns that every source must have, beside those of the task's layout.
+
+    Raises:
+        RecipeError: missing file or column, a source without rows, columns of different types.
+    """
+    parts = []
+    for i, source in enumerate(recipe.data.datasets):
+        at = f"datasets.{i} ({source.path})"
+        rows = _named(source, at, recipe.seed)
+        have = columns(rows)
+        _require([*source.extract, *source.filters, *(needed or [])], [*have, *source.template], at)
+        _layout(recipe.task, [*have, *source.template], at)
+        if source.filters:
+            rows = rows.filter(row_filter(source.filters, at))
+        if source.rows is not None and recipe.task != "mix":
+            rows = rows.take(source.rows)
+        if not len(rows):
+            raise RecipeError(f"{at}: no rows" + (" are left after the filters" if source.filters else ""))
+        parts.append((source, rows))
+    return StoredRows(parts)
+
+
 def load(source: DatasetConfig, seed: int, streaming: bool = False) -> Rows:
     """Rows of a source as they are stored.
 
     Raises:
         RecipeError: no such file, folder, function or hub dataset; a malformed row (named by its line).
     """
+    if is_recipe(source.path):
+        path = made_by(source.path, seed) / "data"
+        if not path.is_dir():
+            raise RecipeError(f"datasets: {source.path} has not been run; make it with: open-r1 train {source.path}")
+        return load(replace(source, path=str(path)), seed, streaming)
     path = Path(source.path)
     if ":" in source.path and not path.exists():
         return _call(source, seed, streaming)
@@ -151,6 +263,14 @@ def load(source: DatasetConfig, seed: int, streaming: bool = False) -> Rows:
         files = sorted(f for f in path.rglob("*") if f.suffix in BUILDERS and not f.name.startswith("."))
         if not files:
             raise RecipeError(f"{path}: the folder holds no {', '.join(BUILDERS)} file")
+        named = [SHARD.fullmatch(f.name) for f in files]
+        if all(named):
+            # By their names: of a folder with a card, datasets' cache knows only the card and the folder's last name,
+            # and would give another run's rows.
+            splits = {
+                match[1]: [str(f) for f, m in zip(files, named, strict=True) if m[1] == match[1]] for match in named
+            }
+            return _read("parquet", {"data_files": splits}, files, source, streaming)
         return _read(str(path), {}, files, source, streaming)
     if path.is_file():
         if path.suffix not in BUILDERS:
@@ -160,6 +280,58 @@ def load(source: DatasetConfig, seed: int, streaming: bool = False) -> Rows:
     if path.suffix in BUILDERS or source.path.startswith((".", "/", "~")):
         raise RecipeError(f"datasets: there is no file or folder {source.path}")
     return _from_hub(source, streaming)
+
+
+def _named(source: DatasetConfig, at: str, seed: int, streaming: bool = False) -> Rows:
+    """Rows of a source under the recipe's column names."""
+    rows = load(source, seed, streaming)
+    have = columns(rows)
+    for ours, theirs in source.columns.items():
+        if theirs not in have:
+            raise RecipeError(f"{at}: column {theirs!r} (for {ours!r}) is missing; it has {', '.join(have)}")
+    taken = {theirs: ours for ours, theirs in source.columns.items() if theirs != ours}
+    # A column that ours displaces would collide with the renamed one.
+    displaced = [ours for ours in taken.values() if ours in have]
+    return rows.remove_columns(displaced).rename_columns(taken) if taken else rows
+
+
+def _require(wanted: list[str], have: list[str], at: str) -> None:
+    for column in wanted:
+        if column not in have:
+            raise RecipeError(
+                f"{at}: column {column!r} is missing; it has {', '.join(have)}. "
+                f"Name its source with `columns: {{{column}: <their name>}}`"
+            )
+
+
+def _layout(task: str, have: list[str], at: str) -> tuple[str, ...]:
+    """The first of the task's column layouts that a source has."""
+    layout = next((layout for layout in LAYOUTS[task] if all(c in have for c in layout)), None)
+    if layout is None:
+        wanted = " or ".join(" + ".join(layout) for layout in LAYOUTS[task])
+        raise RecipeError(f"{at}: {task} needs the columns {wanted}; it has {', '.join(have)}")
+    return layout
+
+
+def _filled(text: str, row: dict[str, Any], at: str, i: int) -> str:
+    """A template with the row's columns in place of their names in braces; empty columns leave nothing."""
+    try:
+        return text.format_map({column: "" if value is None else value for column, value in row.items()}).strip()
+    except (KeyError, ValueError, IndexError) as error:
+        raise RecipeError(
+            f"{at}, row {i}: the template {text!r} cannot be filled ({error}); its columns are {', '.join(row)}"
+        ) from None
+
+
+def _extracted(patterns: dict[str, str], row: dict[str, Any], at: str, i: int) -> dict[str, str]:
+    """The first group of each column's pattern."""
+    new = {}
+    for column, pattern in patterns.items():
+        found = re.search(pattern, str(row[column]))
+        if found is None:
+            raise RecipeError(f"{at}, row {i}: {column!r} does not match {pattern!r}: {row[column]!r}")
+        new[column] = found.group(1).strip()
+    return new
 
 
 def _call(source: DatasetConfig, seed: int, streaming: bool) -> Rows:
@@ -243,15 +415,10 @@ def _presenter(
 ) -> Callable[[dict[str, Any], int], dict[str, Any]]:
     prompt = PROMPTS[data.prompt]
     needed = cache(lambda kind: columns_needed(rewards, kind))
-    patterns = {column: re.compile(pattern) for column, pattern in source.extract.items()}
 
     def present(row: dict[str, Any], i: int) -> dict[str, Any]:
-        new: dict[str, Any] = {}
-        for column, pattern in patterns.items():
-            found = pattern.search(str(row[column]))
-            if found is None:
-                raise RecipeError(f"{at}, row {i}: {column!r} does not match {pattern.pattern!r}: {row[column]!r}")
-            new[column] = found.group(1).strip()
+        new: dict[str, Any] = {column: _filled(text, row, at, i) for column, text in source.template.items()}
+        new |= _extracted(source.extract, row | new, at, i)
         kind = source.kind if source.kind is not None else row.get("kind")
         if source.kind is not None:
             new["kind"] = kind
@@ -260,7 +427,7 @@ def _presenter(
             if value is None or (isinstance(value, str | list | dict) and not value):
                 raise RecipeError(f"{at}, row {i}: {column!r} is empty")
             if column == "prompt":
-                new[column] = _prompt(value, prompt, data.system_prompt, at, i)
+                new[column] = presented(value, prompt, data.system_prompt, at, i)
             elif column == "messages":
                 new[column] = _with_system(as_messages(value, at, i), data.system_prompt)
             elif column in ("completion", "chosen", "rejected"):
@@ -271,7 +438,7 @@ def _presenter(
     return present
 
 
-def _prompt(value: Any, prompt: Prompt, system_prompt: str | None, at: str, i: int) -> str | Messages:
+def presented(value: Any, prompt: Prompt, system_prompt: str | None, at: str, i: int) -> str | Messages:
     if isinstance(value, str):
         return prompt.present(value, system_prompt)
     messages = as_messages(value, at, i)
@@ -296,7 +463,8 @@ def as_messages(value: Any, at: str = "row", i: int = 0) -> Messages:
     messages = []
     for message in [value] if isinstance(value, dict) else value:
         role = message.get("role") or message.get("from") if isinstance(message, dict) else None
-        content = message.get("content", message.get("value")) if isinstance(message, dict) else None
+        content = message.get("content") if isinstance(message, dict) else None
+        content = message.get("value") if content is None and isinstance(message, dict) else content
         if not isinstance(role, str) or not isinstance(content, str):
             raise RecipeError(f"{at}, row {i}: a message needs a role and a text, got {message!r}")
         messages.append({"role": roles.get(role, role), "content": content})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +44,21 @@ PROMPTS: dict[str, Prompt] = {
     "r1_zero": Prompt(R1_ZERO, plain=True),
     # The DeepSeek-R1 README's advice for mathematics: no system prompt, and this sentence after the question.
     "boxed": Prompt("{question}\nPlease reason step by step, and put your final answer within \\boxed{}."),
+    # For instruct models: R1's non-reasoning data were made "by prompting" for a chain of thought before the answer
+    # (arXiv 2501.12948v1, 2.3.3). The paper does not print its prompt; this one is ours.
+    "think_first": Prompt(
+        "{question}\n\nBefore you answer, think about what is asked and how to answer it well. Write these thoughts "
+        "first, in the language of the request, between <think> and </think>. Then write the answer, which must be "
+        "complete without the thoughts and must not mention them."
+    ),
 }
+
+
+def prompt_id(prompt: str | Messages) -> str:
+    """16 hex digits that name a prompt, as its source gave it, in every dataset that comes from it."""
+    text = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False, sort_keys=True)
+    # A model or a scrape may have left half of a surrogate pair.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

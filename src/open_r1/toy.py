@@ -24,7 +24,7 @@ DROPPED = (
     "deepspeed", "fsdp", "fsdp_config", "attn_implementation", "use_liger_kernel", "use_vllm", "vllm_mode", "packing",
     "padding_free", "generation_batch_size", "steps_per_generation", "warmup_steps", "gradient_accumulation_steps",
     "num_train_epochs", "push_to_hub", "gpus", "base_recipe", "accelerate_config", "model_init_kwargs",
-    "use_transformers_continuous_batching", "activation_offloading",
+    "use_transformers_continuous_batching", "activation_offloading", "hub_dataset_id", "deduplicate",
 )  # fmt: skip
 SIZE = {
     "per_device_train_batch_size": 4,
@@ -45,21 +45,50 @@ TASK_SIZE: dict[str, dict[str, Any]] = {
     "dpo": {"max_length": 512},
     "reward": {"max_length": 512},
 }
-MAKERS = {"grpo": "problems", "sft": "pretraining", "dpo": "preferences", "reward": "preferences"}
+DATA_SIZE: dict[str, dict[str, Any]] = {
+    "sample": {"shard_rows": 4, "engine": {"name": "transformers"}},
+    "select": {"shard_rows": 16},
+    "mix": {},
+}
+SAMPLING = {"n": 2, "max_tokens": 16}
+ROWS = {"sample": 8}  # others: 64
+# Train and test problems of the miniature share long runs of words, but never a whole problem.
+GATE = {"against": [{"path": "open_r1.tiny.problems:problems", "args": {"rows": 64, "split": "test"}}], "ngram": 40}
+MAKERS = {
+    "grpo": "problems", "sft": "pretraining", "dpo": "preferences", "reward": "preferences", "sample": "problems",
+    "select": "samples", "mix": "conversations",
+}  # fmt: skip
 
 
 def shrink(given: dict[str, Any]) -> dict[str, Any]:
     """A recipe's keys at toy size; keys of the recipe that name local files are kept."""
     task = given["task"]
-    small = {k: v for k, v in given.items() if k not in DROPPED} | SIZE | TASK_SIZE[task]
-    for key in ("dataloader_num_workers", "dataset_num_proc"):
-        if key not in given:
-            del small[key]
+    small = {k: v for k, v in given.items() if k not in DROPPED}
+    gate = given.get("contamination")
+    if gate and not all(_local(str(_source(known).get("path", ""))) for known in gate.get("against") or []):
+        small["contamination"] = gate | GATE
+    if task in DATA_SIZE:
+        small |= DATA_SIZE[task]
+    else:
+        small |= SIZE | TASK_SIZE[task]
+        for key in ("dataloader_num_workers", "dataset_num_proc"):
+            if key not in given:
+                del small[key]
+    if task == "sample":
+        small["sampling"] = (given.get("sampling") or {}) | SAMPLING
+    if task == "mix" and "rows" in given:
+        small["rows"] = min(64, given["rows"])
+    tokenizer = str(given.get("tokenizer_name_or_path") or "")
+    if task in ("select", "mix"):
+        if tokenizer and not _local(tokenizer):
+            small["tokenizer_name_or_path"] = "open_r1.models:byte_tokenizer"
+        small["datasets"] = [_small_source(source, task) for source in given.get("datasets") or []]
+        return small
     model = str(given.get("model_name_or_path") or "")
     if not _local(model) and "random_init" not in given:
         family = "llama" if "llama" in model.lower() else "qwen2"
         small["random_init"] = {"model_type": family, **MODEL}
-    tokenizer = str(given.get("tokenizer_name_or_path") or (model if "random_init" not in given else ""))
+    tokenizer = tokenizer or (model if "random_init" not in given else "")
     if not _local(tokenizer):
         small["tokenizer_name_or_path"] = "open_r1.models:byte_tokenizer"
     for key in ("datasets", "eval_datasets"):
@@ -77,11 +106,19 @@ def shrink(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _local(path: str) -> bool:
-    return ":" in path or (Path(path).exists() and path != "")
+    """True if a path needs no download, and no recipe to be run first."""
+    return ":" in path or (Path(path).exists() and path != "" and Path(path).suffix not in (".yaml", ".yml"))
+
+
+def _source(source: dict[str, Any] | str) -> dict[str, Any]:
+    return {"path": source} if isinstance(source, str) else source
 
 
 def _small_source(source: dict[str, Any] | str, task: str) -> dict[str, Any]:
-    source = {"path": source} if isinstance(source, str) else source
+    source, rows = _source(source), ROWS.get(task, 64)
     if not _local(str(source.get("path", ""))):
-        return {"path": f"open_r1.tiny.problems:{MAKERS[task]}", "args": {"rows": 64}}
-    return source | {"rows": min(64, source.get("rows") or 64)}
+        kept = {key: source[key] for key in ("weight", "epochs", "kind", "license") if key in source}
+        return kept | {"path": f"open_r1.tiny.problems:{MAKERS[task]}", "args": {"rows": rows}}
+    if task == "mix":
+        return source  # its rows are an amount, and no more are drawn than the toy's
+    return source | {"rows": min(rows, source.get("rows") or rows)}

@@ -10,7 +10,7 @@ import random
 import zlib
 from collections.abc import Callable
 from itertools import accumulate
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -133,6 +133,68 @@ def problems(seed: int, rows: int, split: Split = "train") -> Dataset:
             "steps": [len(digits) for digits, _ in asked],
         }
     )
+
+
+def small_talk(seed: int, rows: int) -> Dataset:
+    """Return conversations without a sum: `prompt` (one message), `completion`, `language`, `kind` (general)."""
+    from datasets import Dataset
+
+    rng = random.Random(f"small talk {seed}")
+    said = [(language, pair) for language in LANGUAGES for pair in SMALL_TALK[language].items()]
+    chosen = [rng.choice(said) for _ in range(rows)]
+    return Dataset.from_dict(
+        {
+            "prompt": [[{"role": "user", "content": prompt}] for _, (prompt, _) in chosen],
+            "completion": [answer for _, (_, answer) in chosen],
+            "language": [language for language, _ in chosen],
+            "kind": ["general"] * rows,
+        }
+    )
+
+
+def conversations(seed: int, rows: int) -> Dataset:
+    """Return solved problems as a select recipe's run holds them: `messages`, `kind` (math), `language`, `tokens`."""
+    from datasets import Dataset
+
+    made = problems(seed, rows)
+    digits = [[int(word) for word in prompt[0]["content"].split() if word.isdigit()] for prompt in made["prompt"]]
+    solved = [solve(summed, language) for summed, language in zip(digits, made["language"], strict=True)]
+    return Dataset.from_dict(
+        {
+            "messages": [
+                [*prompt, {"role": "assistant", "content": answer}]
+                for prompt, answer in zip(made["prompt"], solved, strict=True)
+            ],
+            "kind": ["math"] * rows,
+            "language": list(made["language"]),
+            "tokens": [len(answer.split()) + 1 for answer in solved],
+        }
+    )
+
+
+def samples(seed: int, rows: int, n: int = 4) -> Dataset:
+    """Return `n` completions of each problem as a sample recipe's run holds them: careful, spoilt, or a guess."""
+    from datasets import Dataset
+
+    from open_r1.prompts import prompt_id
+
+    rng = random.Random(f"samples {seed}")
+    made: dict[str, list[Any]] = {}
+    for row, problem in enumerate(problems(seed, max(1, rows // n))):
+        asked = problem["prompt"][0]["content"]
+        digits = [int(word) for word in asked.split() if word.isdigit()]
+        for sample in range(n):
+            guess = FULL.format(reasoning=f"{MAYBE[problem['language']]} 0", answer=0)
+            completion = rng.choice(
+                [solve(digits, problem["language"]), _spoilt(rng, digits, problem["language"]), guess]
+            )
+            lineage = {"prompt_id": prompt_id(problem["prompt"]), "row": row, "sample": sample}
+            written = {"completion": completion, "tokens": len(completion.split()) + 1, "finish_reason": "stop"}
+            for column, value in (
+                problem | lineage | written | {"refused": None, "seed": sample, "model": "none"}
+            ).items():
+                made.setdefault(column, []).append(value)
+    return Dataset.from_dict(made)
 
 
 def preferences(seed: int, rows: int, split: Split = "train", close: float = 0.0) -> Dataset:
