@@ -296,7 +296,7 @@ def train(trainer: Trainer, run: Run, *more: TrainerCallback) -> None:
     trainer.train(resume_from_checkpoint=checkpoint)
     if stop.received is not None:
         run.set_status("interrupted", step=trainer.state.global_step)
-        raise Stopped(stop.received, run.dir)
+        raise Stopped(stop.received, f"stopped with a checkpoint in {run.dir}; the same command goes on from there")
 
 
 def checkpoint_bytes(trainer: Trainer) -> int:

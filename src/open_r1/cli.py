@@ -20,13 +20,13 @@ def main() -> None:
         "train",
         help="run a recipe",
         usage="open-r1 train [RECIPE] [--processes N] [--key value ...]",
-        description=f"Run a recipe (default: {DEFAULT_RECIPE}). Any of its keys can be overridden.",
+        description=f"Run a recipe of any task (default: {DEFAULT_RECIPE}). Any of its keys can be overridden.",
         epilog="For example: --seed 7   --datasets.0.path rows.jsonl   --lora_target_modules q_proj v_proj   --toy",
     )
 
     check = verbs.add_parser(
         "check",
-        help="try a recipe's data, prompt and rewards before training",
+        help="try a recipe's data, prompt and rewards before it runs",
         usage="open-r1 check [RECIPE] [--key value ...]",
         description="Load a recipe's data, show the prompt as the model reads it, and try every reward on gold "
         "answers, corrupted ones, and empty and cut-off completions. Exit code 1 if training would be pointless.",
@@ -117,7 +117,7 @@ def _check(words: list[str]) -> None:
             print(f"\n{kind}: {text}")
     if findings.fatal:
         sys.exit(1)
-    print(f"\n{path} can be trained" + (", but see the warnings" if findings.warnings else ""))
+    print(f"\n{path} can be run" + (", but see the warnings" if findings.warnings else ""))
 
 
 def _go_offline_if_needed() -> None:

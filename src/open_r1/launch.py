@@ -31,18 +31,22 @@ def train(path: str, overrides: list[str], processes: int | None = None) -> run.
     recipe = load_recipe(path, overrides, processes)
     if finished(recipe) and not recipe.run.overwrite:
         return already_finished(recipe)
-    if recipe.base is not None and not finished(load_recipe(*recipe.base, processes)):
-        print(f"first the base model, by {recipe.base[0]}", flush=True)
-        train(*recipe.base, processes)
-        print(f"now {path}", flush=True)
+    for first, words in recipe.upstream:
+        if not finished(load_recipe(first, words, planned=True)):
+            print(f"first {first}, from which this one starts", flush=True)
+            train(first, words, processes if (first, words) == recipe.base else None)
+            print(f"now {path}", flush=True)
     if processes > 1:
         return in_processes(recipe, overrides, processes)
     return importlib.import_module(f"open_r1.{recipe.task}").main(recipe)
 
 
 def planned_processes(path: str, overrides: list[str]) -> int:
-    """One for each GPU the recipe is written for; one on a CPU, and at toy size."""
+    """One for each GPU the recipe is written for; one on a CPU, at toy size, and if the engine spreads by itself."""
     given = apply_overrides(read_yaml(Path(path)), parse_overrides(overrides))
+    engine = given.get("engine") or {}
+    if (engine.get("name") if isinstance(engine, dict) else engine) in ("vllm", "server"):
+        return 1
     gpus = given.get("gpus", 0)
     return gpus if isinstance(gpus, int) and gpus > 0 and not given.get("toy") else 1
 
@@ -60,8 +64,8 @@ def already_finished(recipe: Recipe) -> run.Run:
     """Say what the finished run of this name showed, and leave it alone."""
     done = run.Run(recipe, recipe.run_dir)
     summary = done.dir / "summary.json"
-    if summary.is_file():
-        shown = run.read_json(summary)
+    shown = run.read_json(summary) if summary.is_file() else {}
+    if "before" in shown:
         done.say(report.table(shown["before"], shown["after"]))
     done.say("this run is finished already; add --overwrite to run it again, or choose another --output_dir")
     return done

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -136,10 +138,16 @@ def model_path(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
         if not (path / "config.json").is_file():
             config = random_config(recipe.run.random_init | _head(recipe), tokenizer)
             torch.manual_seed(recipe.args.seed)
-            partial = path.with_name("init.partial")
+            partial = path.with_name(f".init-{os.getpid()}.partial")
             _auto_class(recipe).from_config(config, dtype=torch.float32).save_pretrained(partial)
             tokenizer.save_pretrained(partial)
-            partial.rename(path)
+            try:
+                partial.rename(path)
+            except OSError:
+                # Another part of a job array has made the same one in the meantime.
+                if not (path / "config.json").is_file():
+                    raise
+                shutil.rmtree(partial)
     return str(path)
 
 

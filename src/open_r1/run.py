@@ -1,8 +1,8 @@
 """The run directory: what every task does before and after its trainer.
 
 `runs/<model>/<task>/<variant>/` holds recipe.yaml, environment.json, status.json, metrics.jsonl, completions/,
-evaluations/, checkpoint-N/, model/, plots/ and report.html. Other stages, reports and resumption read that and nothing
-else. Small files are written beside their name and renamed, so a kill leaves the old or the new one.
+evaluations/, checkpoint-N/, model/, data/, plots/ and report.html. Other stages, reports and resumption read that and
+nothing else. Files are written beside their name and renamed, so a kill leaves the old or the new one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import sys
 import time
 import urllib.parse
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,11 @@ import yaml
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, Trainer
 
-from . import quiet, report
-from .configs import PRESENTATION_KEYS, Recipe, load_recipe, world_size
+from . import dataset_card, hub, quiet, report, shards
+from .configs import DATA_TASKS, PRESENTATION_KEYS, Recipe, load_recipe, world_size
 from .errors import RecipeError
 from .models import save_merged, settle_tokens
+from .shards import Shards
 
 MANIFEST = "manifest.json"
 PACKAGES = (
@@ -116,6 +118,21 @@ def start(recipe: Recipe) -> Run:
         prepare_directory(run)
     PartialState().wait_for_everyone()
     quiet.release(run.dir / "library.log" if run.main else None)
+    if recipe.task in DATA_TASKS:
+        # Their files say by themselves what is done.
+        run.spent = status(run.dir).get("seconds", 0.0)
+        signal.signal(signal.SIGTERM, stop)
+    else:
+        resume(run)
+        track_offline_if_needed(run)
+    if run.main:
+        write_json(run.dir / "environment.json", environment())
+    run.set_status("running")
+    return run
+
+
+def resume(run: Run) -> None:
+    """Find the last whole checkpoint, and remove what came after it."""
     run.checkpoint = last_whole_checkpoint(run.dir)
     if run.checkpoint is not None:
         manifest = read_json(run.checkpoint / MANIFEST)
@@ -128,10 +145,11 @@ def start(recipe: Recipe) -> Run:
         run.say(f"resuming from {run.checkpoint}")
     if run.main:
         drop_what_will_be_repeated(run)
-        write_json(run.dir / "environment.json", environment())
-    run.set_status("running")
-    track_offline_if_needed(run)
-    return run
+
+
+def stop(number: int, frame: Any) -> None:
+    """A signal ends a data task between two instructions: a file that is not whole has no name yet."""
+    raise Stopped(number, "stopped; the same command goes on from the last whole file")
 
 
 def from_command_line(main: Callable[[Recipe], Run]) -> None:
@@ -183,10 +201,10 @@ def end_held_runs(state: str) -> None:
 
 
 class Stopped(Exception):
-    """A signal ended the run after a whole step, with a checkpoint."""
+    """A signal ended the run where it can go on; the message says from where."""
 
-    def __init__(self, number: int, directory: Path):
-        super().__init__(f"stopped with a checkpoint in {directory}; the same command goes on from there")
+    def __init__(self, number: int, message: str):
+        super().__init__(message)
         self.number = number
 
 
@@ -222,6 +240,24 @@ def finish(run: Run, trainer: Trainer, tokenizer: PreTrainedTokenizerBase, base:
             "this was the recipe at toy size, on a random model: it shows that it runs, and its figures mean nothing"
         )
     trainer.end()
+
+
+def finish_data(run: Run, summary: dict[str, Any]) -> None:
+    """Keep the figures of a data task, write its card and report, declare it finished, and push it if asked to.
+
+    Args:
+        run: the run; its `data` folder is whole.
+        summary: for summary.json.
+    """
+    write_json(run.dir / "summary.json", summary | {"seconds": round(run.seconds(), 1)})
+    dataset_card.write(run.dir)
+    run.set_status("finished")
+    report.write(run.dir)
+    args = run.recipe.args
+    if args.hub_dataset_id is not None:
+        run.say(hub.push(run.dir / "data", args.hub_dataset_id, args.hub_private))
+    if run.recipe.run.toy:
+        run.say("this was the recipe at toy size: it shows that it runs, and its rows mean nothing")
 
 
 def model_card(run: Run, base: str) -> str:
@@ -275,7 +311,7 @@ def prepare_directory(run: Run) -> None:
     directory = run.dir
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        lock(directory)
+        lock(directory, run.recipe.part)
     except OSError as error:
         raise RecipeError(f"output_dir: {directory} cannot be written: {error.strerror}; choose another") from error
     require_space(directory, LEAST_BYTES)
@@ -285,7 +321,7 @@ def prepare_directory(run: Run) -> None:
     if known and run.recipe.run.overwrite and (is_finished(directory) or changes(run.recipe)):
         # Not one that this command itself began: a repeated command goes on.
         for path in directory.iterdir():
-            if path.name != LOCK:
+            if not path.name.startswith(LOCK):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     elif known:
         refuse_another_recipe(run.recipe)
@@ -294,31 +330,68 @@ def prepare_directory(run: Run) -> None:
                 f"output_dir: {directory} holds a finished run; add --overwrite to replace it, or choose another "
                 "--output_dir"
             )
+    if run.recipe.part is None:
+        # This process is alone here, so these are what killed ones left.
+        for folder in (directory, directory / "data", directory / "judged"):
+            shards.remove_partial(folder)
     kept = {key: value for key, value in run.recipe.given.items() if key != "overwrite"}
     write_text(directory / "recipe.yaml", yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
 
 
-_held: dict[Path, int] = {}  # directories this process has locked, by file descriptor
+_held: dict[Path, list[int]] = {}  # directories this process has locked, with the descriptors that hold them
 
 
-def lock(directory: Path) -> None:
-    """Hold the directory until this process ends, however it ends.
+def lock(directory: Path, part: int | None = None) -> None:
+    """Hold the directory until this process ends, however it ends; the parts of a job array share it.
 
     Raises:
-        RecipeError: another process holds it.
+        RecipeError: another process holds it, or the same part.
     """
     if directory.resolve() in _held:
         return
-    held = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT)
+    _held[directory.resolve()] = held = []
+    if part is None:
+        held.append(_hold(directory / LOCK, fcntl.LOCK_EX))
+    else:
+        held.append(_hold(directory / LOCK, fcntl.LOCK_SH))
+        held.append(_hold(directory / f"{LOCK}-{part}", fcntl.LOCK_EX))
+
+
+def own_files(run: Run, files: Shards) -> list[int]:
+    """Numbers of the missing files that are this process's: of a launch's processes, within a part of a job array."""
+    args, state = run.recipe.args, PartialState()
+    return files.missing(args.part * state.num_processes + state.process_index, args.parts * state.num_processes)
+
+
+@contextmanager
+def to_finish(run: Run, files: Shards) -> Iterator[bool]:
+    """True to the one process that is to finish a run whose files are all there; the others wait, or leave it."""
+    PartialState().wait_for_everyone()
+    if not files.complete:
+        args, left = run.recipe.args, sum(not files.path(number).is_file() for number in range(files.count))
+        run.set_status("waiting")
+        run.say(f"part {args.part} of {args.parts} is done; {left} of {files.count} files are left to the others")
+        yield False
+    elif not run.main:
+        yield False
+    else:
+        with (run.dir / f"{LOCK}-finish").open("w") as lock_of_all:
+            fcntl.flock(lock_of_all, fcntl.LOCK_EX)
+            yield not is_finished(run.dir)
+
+
+def _hold(path: Path, kind: int) -> int:
+    held = os.open(path, os.O_RDWR | os.O_CREAT)
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(held, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.read(held, 20).decode() or "unknown"
         os.close(held)
-        raise RecipeError(f"another process ({holder}) is running in {directory}; wait for it, or stop it") from None
+        del _held[path.parent.resolve()]
+        raise RecipeError(f"another process ({holder}) is running in {path.parent}; wait for it, or stop it") from None
     os.truncate(held, 0)
     os.write(held, str(os.getpid()).encode())
-    _held[directory.resolve()] = held
+    return held
 
 
 def require_space(directory: Path, needed: int) -> None:
@@ -509,6 +582,5 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    with shards.replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
