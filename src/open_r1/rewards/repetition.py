@@ -10,7 +10,7 @@ from .format import TAGS, reasoning
 # Scripts written without spaces: Han and its marks, kana, Thai, Lao, Burmese, Khmer. Two characters are a word there:
 # taken one by one, the Chinese problems of MGSM would repeat 3 times as many of their trigrams as the English ones.
 _SPACELESS = "々〇\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003134fぁ-ゖァ-ヺー\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
-_WORD = re.compile(rf"[{_SPACELESS}]{{1,2}}|[^\s{_SPACELESS}]+")
+WORD = re.compile(rf"[{_SPACELESS}]{{1,2}}|[^\s{_SPACELESS}]+")
 _TAG = re.compile("|".join(TAGS))
 
 _NUMBER = r"[一二三四五六七八九十\d]{1,3}"
@@ -36,7 +36,7 @@ def repetition(completion: str, *, ngram: int = 3, max_penalty: float = -1.0) ->
         raise RecipeError(f"repetition: ngram {ngram} must be at least 1")
     if max_penalty > 0:
         raise RecipeError(f"repetition: max_penalty {max_penalty} must not be positive")
-    words = _WORD.findall(_TAG.sub(" ", completion).lower())
+    words = WORD.findall(_TAG.sub(" ", completion).lower())
     ngrams = list(zip(*(words[i:] for i in range(ngram)), strict=False))
     return (1 - len(set(ngrams)) / len(ngrams)) * max_penalty if ngrams else 0.0
 
