@@ -15,6 +15,7 @@ from open_r1.errors import RecipeError
 from open_r1.launch import train
 from open_r1.preflight import corrupted, signal
 from open_r1.rewards.verdict import Verdict
+from open_r1.tiny.problems import problems
 
 
 def check(path, *overrides):
@@ -121,7 +122,7 @@ def test_corrupted_golds(gold, other):
 
 def test_the_command_shows_and_exits(write_recipe, tmp_path):
     good = command("check", write_recipe("grpo", num_generations=8))
-    assert good.returncode == 0 and "can be trained" in good.stdout and not good.stderr
+    assert good.returncode == 0 and "can be run" in good.stdout and not good.stderr
     bad = rows_file(tmp_path, [{"prompt": "p", "solution": "as the reader will show"}])
     refused = command("check", write_recipe("grpo", datasets=bad))
     assert refused.returncode == 1 and "pointless: 1 of 1 gold answers" in refused.stdout
@@ -133,3 +134,34 @@ def test_a_recipe_for_gpus_can_be_checked_without_them():
     """Its data is on the hub, so it comes as far as that."""
     with pytest.raises(RecipeError, match="hub did not give it"):
         check(ROOT / "recipes/Qwen2.5-32B/grpo/r1_zero.yaml")
+
+
+@pytest.fixture
+def leaky(tmp_path):
+    """A gate against an evaluation set that holds one of the training problems."""
+    problem = problems(0, 32)[5]["prompt"][0]["content"]
+    (tmp_path / "exam.jsonl").write_text(json.dumps({"question": problem.upper().replace(" ", "  ")}) + "\n")
+    return {"against": [{"path": str(tmp_path / "exam.jsonl"), "columns": {"prompt": "question"}}], "ngram": 40}
+
+
+@pytest.mark.parametrize("task", ["grpo", "sample"])
+def test_contaminated_prompts_are_found_before_anything_runs(write_recipe, leaky, task):
+    (fatal,) = check(write_recipe(task, num_generations=8 if task == "grpo" else ..., contamination=leaky)).fatal
+    assert "1 of 32 rows" in fatal and "exam.jsonl" in fatal and "contamination.action" in fatal
+    dropped = check(write_recipe(task, contamination=leaky | {"action": "drop"}))
+    assert not dropped.fatal and any("1 of 32 rows" in told for told in dropped.warnings)
+
+
+@pytest.mark.parametrize("task", ["sft", "grpo", "dpo", "reward"])
+def test_a_training_does_not_start_on_contaminated_prompts(write_recipe, leaky, task, tmp_path):
+    path = write_recipe(task, contamination=leaky | {"ngram": 2})
+    with pytest.raises(RecipeError, match=r"contamination: \d+ of \d+ rows .* 2-gram with"):
+        train(str(path), [])
+    assert (tmp_path / "run" / "contaminated.jsonl").is_file() and not (tmp_path / "run" / "model").exists()
+
+
+def test_a_training_without_the_contaminated_prompts(write_recipe, leaky, tmp_path):
+    train(str(write_recipe("grpo", contamination=leaky | {"action": "drop"})), [])
+    found = json.loads((tmp_path / "run" / "contamination.json").read_text())
+    assert found["contaminated"] == 1 and found["rows"] == 32 and (tmp_path / "run" / "model").is_dir()
+    assert "Contamination" in (tmp_path / "run" / "report.html").read_text()

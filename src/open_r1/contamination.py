@@ -417,9 +417,11 @@ def guard(run: Run, rows: Rows | StoredRows, config: ContaminationConfig | None)
     """
     if config is None:
         return rows
-    if run.main:
+    # The parts of a job array all find the same.
+    writes = run.main and not run.recipe.part
+    if writes:
         (run.dir / "contaminated.jsonl").unlink(missing_ok=True)
-    tally = Tally(config, Gate(config, run.recipe.seed), run.dir if run.main else None)
+    tally = Tally(config, Gate(config, run.recipe.seed), run.dir if writes else None)
     for name, reason in tally.gate.missing.items():
         run.say(f"contamination: {name} is not compared: {reason}")
     if isinstance(rows, datasets.IterableDataset):

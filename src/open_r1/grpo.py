@@ -5,7 +5,7 @@ from __future__ import annotations
 from accelerate.utils import gather_object
 from trl import GRPOTrainer, get_peft_config, get_quantization_config
 
-from open_r1 import callbacks, data, evaluate, models, preflight, rewards, run
+from open_r1 import callbacks, contamination, data, evaluate, models, preflight, rewards, run
 from open_r1.configs import Recipe
 
 
@@ -13,6 +13,7 @@ def main(recipe: Recipe) -> run.Run:
     this = run.start(recipe)
     tokenizer = models.load_tokenizer(recipe)
     rows = data.load_datasets(recipe.data.datasets, "grpo", recipe.data, recipe.args.seed, recipe.run.rewards)
+    rows = contamination.guard(this, rows, recipe.data.contamination)
     held_out = data.load_eval_datasets(recipe, recipe.run.rewards)
     problems = evaluate.load_problems(recipe)
     base = models.model_path(recipe, tokenizer)

@@ -16,9 +16,10 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from . import data, models, rewards
-from .configs import Recipe
+from . import contamination, data, engines, models, rewards
+from .configs import DATA_TASKS, Recipe
 from .errors import RecipeError
+from .prompts import PROMPTS
 from .rewards import find, signature
 from .rewards.batch import Result, Reward, ScoredBatch, as_score, gravest
 from .rewards.verdict import Verdict
@@ -58,10 +59,13 @@ def check(recipe: Recipe, rows: int = 64) -> Findings:
     Raises:
         RecipeError: data that cannot be loaded.
     """
+    if recipe.task in DATA_TASKS:
+        return check_data_task(recipe, rows)
     sources, presented = recipe.data.datasets, recipe.data
     loaded = data.load_datasets(sources, recipe.task, presented, recipe.seed, recipe.run.rewards)
     tried = spread(loaded, rows)
     findings = Findings()
+    check_contamination(recipe, loaded, findings)
     try:
         tokenizer = models.load_tokenizer(recipe)
     except RecipeError as error:
@@ -78,6 +82,59 @@ def check(recipe: Recipe, rows: int = 64) -> Findings:
         try_rewards(scored, tried, tokenizer, recipe.run.max_error_share, findings)
         check_group(recipe, findings)
     return findings
+
+
+def check_data_task(recipe: Recipe, rows: int) -> Findings:
+    """The same for sample, select and mix: their rows, what reads them, and the judges of a selection.
+
+    Raises:
+        RecipeError: data that cannot be loaded, or an engine that is none.
+    """
+    findings = Findings()
+    stored = data.load_rows(recipe)
+    step = max(1, len(stored) // rows)
+    tried = [stored.slice(i, i + 1)[0] for i in range(0, len(stored), step)][:rows]
+    check_contamination(recipe, stored, findings)
+    findings.said.append(f"{len(stored):,} rows with the columns {', '.join(stored.features)}")
+    if recipe.task == "sample":
+        engines.check(recipe.args.engine)
+        sampling = recipe.args.sampling
+        findings.said.append(f"{sampling.n * len(stored):,} completions of at most {sampling.max_tokens:,} tokens")
+        show_prompt(recipe, tried[0], findings)
+    asked = [row for row in tried if row.get("prompt")]
+    if recipe.task == "select" and recipe.run.rewards and asked:
+        scored = ScoredBatch(recipe.run.rewards)
+        try_rewards(scored, asked, None, recipe.run.max_error_share, findings)
+    return findings
+
+
+def check_contamination(recipe: Recipe, rows: data.Rows | data.StoredRows, findings: Findings) -> None:
+    """Compare the prompts with the evaluation sets that the recipe names."""
+    config = recipe.data.contamination
+    if config is None:
+        return
+    tally = contamination.check(recipe, rows)
+    if tally.contaminated and config.action == "fail":
+        findings.fatal.append(contamination.refusal(tally))
+    elif tally.contaminated or tally.gate.missing:
+        findings.warnings.append("\n  ".join([tally.told(), *tally.shown()]))
+    else:
+        findings.said.append(tally.told())
+
+
+def show_prompt(recipe: Recipe, row: dict[str, Any], findings: Findings) -> None:
+    """The first prompt as the model will read it; a server has a template of its own."""
+    if recipe.args.engine.name == "server":
+        return
+    try:
+        tokenizer = models.load_tokenizer(recipe)
+    except RecipeError as error:
+        cause = "the base model is not there yet; it is made first" if recipe.base else str(error)
+        findings.warnings.append(f"the prompt is not shown as the model reads it, for want of a tokenizer ({cause})")
+        return
+    how = PROMPTS[recipe.data.prompt]
+    presented = data.presented(row["prompt"], how, recipe.data.system_prompt, "datasets", 0)
+    findings.table += rendered(recipe, {"prompt": presented}, tokenizer)
 
 
 def before_training(run: Run, rows: data.Rows, functions: list[Reward], tokenizer: PreTrainedTokenizerBase) -> None:
@@ -323,7 +380,7 @@ def _texts(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[str]
 
 def rendered(recipe: Recipe, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The first row as the model will read it, special tokens and all."""
-    what = "prompt" if recipe.task == "grpo" else "row"
+    what = "prompt" if recipe.task in ("grpo", "sample") else "row"
     lines = [f"the first {what}, as the model reads it:"]
     for text in _texts(row, tokenizer):
         shown = text if len(text) <= 1500 else f"{text[:1000]}\n[...]\n{text[-500:]}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trl import RewardTrainer, get_peft_config, get_quantization_config
 
-from open_r1 import callbacks, data, models, run
+from open_r1 import callbacks, contamination, data, models, run
 from open_r1.configs import Recipe
 
 
@@ -12,6 +12,7 @@ def main(recipe: Recipe) -> run.Run:
     this = run.start(recipe)
     tokenizer = models.load_tokenizer(recipe)
     rows = data.load_datasets(recipe.data.datasets, "reward", recipe.data, recipe.args.seed)
+    rows = contamination.guard(this, rows, recipe.data.contamination)
     held_out = data.load_eval_datasets(recipe)
     base = models.model_path(recipe, tokenizer)
     recipe.args.model_init_kwargs = models.model_init_kwargs(recipe)
