@@ -17,11 +17,15 @@ CORE = [
     "lingua-language-detector==2.1.1",
     # 0.31 changed the file format of offline runs that tests read back.
     "wandb==0.31.0",
+    # The sketches of near-duplicates differ between releases.
+    "rensa==0.5.0",
     # Without a pin: stable interfaces, used lightly.
     "httpx2",
     "jinja2",
     "matplotlib",
+    "numpy",
     "psutil",
+    "pyarrow",
     "pydantic>=2",
     "pyyaml",
     "rich",
@@ -42,7 +46,7 @@ setup(
         # trl 1.16 accepts vllm 0.22 to 0.31; 0.30.0 is the one that goes with torch 2.13.0.
         "gpu": ["vllm==0.30.0", "deepspeed", "liger-kernel"],
         # ruff's rules and formatting differ between releases.
-        "dev": ["pytest", "hypothesis", "pytest-xdist", "ruff==0.17.6"],
+        "dev": ["transformers[serving]==5.23.0", "pytest", "hypothesis", "pytest-xdist", "ruff==0.17.6"],
     },
     entry_points={"console_scripts": ["open-r1 = open_r1.cli:main"]},
 )

@@ -14,22 +14,28 @@ SOURCE = Path(open_r1.__file__).parent
 LAYERS = [
     ["cli"],
     ["launch", "judge"],
-    ["sft", "grpo", "dpo", "reward"],
+    ["sft", "grpo", "dpo", "reward", "sample", "select", "mix"],
     ["evaluate", "callbacks", "preflight", "reward_model"],
+    ["curriculum", "judged", "sift", "funnel", "groups", "contamination"],
     ["run"],
-    ["report", "models", "data"],
-    ["configs"],
-    ["toy", "rewards", "sandbox", "prompts", "tiny"],
+    ["report", "engines", "models", "dataset_card", "hub", "deduplicate", "data"],
+    ["configs", "figures", "plots", "shards", "progress", "minhash", "ngrams"],
+    ["checks"],
+    ["filters", "toy", "rewards", "sandbox", "tiny", "prompts"],
     ["errors", "quiet"],
 ]
 RANK = {name: (i, j) for i, layer in enumerate(LAYERS) for j, name in enumerate(layer)}
 
 
 def imported(path: Path) -> set[str]:
-    """First-level names of this package that a file imports, anywhere in it."""
+    """First-level names of this package that a file imports, anywhere in it but for annotations only."""
     package = ["open_r1", *path.relative_to(SOURCE).parts[:-1]]
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shlex
@@ -12,16 +13,17 @@ import pytest
 import yaml
 from conftest import ROOT, shared
 
-from open_r1 import rewards
-from open_r1.configs import load_recipe, parse_overrides
+from open_r1 import engines, filters, rewards
+from open_r1.configs import DataConfig, _typed, load_recipe, parse_overrides
 from open_r1.judge import judge
 from open_r1.rewards import RewardConfig
 
 README = (ROOT / "README.md").read_text()
 OF_REWARDS = (ROOT / "src/open_r1/rewards/README.md").read_text()
+OF_DATA = (ROOT / "recipes/DATA.md").read_text()
 COMMANDS = [
     line.split(" #")[0].strip()
-    for block in re.findall(r"```sh\n(.*?)```", README + OF_REWARDS, re.DOTALL)
+    for block in re.findall(r"```sh\n(.*?)```", README + OF_REWARDS + OF_DATA, re.DOTALL)
     for line in block.splitlines()
     if line.strip()
 ]
@@ -56,7 +58,8 @@ def test_command(line, monkeypatch, tmp_path):
         recipe, overrides = words[words.index("--config") + 1], []
     else:
         assert words[:2] == [".venv/bin/open-r1", "train"]
-        recipe, overrides = words[2], words[3 : words.index("--processes")]
+        recipe = words[2]
+        overrides = words[3 : words.index("--processes")] if "--processes" in words else words[3:]
     if "gsm8k.jsonl" in line:
         overrides = [str(shared("gsm8k", "train.jsonl")) if w == "gsm8k.jsonl" else w for w in overrides] + ["--toy"]
     load_recipe(recipe, overrides)
@@ -65,6 +68,22 @@ def test_command(line, monkeypatch, tmp_path):
 def test_linked_files_exist():
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_every_engine_and_every_filter_is_in_its_table():
+    named = re.findall(r"^\| `(\w+)` \|", OF_DATA, re.MULTILINE)
+    assert named == [*engines.ENGINES, *filters.FILTERS]
+    for name in filters.FILTERS:
+        (row,) = re.findall(rf"^\| `{name}` \|.*\|(.*)\|$", OF_DATA, re.MULTILINE)
+        parameters = [p for p in inspect.signature(filters.find(name)).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        assert all(f"`{p.name}`" in row for p in parameters), name
+        told = [p.default for p in parameters if p.default and p.default is not p.empty]
+        assert all(str(default) in row for default in told), name
+
+
+def test_the_example_of_a_gate_is_valid():
+    (example,) = re.findall(r"```yaml\n(contamination:.*?)```", OF_DATA, re.DOTALL)
+    _typed(DataConfig, yaml.safe_load(example), "recipe")
 
 
 def test_every_reward_is_in_the_table_and_the_example_is_valid():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import math
 import threading
 from collections import deque
@@ -32,6 +33,7 @@ from .local import before_stop
 if TYPE_CHECKING:
     from ..configs import Recipe
 
+_log = logging.getLogger(__name__)
 MESSAGE_KEYS = ("content", "reasoning_content", "reasoning")
 DIALECTS = ("vllm", "openai", "transformers")
 RESERVED = {"messages", "prompt", "model", "n", "seed", "stream", "max_tokens"}
@@ -110,6 +112,7 @@ class Server:
         self.timeout, self.patience, self.retries, self.backoff = timeout, patience, retries, backoff
         self.max_bytes = max_bytes
         self._windows: list[int] = []
+        self._told = False
         self._tried: set[tuple[Any, ...]] = set()
         self._lock = threading.Lock()
         self.model = model_name or submit(self._only_model()).result()
@@ -285,9 +288,17 @@ class Server:
                 )
             endpoint = choose(self.endpoints, now())
             if endpoint.paused_until <= ends:
+                self._tell_waiting()
                 return endpoint
             # The end of the pause lies beyond the patience; another request may still find that it works again.
             await asyncio.sleep(max(0.0, min(ends - now(), 1.0)))
+
+    def _tell_waiting(self) -> None:
+        """Say once, of each time that no endpoint works, what is waited for."""
+        down = all(e.down_since is not None for e in self.endpoints)
+        if down and not self._told:
+            _log.warning("no endpoint works (%s); waiting up to %g s", self._causes(), self.patience)
+        self._told = down
 
     def _patience_ends(self) -> float:
         since = [e.down_since for e in self.endpoints]
