@@ -28,7 +28,7 @@ import datasets
 import psutil
 import yaml
 
-from open_r1 import select, shards
+from open_r1 import selection, shards
 
 SAMPLES = 16  # of each prompt
 SENTENCES = (
@@ -121,7 +121,7 @@ def measure(path: Path, rows: int) -> None:
     held = pyarrow.total_allocated_bytes()
     assert held < 64 << 20, f"{held} bytes of Arrow's are still held after judging"
     with Watch() as selecting:
-        summary = select.select(this, judged.features_of(stored, recipe))
+        summary = selection.select(this, judged.features_of(stored, recipe))
     parts = [
         f"{name} {part.seconds:.1f} s, {rows / part.seconds:,.0f} rows/s, {(part.most - base) / 2**20:.0f} MB"
         for name, part in (("judged:", judging), ("selected:", selecting))
@@ -148,7 +148,7 @@ def main() -> None:
             path = Path(folder) / "recipes" / "benchmark" / "select" / "million.yaml"
             path.parent.mkdir(parents=True)
             source = Path(folder) / "rows.parquet"
-            shards.write(source, select.batched(samples(rows, given.apart), 5000), features)
+            shards.write(source, selection.batched(samples(rows, given.apart), 5000), features)
             recipe = {"datasets": [str(source)], "output_dir": f"{folder}/run"} | RECIPE
             path.write_text(yaml.safe_dump(recipe))
             environment = os.environ | {"HF_DATASETS_CACHE": f"{folder}/cache", "OMP_NUM_THREADS": "1"}

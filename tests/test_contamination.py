@@ -14,7 +14,7 @@ from conftest import shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from open_r1 import contamination, data, ngrams
+from open_r1 import contamination, data, dataset_card, ngrams
 from open_r1.configs import ContaminationConfig, DatasetConfig, load_recipe
 from open_r1.contamination import EVALUATION_SETS, Gate, check, guard
 from open_r1.errors import RecipeError
@@ -43,10 +43,12 @@ def config(texts: list[str] = EVALUATION, **keys: object) -> ContaminationConfig
     return ContaminationConfig([DatasetConfig("test_contamination:prompts", args={"texts": texts})], **keys)
 
 
-def run_in(folder: Path, main: bool = True) -> SimpleNamespace:
+def run_in(folder: Path, main: bool = True, part: int | None = None) -> SimpleNamespace:
     """What the gate needs of a run."""
     said: list[str] = []
-    return SimpleNamespace(dir=folder, main=main, recipe=SimpleNamespace(seed=0), said=said, say=said.append)
+    return SimpleNamespace(
+        dir=folder, main=main, recipe=SimpleNamespace(seed=0, part=part), said=said, say=said.append
+    )
 
 
 def plain_hits(evaluation: list[str], texts: list[str], n: int) -> list[bool]:
@@ -103,7 +105,7 @@ def test_planted_copies_are_found(how):
         "r1_zero": lambda text: PROMPTS["r1_zero"].present(text),
         "boxed": lambda text: PROMPTS["boxed"].present(text),
     }[how]
-    texts = [contamination.question(dress(text)) for text in EVALUATION]
+    texts = [contamination.questions(dress(text))[0] for text in EVALUATION]
     hits = Gate(config(), 0).hits([*CLEAN, *texts, *CLEAN])
     assert [hit and (hit.row, hit.how) for hit in hits] == [
         *[None] * 4, (0, "10-gram"), (1, "whole"), (2, "10-gram"), *[None] * 4,
@@ -115,8 +117,8 @@ def test_an_instruction_that_all_prompts_have_is_no_contamination():
     """Evaluation files carry the boxed instruction of the R1 README, and so may training prompts."""
     around = [PROMPTS["boxed"].present(text)[0]["content"] for text in (EVALUATION[0], CLEAN[0])]
     gate = Gate(config(around[:1]), 0)
-    assert gate.hits([contamination.question(around[1])]) == [None]
-    assert gate.hits([contamination.question(around[0])])[0].overlap == 1.0
+    assert gate.hits(contamination.questions(around[1])) == [None]
+    assert gate.hits(contamination.questions(around[0]))[0].overlap == 1.0
 
 
 def test_of_several_evaluation_prompts_the_one_with_most_in_common_is_named():
@@ -134,6 +136,38 @@ def test_overlap_lets_stock_phrases_pass():
     assert Gate(config(evaluation, overlap=0.1), 0).hits([phrase, evaluation[0]])[1].overlap == 1.0
     with pytest.raises(RecipeError, match=r"contamination\.overlap"):
         Gate(config(overlap=30), 0)
+
+
+def test_a_copy_is_whole_also_where_longer_prompts_hold_the_same_words():
+    longer = f"{' '.join(f'w{i}' for i in range(60))} {EVALUATION[0]}"
+    repeating = "row row row your boat " * 9
+    gate = Gate(config([longer, EVALUATION[0], repeating], overlap=0.5), 0)
+    assert [(hit.row, hit.overlap) for hit in gate.hits([EVALUATION[0], repeating])] == [(1, 1.0), (2, 1.0)]
+    assert gate.hits([repeating[:60] * 5])[0].overlap == 1.0
+    # One stock phrase said twice is no larger part of the problem.
+    phrase = " ".join(f"w{i}" for i in range(12))
+    assert gate.hits([f"{phrase} so {phrase} " * 20]) == [None]
+
+
+@pytest.mark.parametrize(
+    ("conversation", "contaminated"),
+    [
+        ([("user", "Hello."), ("assistant", "Hi!"), ("user", EVALUATION[1]), ("assistant", "70")], True),
+        ([("system", f"An example: {EVALUATION[0]} 3."), ("user", CLEAN[0])], True),
+        ([("user", CLEAN[0]), ("assistant", EVALUATION[0])], False),
+        ([("user", EVALUATION[0]), ("user", EVALUATION[2])], True),
+    ],
+)
+def test_every_question_of_a_conversation_is_compared(conversation, contaminated):
+    messages = [{"role": role, "content": text} for role, text in conversation]
+    clean = [{"role": "user", "content": CLEAN[0]}]
+    rows = datasets.Dataset.from_dict({"messages": [clean, messages, clean]})
+    recipe = SimpleNamespace(seed=0, data=SimpleNamespace(contamination=config()))
+    found = check(recipe, rows)
+    assert (found.rows, [number for number, _, _ in found.first]) == (3, [1] if contaminated else [])
+    # A mix takes the messages of a row that has a prompt as well.
+    beside = contamination.asked({"prompt": "Hello.", "messages": messages, "chosen": EVALUATION[0]})
+    assert any(Gate(config(), 0).hits(beside)) == contaminated
 
 
 def test_near_finds_what_no_ngram_does_and_says_how_alike_it_is():
@@ -210,6 +244,22 @@ def test_every_process_decides_the_same_and_the_main_one_writes(tmp_path):
         folder.mkdir()
         assert len(guard(run_in(folder, main), rows, config(action="drop"))) == 4
         assert bool(list(folder.iterdir())) == main
+
+
+def test_the_card_says_what_counted(tmp_path):
+    guard(run_in(tmp_path), prompts(0, CLEAN), config(overlap=0.5))
+    told = dataset_card._gate(json.loads((tmp_path / "contamination.json").read_text()))
+    assert "None of them share 10 words in a row with one there (50% of its n-grams or more)" in told[1]
+    gone = ContaminationConfig([DatasetConfig("gone.jsonl")], action="waive", reason="secret", near=0.6)
+    guard(run_in(tmp_path), prompts(0, EVALUATION), gone)
+    told = dataset_card._gate(json.loads((tmp_path / "contamination.json").read_text()))
+    assert told[1] == "Not compared, as they could not be loaded: gone.jsonl."
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_of_the_parts_of_an_array_the_first_writes(tmp_path, part):
+    assert len(guard(run_in(tmp_path, part=part), prompts(0, [*CLEAN, *EVALUATION]), config(action="drop"))) == 4
+    assert bool(list(tmp_path.iterdir())) == (part == 0)
 
 
 def test_a_second_start_does_not_list_rows_twice(tmp_path):

@@ -318,6 +318,16 @@ def test_texts_beside_conversations_become_conversations(write_recipe, tmp_path)
     assert [row["prompt"] for row in rows.slice(0, 2)] == [[{"role": "user", "content": "text"}], asked]
 
 
+def test_conversations_in_sharegpts_keys_are_stored_in_openais(write_recipe, tmp_path):
+    turns = [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "hi"}, {"from": "human", "value": "bye"}]
+    rows = stored(write_recipe, {"path": jsonl(tmp_path / "a.jsonl", [{"prompt": turns}])})
+    assert rows.slice(0, 1)[0]["prompt"] == [
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "content": "hi"},
+        {"role": "user", "content": "bye"},
+    ]
+
+
 def test_columns_of_two_types_are_named(write_recipe, tmp_path):
     one = {"path": jsonl(tmp_path / "a.jsonl", [{"prompt": "a", "level": 1}])}
     two = {"path": jsonl(tmp_path / "b.jsonl", [{"prompt": "b", "level": "hard"}])}
@@ -326,10 +336,15 @@ def test_columns_of_two_types_are_named(write_recipe, tmp_path):
 
 
 def test_the_result_of_a_recipe_is_a_source(write_recipe, tmp_path):
-    """Named by its recipe, which must have been run."""
+    """Named by its recipe, which must have been run to its end."""
     maker = write_recipe("sample", name="maker", output_dir=str(tmp_path / "made"))
-    with pytest.raises(RecipeError, match=r"maker.yaml has not been run; make it with: open-r1 train"):
+    missing = r"maker.yaml has not been run to its end in .*made; make it with: open-r1"
+    with pytest.raises(RecipeError, match=missing):
         stored(write_recipe, {"path": str(maker)})
     (tmp_path / "made" / "data").mkdir(parents=True)
     jsonl(tmp_path / "made" / "data" / "rows.jsonl", [{"prompt": "made"}])
+    (tmp_path / "made" / "status.json").write_text('{"state": "waiting"}')
+    with pytest.raises(RecipeError, match=missing):
+        stored(write_recipe, {"path": str(maker)})
+    (tmp_path / "made" / "status.json").write_text('{"state": "finished"}')
     assert stored(write_recipe, {"path": str(maker)}).slice(0, 1)[0]["prompt"] == "made"

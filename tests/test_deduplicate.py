@@ -12,7 +12,7 @@ from conftest import shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from open_r1 import data, minhash, ngrams
+from open_r1 import data, deduplicate, minhash, ngrams
 from open_r1.configs import DatasetConfig, DeduplicateConfig, load_recipe
 from open_r1.deduplicate import Deduplicator, FirstSeen, distinct
 from open_r1.errors import RecipeError
@@ -72,7 +72,8 @@ def test_first_seen_is_a_dict(batches):
 def test_exact_is_the_first_row_with_the_same_words(texts, size):
     seen, first, expected = Deduplicator(), {}, []
     for row, text in enumerate(texts):
-        earlier = first.setdefault(tuple(ngrams.words(text)) or text, row)
+        # A value that is missing repeats nothing.
+        earlier = first.setdefault(tuple(ngrams.words(text)) or text or row, row)
         expected.append(None if earlier == row else earlier)
     found = [row for begin in range(0, len(texts), size) for row in seen.repeats(texts[begin : begin + size])]
     assert found == expected
@@ -179,6 +180,14 @@ def test_rows_of_a_data_task_in_every_layout(tmp_path, write_recipe):
     assert distinct(rows, None) == (rows, None)
     with pytest.raises(RecipeError, match=r"datasets\.0 .*pairs\.jsonl\) has no 'text'"):
         distinct(rows, DeduplicateConfig(column="text"))
+
+
+@pytest.mark.parametrize(("value", "text"), [
+    (None, ""), ("a", "a"), ([], ""), (3, "3"), ({"b": 1, "a": [2]}, '{"a": [2], "b": 1}'), (["a", None, "b"], "a\nb"),
+    ([{"role": "user", "content": "a"}, {"from": "gpt", "value": "b"}], "a\nb"),
+])  # fmt: skip
+def test_what_is_compared_of_a_value(value, text):
+    assert deduplicate.compared(value) == text
 
 
 def test_a_column_made_by_a_template(tmp_path, write_recipe):

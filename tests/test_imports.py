@@ -14,7 +14,7 @@ SOURCE = Path(open_r1.__file__).parent
 LAYERS = [
     ["cli"],
     ["launch", "judge"],
-    ["sft", "grpo", "dpo", "reward", "sample", "select", "mix"],
+    ["sft", "grpo", "dpo", "reward", "sample", "selection", "mix"],
     ["evaluate", "callbacks", "preflight", "reward_model"],
     ["curriculum", "judged", "sift", "funnel", "groups", "contamination"],
     ["run"],
@@ -72,6 +72,11 @@ def test_imports_go_down_only():
 def test_the_import_check_sees_relative_and_absolute_imports():
     assert {"run", "configs"} <= imported(SOURCE / "callbacks.py") | imported(SOURCE / "sft.py")
     assert "errors" in imported(SOURCE / "rewards" / "__init__.py")
+
+
+def test_no_module_hides_one_of_the_standard_library():
+    """`accelerate launch src/open_r1/sft.py` puts this package's folder before all others."""
+    assert not {own_name(path) for path in SOURCE.glob("*")} & sys.stdlib_module_names
 
 
 def loaded_by(code: str) -> set[str]:

@@ -211,6 +211,15 @@ def test_prompts_and_completions_become_conversations(tmp_path):
     assert by_answer["2"]["source"] == texts
 
 
+def test_a_sampled_answer_is_mixed_and_not_the_conversation_its_prompt_came_from(tmp_path):
+    sampled = {"prompt": "hi", "completion": "sampled", "messages": turns("hi", "the source's")}
+    told, _ = mixed(resolved(tmp_path, {"path": jsonl(tmp_path / "s.jsonl", [sampled])}))
+    assert answers(told) == ["sampled"]
+    chats = {"prompt": "hi", "messages": turns("hi", "its own")}
+    told, _ = mixed(resolved(tmp_path, {"path": jsonl(tmp_path / "c.jsonl", [chats])}, name="chats"))
+    assert answers(told) == ["its own"]
+
+
 def test_columns_to_keep(tmp_path):
     a = conversations(tmp_path / "a.jsonl", 3, level=5, license="cc0-1.0", kind="math")
     rows, _ = mixed(resolved(tmp_path, {"path": a, "license": "mit"}, keep=["level"]))

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from types import SimpleNamespace
 
+import datasets
 import pytest
 import yaml
 from conftest import MODEL, PROBLEMS, ROOT, command
+from standin import servers
 
 from open_r1 import engines, run, sample, shards
 from open_r1.configs import load_recipe
@@ -117,6 +122,35 @@ def test_the_jobs_of_an_array_make_the_same_rows_with_nothing_but_an_index(whole
     assert len(processes) == 2
 
 
+def test_the_processes_of_a_launch_make_the_same_rows(whole, tmp_path):
+    path, directory, _ = whole
+    done = command("train", path, "--processes", "2", "--output_dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert rows_of(tmp_path / "run") == rows_of(directory)
+    assert run.status(tmp_path / "run")["state"] == "finished"
+    logged = [json.loads(line) for line in (tmp_path / "run" / "shards.jsonl").read_text().splitlines()]
+    assert len({line["process"] for line in logged}) == 2 and len(logged) == 7
+
+
+def test_the_first_process_waits_for_the_others_files_without_a_barrier(write_recipe, tmp_path, monkeypatch):
+    recipe = load_recipe(write_recipe("sample", parts=2, part=1))
+    files = shards.Shards(tmp_path / "data", rows=7, per_shard=1)
+    # Of two launches of two processes, 2, 3 and 6 are the second one's.
+    for number in (2, 6):
+        files.path(number).touch()
+    waits = []
+
+    def other_process(seconds: float):
+        waits.append(seconds)
+        files.path(3).touch()
+
+    monkeypatch.setattr(run, "PartialState", lambda: SimpleNamespace(num_processes=2, is_main_process=True))
+    monkeypatch.setattr(run.time, "sleep", other_process)
+    with run.to_finish(run.Run(recipe, tmp_path), files) as last:
+        assert not last
+    assert waits == [1] and run.status(tmp_path)["state"] == "waiting"
+
+
 def test_a_part_alone_waits_for_the_others(whole, tmp_path, write_recipe):
     path, _, _ = whole
     recipe = load_recipe(path, ["--output_dir", str(tmp_path / "run"), "--part", "1", "--parts", "3"])
@@ -143,6 +177,67 @@ def test_prompts_that_cannot_be_answered_are_kept_with_the_reason(write_recipe, 
     assert rows[2]["refused"] == "the prompt is empty" and "256" in rows[4]["refused"]
     assert rows[2]["completion"] is None and rows[2]["tokens"] == 0
     assert run.read_json(tmp_path / "run" / "summary.json")["finish_reasons"]["refused"] == 4
+
+
+@pytest.mark.parametrize("empty", [None, "", []])
+def test_a_file_of_refusals_among_answers_is_written(write_recipe, tmp_path, empty):
+    """The last file may hold a single row."""
+    source = tmp_path / "prompts.jsonl"
+    asked = "add a 1" if empty != [] else [{"role": "user", "content": "add a 1"}]
+    source.write_text("".join(json.dumps({"prompt": p}) + "\n" for p in [empty, asked, empty]))
+    path = write_recipe("sample", datasets=[{"path": str(source)}], shard_rows=2)
+    sample.main(load_recipe(path))
+    reasons = [row["finish_reason"] == "refused" for row in rows_of(tmp_path / "run")]
+    assert reasons == [True, True, False, False, True, True]
+
+
+def test_a_file_of_refusals_is_written_where_an_earlier_start_had_answers(write_recipe, tmp_path):
+    source = tmp_path / "prompts.jsonl"
+    source.write_text("".join(json.dumps({"prompt": p}) + "\n" for p in ["add a 1", "add b 2", ""]))
+    path = write_recipe("sample", datasets=[{"path": str(source)}], shard_rows=2)
+    sample.main(load_recipe(path, ["--part", "0", "--parts", "2"]))
+    sample.main(load_recipe(path, ["--part", "1", "--parts", "2"]))
+    assert [row["row"] for row in rows_of(tmp_path / "run")] == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_signal_does_not_wait_for_a_server(write_recipe, tmp_path):
+    asked = threading.Event()
+
+    def never(handler, body, number):
+        asked.set()
+        time.sleep(60)
+
+    with servers() as start:
+        engine = {"name": "server", "endpoints": start(never).url, "model_name": "m"}
+        path = write_recipe("sample", engine=engine)
+        words = [sys.executable, "-m", "open_r1.cli", "train", str(path)]
+        process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        try:
+            assert asked.wait(120)
+            process.send_signal(signal.SIGTERM)
+            error = process.communicate(timeout=20)[1]
+        finally:
+            process.kill()
+    assert process.returncode == 128 + signal.SIGTERM and "stopped; the same command goes on" in error
+    assert run.status(tmp_path / "run")["state"] == "interrupted"
+
+
+def interrupted_rows(seed: int):
+    def rows():
+        yield {"prompt": "add a 1"}
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield {"prompt": "add a 2"}
+
+    return datasets.Dataset.from_generator(rows, fingerprint=str(time.time_ns()))
+
+
+def test_a_signal_is_no_failure_of_the_library_that_it_interrupts(write_recipe):
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(run.Stopped):
+            sample.main(load_recipe(write_recipe("sample", datasets=[{"path": "test_sample:interrupted_rows"}])))
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_file_of_refusals_only_stops_the_run(write_recipe, tmp_path):
@@ -221,3 +316,45 @@ def test_progress_says_how_long_it_will_take():
         "250 of 1,000 completions (25%), 140 tokens/s, about 75 s left",
     ]
     assert [spoken(s) for s in (12, 600, 9000)] == ["12 s", "10 min", "2.5 h"]
+
+
+def test_rows_that_change_between_two_starts_are_not_mixed(write_recipe, tmp_path, monkeypatch):
+    source = tmp_path / "prompts.jsonl"
+    lines = [json.dumps({"prompt": f"add a {i % 5}"}) + "\n" for i in range(20)]
+    source.write_text("".join(lines))
+    path = write_recipe("sample", datasets=[{"path": str(source)}])
+    monkeypatch.setattr(sample, "summarize", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        sample.main(load_recipe(path))
+    source.write_text("".join([*lines, lines[0]]))
+    with pytest.raises(RecipeError, match=r"datasets: .*prompts.jsonl changed since .*run was begun; delete it"):
+        sample.main(load_recipe(path))
+
+
+def test_the_engine_may_move_but_not_become_another(write_recipe, tmp_path):
+    def recipe(**engine):
+        return load_recipe(write_recipe("sample", engine={"name": "server", "endpoints": "http://a/v1"} | engine))
+
+    (tmp_path / "run").mkdir()
+    run.write_text(tmp_path / "run" / "recipe.yaml", yaml.safe_dump(recipe().given))
+    assert not run.changes(recipe(endpoints=["http://b/v1", "http://c/v1"], concurrency=3))
+    assert "model_name" in run.changes(recipe(model_name="other"))
+
+
+def test_a_file_of_a_finished_run_that_is_damaged_is_made_again(whole, tmp_path):
+    path, directory, _ = whole
+    words = ["train", path, "--output_dir", tmp_path / "run"]
+    shutil.copytree(directory, tmp_path / "run")
+    broken = tmp_path / "run" / "data" / "train-00002-of-00007.parquet"
+    broken.write_bytes(broken.read_bytes()[:100])
+    done = command(*words)
+    assert done.returncode == 0 and "train-00002-of-00007.parquet of" in done.stdout, done.stderr
+    assert [(row["row"], row["completion"]) for row in rows_of(tmp_path / "run")] == [
+        (row["row"], row["completion"]) for row in rows_of(directory)
+    ]
+    assert "finished already" in command(*words).stdout
+
+
+def test_a_part_says_of_how_many(write_recipe):
+    with pytest.raises(RecipeError, match=r"parts: part 0 of how many"):
+        load_recipe(write_recipe("sample"), ["--part", "0"])

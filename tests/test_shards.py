@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 import datasets
 import pyarrow.parquet
@@ -49,6 +50,28 @@ def test_a_file_that_a_crash_has_cut_is_made_again(tmp_path, kept):
     whole = files.path(0).read_bytes()
     files.path(0).write_bytes(whole[:kept])
     assert files.missing() == [0] and not files.path(0).exists()
+
+
+def test_a_file_that_the_system_does_not_give_is_not_deleted(tmp_path, monkeypatch):
+    files = Shards(tmp_path, rows=10, per_shard=10)
+    shards.write(files.path(0), [rows(0, 10)], FEATURES)
+
+    def refused(path: Path):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as broken, pytest.raises(OSError, match="Too many open files"):
+        broken.setattr(pyarrow.parquet, "read_metadata", refused)
+        files.missing()
+    assert files.missing() == []
+
+
+def test_what_was_half_written_is_removed_files_and_folders(tmp_path):
+    """A model drawn at random is a folder."""
+    (tmp_path / ".init-7.partial").mkdir()
+    (tmp_path / ".init-7.partial" / "config.json").write_text("{}")
+    (tmp_path / ".a.parquet.1234.partial").write_text("PAR")
+    shards.remove_partial(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_has_a_name_before_it_is_whole(tmp_path):

@@ -219,7 +219,8 @@ def check_machine(given: dict[str, Any], run: RunConfig, model: Any) -> None:
 
     cuda = torch.cuda.device_count()
     has = given.get
-    if run.gpus and not cuda:
+    served = has("engine") is not None and has("engine").name == "server"
+    if run.gpus and not cuda and not served:
         raise RecipeError(
             f"gpus: this recipe is written for {run.gpus} GPU{'s' if run.gpus > 1 else ''} and this machine has none; "
             "its header says which memory it needs. To see it work here at toy size, add --toy"

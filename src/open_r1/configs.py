@@ -46,6 +46,8 @@ class DatasetConfig:
         filters: column -> value, list of values, or `{min, max, not, matches}`; a row must meet all of them.
         kind: what its rows are (`math`, `code`, `general`, ...), for rewards that apply to some `kinds` only; a column
             of that name in the source says it row by row.
+        opens_think: its completions begin inside their reasoning, as R1's own do where the chat template ended in
+            `<think>`; select and mix put the tag back.
         weight: share of this source in the mixture; those of all sources sum to 1. Without weights sources are
             concatenated.
         rows: keep the first so many rows (after filters); a mix draws them at random.
@@ -62,6 +64,7 @@ class DatasetConfig:
     extract: dict[str, str] = field(default_factory=dict)
     filters: dict[str, Any] = field(default_factory=dict)
     kind: str | None = None
+    opens_think: bool = False
     weight: float | None = None
     rows: int | None = None
     epochs: float | None = None
@@ -429,8 +432,18 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 # Keys that change where and how a run is shown, not what it computes: they name no new run and break no resume.
 PRESENTATION_KEYS = {
-    "output_dir", "overwrite", "report_to", "run_name", "print_every", "disable_tqdm", "task", "engine", "part",
-    "parts", "hub_dataset_id", "hub_private",
+    "output_dir", "overwrite", "report_to", "run_name", "print_every", "disable_tqdm", "task", "part", "parts",
+    "hub_dataset_id", "hub_private",
+}  # fmt: skip
+# Of an engine, what says where and how fast it works; its other parameters may change what it writes.
+ENGINE_PRESENTATION_KEYS = {
+    "endpoints", "concurrency", "timeout", "patience", "retries", "backoff", "key_env", "max_bytes", "batch_size",
+    "tensor_parallel_size", "gpu_memory_utilization",
+}  # fmt: skip
+# Keys of a selection that its judging does not depend on.
+CHOICE_KEYS = {
+    "filters", "output", "pairs", "reasoning", "no_reasoning", "simple_prompt_words", "simple_answer_words",
+    "curriculum", "deduplicate", "examples",
 }  # fmt: skip
 
 
@@ -488,7 +501,10 @@ def load_recipe(
         checks.check_grpo(given | typed, run, processes)
     recipe = Recipe(task=task, path=path, given=given, args=None, model=model, data=data, run=run)
     if task in DATA_TASKS:
-        recipe.args = groups["args"](**(array_part() | typed))
+        array = array_part() | typed
+        if "part" in array and "parts" not in array:
+            raise RecipeError(f"parts: part {array['part']} of how many? Add e.g. --parts 4")
+        recipe.args = groups["args"](**array)
         checks.check_data_task(task, recipe.args, run, data)
         return recipe
     if planned or processes != world_size():
@@ -579,7 +595,8 @@ def _index(items: list, part: str, dotted: str) -> int:
 
 def default_output_dir(path: Path, task: str, changes: dict[str, Any]) -> str:
     """`runs/<model>/<task>/<variant>`, with the overrides in the name, so that the same command means the same run."""
-    named = {k: v for k, v in changes.items() if k.split(".")[0] not in PRESENTATION_KEYS}
+    shown = PRESENTATION_KEYS | {f"engine.{key}" for key in ENGINE_PRESENTATION_KEYS}
+    named = {k: v for k, v in changes.items() if k not in shown}
     suffix = "".join(f"--{k}={v}" for k, v in sorted(named.items()) if k != "toy") + (
         "--toy" if "toy" in named else ""
     )

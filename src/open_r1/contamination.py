@@ -49,6 +49,7 @@ EVALUATION_SETS: dict[str, DatasetConfig] = {
 _AROUND = [(before, after) for before, _, after in (p.text.partition("{question}") for p in PROMPTS.values())]
 COMPARED = ("prompt", "messages", "chosen", "text")  # the first of these that a row has
 BATCH = 1000  # rows read at once
+SHARERS = 16  # evaluation prompts counted of those that have an n-gram; what more have is a stock phrase
 SHOWN = 5  # rows told of in a message; the run directory has them all
 BEGINNING = 200  # characters
 CHECKED_OF_STREAM = 10_000  # rows of a stream that `open-r1 check` looks at
@@ -62,8 +63,8 @@ class Hit(NamedTuple):
         row: row of it, from 0.
         how: `10-gram`, `whole` (the evaluation prompt has fewer words, and this is all of it) or `near`.
         words: the words that both have in a row; of a near-duplicate, none.
-        overlap: share of the evaluation prompt's n-grams that the training prompt has, at least; of a near-duplicate,
-            the Jaccard similarity. 1.0 is a copy, a few hundredths are a phrase.
+        overlap: share of the evaluation prompt's n-grams that the training prompt has; of a near-duplicate, the
+            Jaccard similarity. 1.0 is a copy, a few hundredths are a phrase.
         text: the evaluation prompt's beginning.
     """
 
@@ -126,9 +127,16 @@ class Gate:
             owners.append(owner + first)
             places.append(index - cut.starts[owner])
             first += len(counts)
-        # An n-gram of several evaluation prompts is the first one's.
-        self._keys, once = np.unique(np.concatenate(keys), return_index=True)
-        self._owners, self._places = np.concatenate(owners)[once], np.concatenate(places)[once]
+        # The prompts of an n-gram stand side by side in their order, each with the first of its places.
+        every, owner = np.concatenate(keys), np.concatenate(owners)
+        order = np.lexsort((owner, every))
+        every, owner, place = every[order], owner[order], np.concatenate(places)[order]
+        again = np.zeros(len(every), bool)
+        again[1:] = (every[1:] == every[:-1]) & (owner[1:] == owner[:-1])
+        every, self._owners, self._places = every[~again], owner[~again], place[~again]
+        self._sizes = np.bincount(self._owners, minlength=len(self.words))
+        self._keys, self._first, counts = np.unique(every, return_index=True, return_counts=True)
+        self._counts = np.minimum(counts, SHARERS)
         # Two tables rule out nearly every n-gram before the sorted keys are searched: a small one by the first bits of
         # the hash, which stays in the processor's cache, and for what passes it a larger one by the last bits.
         size = max(1, len(self._keys)).bit_length()
@@ -181,11 +189,14 @@ class Gate:
         at = at[self._fine.take((hashes[at] & self._mask).view(np.int64))]
         known = np.minimum(np.searchsorted(self._keys, hashes[at]), len(self._keys) - 1)
         same = self._keys[known] == hashes[at]
-        at, known = at[same], known[same]
-        if not len(at):
+        known = known[same]
+        if not len(known):
             return
+        at = np.repeat(at[same], self._counts[known])
+        known, _ = ngrams.ranges(self._first[known], self._counts[known])
         rows = np.searchsorted(cut.starts, at, side="right") - 1
         shared = np.stack([rows, self._owners[known], at - cut.starts[rows], self._places[known]])
+        shared = shared[:, np.lexsort((shared[2], shared[3] - shared[2], shared[1], shared[0]))]
         # N-grams that follow one another in both are one run of words.
         breaks = np.flatnonzero((np.diff(shared) != [[0], [0], [1], [1]]).any(axis=0)) + 1
         first = np.concatenate([[0], breaks])
@@ -203,12 +214,12 @@ class Gate:
             row: the text in it.
             runs: row, evaluation prompt, first word in the row, first word there, and length in n-grams.
         """
-        counts: dict[int, int] = {}
-        for _, owner, _, _, length in runs:
-            counts[owner] = counts.get(owner, 0) + length
-        for owner in sorted(counts, key=counts.__getitem__, reverse=True):
+        had: dict[int, set[int]] = {}  # of each evaluation prompt, the places of the n-grams that the row has
+        for _, owner, _, there, length in runs:
+            had.setdefault(owner, set()).update(range(there, there + length))
+        for owner in sorted(had, key=lambda owner: len(had[owner]), reverse=True):
             theirs = self.words[owner]
-            overlap = min(1.0, counts[owner] / (len(theirs) - self.n + 1))
+            overlap = len(had[owner]) / int(self._sizes[owner])
             if overlap < self.overlap:
                 continue
             own = [run[2:] for run in runs if run[1] == owner]
@@ -284,29 +295,37 @@ def load_prompts(source: DatasetConfig, seed: int) -> list[str]:
             f"{at}: column {column!r} is missing; it has {', '.join(rows.column_names)}. "
             "Name the one with the problems: `columns: {prompt: <its column>}`"
         )
-    return [question(value) for value in rows[column]]
+    return [questions(value)[0] for value in rows[column]]
 
 
-def question(value: Any) -> str:
-    """The text that is compared: a text itself, or the first message of a conversation's user.
+def questions(value: Any) -> list[str]:
+    """The texts that are compared: a text itself, or of a conversation each message that is not the assistant's.
 
-    What a prompt of `prompts.PROMPTS` puts around a question is taken off: a training and an evaluation prompt do not
-    become alike by the same instruction.
+    The user's come first; a system message may hold examples. What a prompt of `prompts.PROMPTS` puts around a
+    question is taken off: a training and an evaluation prompt do not become alike by the same instruction.
     """
-    text = value or ""
-    if not isinstance(text, str):
+    if not value or isinstance(value, str):
+        return [_bare(value or "")]
+    try:
         messages = data.as_messages(value)
-        asked = [message["content"] for message in messages if message["role"] == "user"]
-        text = asked[0] if asked else "\n".join(message["content"] for message in messages)
+    except RecipeError:
+        return [""]  # there is no question to compare; whoever reads the row says what is wrong with it
+    asked = [message for message in messages if message["role"] != "assistant"] or messages
+    return [_bare(message["content"]) for message in sorted(asked, key=lambda message: message["role"] != "user")]
+
+
+def _bare(text: str) -> str:
     for before, after in _AROUND:
         if text.startswith(before) and text.endswith(after) and len(text) >= len(before) + len(after):
             text = text[len(before) : len(text) - len(after)]
     return text
 
 
-def asked(row: dict[str, Any]) -> str:
-    """The question of a row, whatever the layout of its source."""
-    return question(next((row[column] for column in COMPARED if row.get(column) is not None), ""))
+def asked(row: dict[str, Any]) -> list[str]:
+    """The questions of a row, whatever the layout of its source; of one with a prompt and messages those of both."""
+    values = [row[column] for column in ("prompt", "messages") if row.get(column)]
+    values = values or [next((row[column] for column in COMPARED if row.get(column)), "")]
+    return [text for value in values for text in questions(value)]
 
 
 @dataclass
@@ -332,11 +351,15 @@ class Tally:
     hits: Counter[tuple[str, str]] = field(default_factory=Counter)
     first: list[tuple[int, str, Hit]] = field(default_factory=list)
 
-    def check(self, texts: list[str], numbers: list[int]) -> list[bool]:
+    def check(self, texts_R: list[list[str]], numbers: list[int]) -> list[bool]:
         """Whether each row is contaminated; rows whose number has been checked before are not counted again."""
         began = time.perf_counter()
-        found = self.gate.hits(texts)
-        new = [(n, text, hit) for n, text, hit in zip(numbers, texts, found, strict=True) if n > self.last]
+        hits = iter(self.gate.hits([text for texts in texts_R for text in texts]))
+        found = []
+        for texts in texts_R:
+            compared = [(text, next(hits)) for text in texts]
+            found.append(next((one for one in compared if one[1] is not None), compared[0]))
+        new = [(n, text, hit) for n, (text, hit) in zip(numbers, found, strict=True) if n > self.last]
         listed = [row for row in new if row[2] is not None]
         if self.folder is not None and listed:
             with (self.folder / "contaminated.jsonl").open("a", encoding="utf-8") as log:
@@ -348,7 +371,7 @@ class Tally:
         self.rows += len(new)
         self.last = max(self.last, *numbers)
         self.seconds += time.perf_counter() - began
-        return [hit is not None for hit in found]
+        return [hit is not None for _, hit in found]
 
     @property
     def contaminated(self) -> int:
@@ -364,6 +387,7 @@ class Tally:
             "missing": self.gate.missing,
             "ngram": self.config.ngram,
             "near": self.config.near,
+            "overlap": self.config.overlap,
             "rows": self.rows,
             "contaminated": self.contaminated,
             "hits": by_set,
@@ -475,7 +499,7 @@ def _checked(rows: datasets.Dataset | StoredRows, tally: Tally) -> Iterator[bool
     column = next(column for column in COMPARED if column in rows.column_names)
     narrow = rows.select_columns([column])
     for begin in range(0, len(rows), BATCH):
-        texts = [question(value) for value in narrow[begin : begin + BATCH][column]]
+        texts = [questions(value) for value in narrow[begin : begin + BATCH][column]]
         yield from tally.check(texts, list(range(begin, begin + len(texts))))
 
 
@@ -483,7 +507,7 @@ def _guarded_stream(rows: datasets.IterableDataset, tally: Tally) -> datasets.It
     column = next(column for column in COMPARED if column in data.columns(rows))
 
     def checked(batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
-        bad = tally.check([question(value) for value in batch[column]], numbers)
+        bad = tally.check([questions(value) for value in batch[column]], numbers)
         tally.write()
         if not any(bad) or tally.config.action == "waive":
             return batch

@@ -50,6 +50,7 @@ class Curriculum:
             writer = pyarrow.parquet.ParquetWriter(partial, self.features.arrow_schema, compression="zstd")
             self._writers[name] = self._files.enter_context(writer)
             self._waiting[name] = []
+        self._files.push(self._finish)
         return self
 
     def add(self, prompts: list[Row]) -> None:
@@ -73,10 +74,13 @@ class Curriculum:
         self._writers[name].write_table(pyarrow.Table.from_pydict(columns, schema=self.features.arrow_schema))
         self._waiting[name] = []
 
-    def __exit__(self, *raised: Any) -> None:
+    def _finish(self, *raised: Any) -> None:
+        """Before the files are closed, so that what fails here is told as theirs: a full disk, say."""
         if raised[0] is None:
             for name in self._writers:
                 self._flush(name)
+
+    def __exit__(self, *raised: Any) -> None:
         self._files.__exit__(*raised)
         # A difficulty without prompts is no file: nothing could be loaded from it.
         for name in self._writers:

@@ -7,6 +7,7 @@ stored (`load_rows`) and present prompts themselves.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import json
@@ -21,7 +22,7 @@ import datasets
 import numpy as np
 import pyarrow
 
-from .configs import DataConfig, DatasetConfig, Recipe, is_recipe, made_by
+from .configs import DataConfig, DatasetConfig, Recipe, is_recipe, made_by, seed_override
 from .errors import RecipeError
 from .prompts import PROMPTS, Messages, Prompt
 from .rewards import RewardConfig, columns_needed, columns_used
@@ -32,7 +33,8 @@ BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "c
 # Column layouts that each task's trainer reads; the first that the source has is used.
 LAYOUTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "grpo": (("prompt",),),
-    "sft": (("messages",), ("prompt", "completion"), ("text",)),
+    # What was sampled comes before the messages that its source may have brought along.
+    "sft": (("prompt", "completion"), ("messages",), ("text",)),
     "dpo": (("prompt", "chosen", "rejected"), ("chosen", "rejected")),
     "reward": (("prompt", "chosen", "rejected"), ("chosen", "rejected")),
     "sample": (("prompt",),),
@@ -40,6 +42,7 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "mix": (("messages",), ("prompt", "chosen", "rejected"), ("prompt", "completion"), ("prompt",)),
 }
 SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}\.parquet")  # as the hub, and our own tasks, name a split's files
+LOOKED_AT = 256  # rows of a source, from all over it, by which a change of it is noticed
 TEXT = datasets.Value("string")
 MESSAGES = datasets.List({"role": TEXT, "content": TEXT})
 
@@ -88,6 +91,10 @@ def load_eval_datasets(recipe: Recipe, rewards: list[RewardConfig] | None = None
     """Rows for the trainer's own evaluation loop; None without `eval_datasets`."""
     sources = recipe.data.eval_datasets
     return load_datasets(sources, recipe.task, recipe.data, recipe.args.seed, rewards) if sources else None
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _is_text(feature: Any) -> bool:
@@ -189,6 +196,15 @@ class StoredRows:
         every = np.arange(start, min(stop, len(self)))
         return every if self.kept is None else self.kept[every]
 
+    def identity(self) -> dict[str, Any]:
+        """What tells these rows from others: of each source its size and some rows, and which rows are kept."""
+        sources = []
+        for source, rows in self.parts:
+            some = rows[np.linspace(0, len(rows) - 1, min(len(rows), LOOKED_AT)).astype(int).tolist()]
+            told = json.dumps(some, default=str, sort_keys=True)
+            sources.append({"path": source.path, "rows": len(rows), "looks": _digest(told.encode())})
+        return {"sources": sources, "kept": None if self.kept is None else _digest(self.kept.tobytes())}
+
     def slice(self, start: int, stop: int) -> list[dict[str, Any]]:
         """The rows that stand at `start` to `stop` (exclusive), each with every column of `features`."""
         numbers, found = self.numbers(start, stop), []
@@ -209,8 +225,10 @@ class StoredRows:
         own = {column: values[j] for column, values in batch.items()}
         row |= {column: _filled(text, own, at, number) for column, text in source.template.items()}
         row |= _extracted(source.extract, row, at, number)
-        if self.conversations and isinstance(row["prompt"], str):
-            row["prompt"] = [{"role": "user", "content": row["prompt"]}]
+        if source.opens_think:
+            row["completion"] = _reopened(row.get("completion"))
+        if self.conversations and row["prompt"]:
+            row["prompt"] = _conversation(row["prompt"])
         return row
 
 
@@ -248,10 +266,14 @@ def load(source: DatasetConfig, seed: int, streaming: bool = False) -> Rows:
         RecipeError: no such file, folder, function or hub dataset; a malformed row (named by its line).
     """
     if is_recipe(source.path):
-        path = made_by(source.path, seed) / "data"
-        if not path.is_dir():
-            raise RecipeError(f"datasets: {source.path} has not been run; make it with: open-r1 train {source.path}")
-        return load(replace(source, path=str(path)), seed, streaming)
+        made = made_by(source.path, seed)
+        # Until it is finished its folder holds some of the rows, and looks like any other.
+        if not _is_finished(made):
+            command = " ".join(["open-r1 train", source.path, *seed_override(source.path, seed)])
+            raise RecipeError(
+                f"datasets: {source.path} has not been run to its end in {made}; make it with: {command}"
+            )
+        return load(replace(source, path=str(made / "data")), seed, streaming)
     path = Path(source.path)
     if ":" in source.path and not path.exists():
         return _call(source, seed, streaming)
@@ -280,6 +302,11 @@ def load(source: DatasetConfig, seed: int, streaming: bool = False) -> Rows:
     if path.suffix in BUILDERS or source.path.startswith((".", "/", "~")):
         raise RecipeError(f"datasets: there is no file or folder {source.path}")
     return _from_hub(source, streaming)
+
+
+def _is_finished(run_dir: Path) -> bool:
+    path = run_dir / "status.json"
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("state") == "finished"
 
 
 def _named(source: DatasetConfig, at: str, seed: int, streaming: bool = False) -> Rows:
@@ -455,9 +482,29 @@ def _with_system(messages: Messages, system_prompt: str | None) -> Messages:
     return [{"role": "system", "content": system_prompt}, *messages]
 
 
+def _reopened(completion: Any) -> Any:
+    """Completions, one or a list of them, with the `<think>` that their prompt had opened."""
+    if isinstance(completion, list):
+        return [_reopened(one) if isinstance(one, str) else one for one in completion]
+    closed = isinstance(completion, str) and not completion.lstrip().startswith("<think>")
+    return f"<think>\n{completion}" if closed else completion
+
+
+def _conversation(prompt: Any) -> Any:
+    """A prompt as OpenAI's messages, which is how it is stored; a malformed one as it is."""
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    try:
+        return as_messages(prompt)
+    except RecipeError:
+        return prompt  # the task that reads it names its row
+
+
 def as_messages(value: Any, at: str = "row", i: int = 0) -> Messages:
     """A text, a message or a list of them, in OpenAI's (`role`, `content`) or ShareGPT's (`from`, `value`) keys."""
     roles = {"human": "user", "gpt": "assistant"}
+    if not isinstance(value, str | dict | list):
+        raise RecipeError(f"{at}, row {i}: expected a text or messages, got {value!r}")
     if isinstance(value, str):
         return [{"role": "assistant", "content": value}]
     messages = []

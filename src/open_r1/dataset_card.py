@@ -281,11 +281,13 @@ def _gate(found: dict[str, Any]) -> list[str]:
         return []
     sets = ", ".join(f"{named({'path': name})} ({size:,})" for name, size in found["sets"].items())
     near = f", or are {found['near']:.0%} alike" if found["near"] else ""
+    overlap = f" ({found['overlap']:.0%} of its n-grams or more)" if found["overlap"] else ""
     count = f"{found['contaminated']:,}" if found["contaminated"] else "None"
     told = [
         f"{found['rows']:,} prompts were compared with {sets}. {count} of them share {found['ngram']} words in a row "
-        f"with one there, or are the same{near}."
+        f"with one there{overlap}, or are the same{near}."
     ]
+    told = told if sets else []  # all of them are missing
     hits = [
         f"{named({'path': name})}: {', '.join(f'{count:,} {how}' for how, count in by.items())}"
         for name, by in found["hits"].items()
@@ -302,7 +304,7 @@ def _gate(found: dict[str, Any]) -> list[str]:
 def _origin(run_dir: Path, recipe: dict[str, Any]) -> list[str]:
     """The recipe, and the chain of recipes behind each source."""
     commit = _json(run_dir / "environment.json").get("commit") or "unknown"
-    told = {key: value for key, value in recipe.items() if key not in PRESENTATION_KEYS - {"task", "engine"}}
+    told = {key: value for key, value in recipe.items() if key not in PRESENTATION_KEYS - {"task"}}
     return [
         "## How it was made",
         f"Seed {recipe.get('seed', HF_SEED)}, commit {commit}, by this recipe:",

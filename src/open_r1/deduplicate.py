@@ -8,6 +8,7 @@ the rows and on nothing else, not on how they are cut into batches.
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Any
 
 import numpy as np
@@ -142,7 +143,9 @@ class Deduplicator:
     def _exact(self, cut: ngrams.Words, texts: list[str], numbers: np.ndarray) -> np.ndarray:
         prints = ngrams.fingerprints(cut)
         for i in np.flatnonzero(cut.counts == 0).tolist():
-            digest = hashlib.blake2b(texts[i].encode("utf-8", "replace"), digest_size=8).digest()
+            # A value that is missing repeats nothing.
+            text = texts[i] or f"row {numbers[i]}"
+            digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest()
             prints[i] = int.from_bytes(digest, "little")
         return first_seen(self._texts, prints, numbers)
 
@@ -223,11 +226,13 @@ def deduplicator(config: DeduplicateConfig) -> Deduplicator:
 
 
 def compared(value: Any) -> str:
-    """What is compared of a column's value: a text itself, or the messages of a conversation one after another."""
-    if isinstance(value, str) or not value:
+    """What is compared of a column's value: a text, the texts of a list or conversation in a row, else its JSON."""
+    if isinstance(value, str) or value is None:
         return value or ""
-    parts = (message.get("content", message.get("value")) for message in value)
-    return "\n".join(part for part in parts if part)
+    if not isinstance(value, list):
+        return json.dumps(value, default=str, sort_keys=True)
+    parts = (one.get("content", one.get("value")) if isinstance(one, dict) else one for one in value)
+    return "\n".join(str(part) for part in parts if part)
 
 
 def compared_in(row: dict[str, Any], column: str) -> str:

@@ -85,10 +85,21 @@ class Filter:
             RecipeError: the function failed, or did not answer for every sample; names the first of them.
         """
         if self.kinds is None:
-            return self._called(samples)
+            return self._checked(samples)
         of_kind = [row.get("kind") in self.kinds for row in samples]
-        found = iter(self._called([row for row, mine in zip(samples, of_kind, strict=True) if mine]))
+        found = iter(self._checked([row for row, mine in zip(samples, of_kind, strict=True) if mine]))
         return [next(found) if mine else None for mine in of_kind]
+
+    def _checked(self, samples: list[Row]) -> list[str | None]:
+        reasons = self._called(samples)
+        for row, reason in zip(samples, reasons, strict=True):
+            # A filter that answers True for "keep it" would drop everything.
+            if reason is not None and not (isinstance(reason, str) and reason):
+                raise RecipeError(
+                    f"filters: {self.name} gave {reason!r} for prompt {row['prompt_id']}, sample {row['sample']}; a "
+                    "filter returns None to keep a sample, or a text that says why it goes"
+                )
+        return reasons
 
     def _called(self, samples: list[Row]) -> list[str | None]:
         if not samples:
@@ -190,6 +201,8 @@ def _checked_parameters(function: Callable[..., Any], entry: FilterConfig, at: s
     for key in entry.parameters:
         if key not in known:
             hint = nearest(key, [*known, *_ENTRY_KEYS]) if known else "; it has none"
+            if key in [a.name for a in arguments]:
+                hint = f": it is no keyword argument; write `def {function.__name__}({arguments[0].name}, *, {key})`"
             raise RecipeError(f"{at} has no parameter {key!r}{hint}")
     for key, argument in known.items():
         if argument.default is inspect.Parameter.empty and key not in entry.parameters:
@@ -240,7 +253,7 @@ def correct(completion: str, verdict: str, reason: str) -> str | None:
 
 
 def finished(completion: str, finish_reason: str | None = None) -> str | None:
-    """Not cut off at the length limit, nor, where the data does not say so, inside an open `<think>`."""
+    """Not cut off at the length limit, and without a `<think>` that is never closed."""
     if finish_reason == "length":
         return "truncated"
     return "reasoning never closed" if "<think>" in completion and "</think>" not in completion else None

@@ -123,11 +123,11 @@ def _spread(folder: Path, buckets: Path, chosen: range, count: int) -> list[Path
     with space(buckets), ExitStack() as stack:
         writers = [stack.enter_context(pyarrow.ipc.new_stream(path, schema, options=options)) for path in paths]
         for path in sorted(folder.glob("*.parquet")):
-            file = stack.enter_context(pyarrow.parquet.ParquetFile(path))
-            for batch in file.iter_batches(8 * READ_ROWS):
-                positions: dict[int, list[int]] = {}
-                for i, prompt in enumerate(batch.column("prompt_id").to_pylist()):
-                    positions.setdefault(zlib.crc32(prompt.encode()) % count, []).append(i)
-                for bucket in positions.keys() & set(chosen):
-                    writers[bucket - chosen.start].write_batch(batch.take(pyarrow.array(positions[bucket])))
+            with pyarrow.parquet.ParquetFile(path) as file:
+                for batch in file.iter_batches(8 * READ_ROWS):
+                    positions: dict[int, list[int]] = {}
+                    for i, prompt in enumerate(batch.column("prompt_id").to_pylist()):
+                        positions.setdefault(zlib.crc32(prompt.encode()) % count, []).append(i)
+                    for bucket in positions.keys() & set(chosen):
+                        writers[bucket - chosen.start].write_batch(batch.take(pyarrow.array(positions[bucket])))
     return paths

@@ -11,9 +11,10 @@ from operator import itemgetter
 from typing import Any
 
 import datasets
+import numpy as np
 
 from . import models, rewards
-from .configs import Recipe
+from .configs import DatasetConfig, Recipe
 from .data import MESSAGES, TEXT, StoredRows, as_messages
 from .errors import RecipeError
 from .progress import spoken
@@ -75,7 +76,7 @@ def features_of(rows: StoredRows, recipe: Recipe) -> datasets.Features:
     features = dict(rows.features)
     for column in {*PER_SAMPLE, "row"} & features.keys():
         features[column] = datasets.Value("int64") if column in INTEGERS else TEXT
-    if features.pop("messages", None) is not None and any(_from_messages(s, part) for s, part in rows.parts):
+    if features.pop("messages", None) is not None and any(from_messages(s, part) for s, part in rows.parts):
         features["prompt"] = MESSAGES
     integer = datasets.Value("int64")
     features |= {"prompt_id": TEXT, "row": integer, "sample": integer, "completion": TEXT, "refused": TEXT}
@@ -87,7 +88,8 @@ def features_of(rows: StoredRows, recipe: Recipe) -> datasets.Features:
     return datasets.Features(features)
 
 
-def _from_messages(source: Any, part: datasets.Dataset) -> bool:
+def from_messages(source: DatasetConfig, part: datasets.Dataset) -> bool:
+    """True if a source's samples are its conversations, whether or not a prompt stands beside them."""
     have = {*part.column_names, *source.template}
     return not {"prompt", "completion"} <= have
 
@@ -153,7 +155,12 @@ def judged_rows(
 
 
 def _numbered(rows: StoredRows, start: int, stop: int) -> Iterator[tuple[Row, int]]:
-    return zip(rows.slice(start, stop), rows.numbers(start, stop).tolist(), strict=True)
+    """Rows with their numbers; of a source of conversations without a prompt that only repeats how they begin."""
+    whole = [from_messages(source, part) for source, part in rows.parts]
+    numbers = rows.numbers(start, stop)
+    of_source = np.searchsorted(rows.ends, numbers, side="right").tolist()
+    for row, number, i in zip(rows.slice(start, stop), numbers.tolist(), of_source, strict=True):
+        yield row | ({"prompt": None, "completion": None} if whole[i] else {}), number
 
 
 def _watched(batch: list[Row], errors: Counter[str], expected: int, max_error_share: float) -> list[Row]:
@@ -209,7 +216,8 @@ def samples_of(row: Row, number: int, conversations: bool) -> list[Row]:
         completions, refused = [None], f"malformed messages: {error}"
     if conversations and isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}] if prompt else []
-    name = str(row.get("prompt_id") or prompt_id(prompt or ""))
+    # Rows without a prompt have nothing in common: each is a group of its own.
+    name = str(row.get("prompt_id") or prompt_id(prompt or f"row {number}"))
     several = isinstance(row.get("completion"), list) and len(completions) == len(row["completion"])
     rest = {column: value for column, value in row.items() if column != "messages"}
     samples = []

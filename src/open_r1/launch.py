@@ -9,8 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from . import report, run
-from .configs import Recipe, apply_overrides, load_recipe, parse_overrides, read_yaml
+from . import report, run, shards
+from .configs import DATA_TASKS, Recipe, apply_overrides, load_recipe, parse_overrides, read_yaml
 from .errors import RecipeError
 
 CONFIGS = Path("recipes/accelerate_configs")
@@ -33,12 +33,21 @@ def train(path: str, overrides: list[str], processes: int | None = None) -> run.
         return already_finished(recipe)
     for first, words in recipe.upstream:
         if not finished(load_recipe(first, words, planned=True)):
-            print(f"first {first}, from which this one starts", flush=True)
+            print(f"first {' '.join([first, *words])}, which this one needs", flush=True)
             train(first, words, processes if (first, words) == recipe.base else None)
+            if not finished(load_recipe(first, words, planned=True)):
+                raise RecipeError(
+                    f"{first} waits for the other parts of its job array; the same command goes on once they are done"
+                )
             print(f"now {path}", flush=True)
     if processes > 1:
         return in_processes(recipe, overrides, processes)
-    return importlib.import_module(f"open_r1.{recipe.task}").main(recipe)
+    return importlib.import_module(module_of(recipe.task)).main(recipe)
+
+
+def module_of(task: str) -> str:
+    # A module named select would hide the standard library's from a task that is started by its file.
+    return f"open_r1.{'selection' if task == 'select' else task}"
 
 
 def planned_processes(path: str, overrides: list[str]) -> int:
@@ -54,6 +63,10 @@ def planned_processes(path: str, overrides: list[str]) -> int:
 def finished(recipe: Recipe) -> bool:
     """True if the run of this name is finished, and was this recipe's."""
     if not run.is_finished(recipe.run_dir):
+        return False
+    if recipe.task in DATA_TASKS and (damaged := shards.damaged(recipe.run_dir / "data")):
+        print(f"{', '.join(damaged)} of {recipe.run_dir}/data cannot be read, and is made again", flush=True)
+        run.write_json(recipe.run_dir / "status.json", run.status(recipe.run_dir) | {"state": "interrupted"})
         return False
     if not recipe.run.overwrite:
         run.refuse_another_recipe(recipe)
@@ -88,7 +101,7 @@ def in_processes(recipe: Recipe, overrides: list[str], processes: int) -> run.Ru
         known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
         raise RecipeError(f"accelerate_config: there is no {config}; known: {known}")
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
-    command += ["--num_processes", str(processes), "--main_process_port", "0", "-m", f"open_r1.{recipe.task}"]
+    command += ["--num_processes", str(processes), "--main_process_port", "0", "-m", module_of(recipe.task)]
     command += ["--config", str(recipe.path), *overrides]
     cores = os.cpu_count() or 1
     threads = str(max(1, cores // processes))

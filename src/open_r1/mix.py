@@ -49,6 +49,7 @@ def main(recipe: Recipe) -> run.Run:
     if repeated:
         this.say(f"deduplicate: {repeated['exact']:,} rows repeat an earlier one, {repeated['near']:,} nearly")
     rows = contamination.guard(this, rows, recipe.data.contamination)
+    run.same_rows(this, rows)
     summary = mix(recipe, rows, this.dir / "data") | {"repeated": repeated}
     this.say(dataset_card.table(summary))
     run.finish_data(this, summary)
@@ -211,7 +212,7 @@ class Mixture:
         # Selecting moves no rows: it puts an array of numbers before those that lie on the disk.
         self.rows = StoredRows([(source, rows.select(numbers)) for (source, rows), numbers in parts])
         known = stored.features
-        own = {"messages": MESSAGES} if form == "messages" else {c: known[c] for c in _columns(form)}
+        own = {c: known[c] if form == "prompts" else MESSAGES for c in _columns(form)}
         # Prompts are trained on by rewards, which may read any column.
         kept = known if form == "prompts" else {c: known[c] for c in (*LINEAGE[form], *keep) if c in known}
         self.features = datasets.Features(own | kept | {"kind": TEXT, "source": TEXT, "license": TEXT})
@@ -230,12 +231,19 @@ class Mixture:
         source, rows = self.rows.parts[number]
         first = int(self.rows.ends[number]) - len(rows)
         at = f"datasets.{number} ({source.path})"
+        # Sampled completions may stand beside the conversation that their prompt was taken from.
+        sampled = not judged.from_messages(source, rows)
         for i, row in zip(
             self.drawn[number][low:high], self.rows.slice(first + int(low), first + int(high)), strict=True
         ):
             row["license"] = source.license or row.get("license")
             if self.form == "messages":
+                if sampled and row["prompt"] is not None:
+                    row.pop("messages", None)
                 row["messages"] = conversation(row, at, int(i))
+            if self.form == "pairs":
+                row["prompt"] = sift.conversation(row["prompt"])
+                row |= {side: data.as_messages(row[side], at, int(i)) for side in _columns("pairs")}
             yield {column: row.get(column) for column in self.features}
 
 

@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,16 @@ def model_path(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
                     raise
                 shutil.rmtree(partial)
     return str(path)
+
+
+def with_model(recipe: Recipe) -> Recipe:
+    """A recipe whose model is there, also if it is a random one; for all processes of a launch to call together."""
+    if recipe.run.random_init is None:
+        return recipe
+    path = model_path(recipe, load_tokenizer(recipe))
+    return replace(
+        recipe, model=replace(recipe.model, model_name_or_path=path), run=replace(recipe.run, random_init=None)
+    )
 
 
 def _auto_class(recipe: Recipe) -> type:

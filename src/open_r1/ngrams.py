@@ -105,7 +105,7 @@ class Words:
     def windows(self, n: int, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Where the runs of n words begin, text after text, and how many each text has [texts]."""
         starts, counts = (self.starts, self.counts) if rows is None else (self.starts[rows], self.counts[rows])
-        return _ranges(starts, np.maximum(counts - n + 1, 0))
+        return ranges(starts, np.maximum(counts - n + 1, 0))
 
 
 def words(text: str) -> list[str]:
@@ -196,7 +196,8 @@ def fingerprints(cut: Words, rows: np.ndarray | None = None) -> np.ndarray:
     return _mixed(sums[ends] - sums[ends - counts] + counts.astype(np.uint64))
 
 
-def _ranges(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def ranges(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers from each start on, as many as it counts, one after another; and the counts."""
     ends = np.cumsum(counts)
     return np.arange(counts.sum()) + np.repeat(starts - (ends - counts), counts), counts
 

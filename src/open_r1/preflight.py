@@ -100,8 +100,9 @@ def check_data_task(recipe: Recipe, rows: int) -> Findings:
         engines.check(recipe.args.engine)
         sampling = recipe.args.sampling
         findings.said.append(f"{sampling.n * len(stored):,} completions of at most {sampling.max_tokens:,} tokens")
-        show_prompt(recipe, tried[0], findings)
     asked = [row for row in tried if row.get("prompt")]
+    if recipe.task == "sample" and asked:
+        show_prompt(recipe, asked[0], findings)
     if recipe.task == "select" and recipe.run.rewards and asked:
         scored = ScoredBatch(recipe.run.rewards)
         try_rewards(scored, asked, None, recipe.run.max_error_share, findings)

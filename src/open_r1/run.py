@@ -7,6 +7,7 @@ nothing else. Files are written beside their name and renamed, so a kill leaves 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import importlib.metadata
@@ -23,7 +24,6 @@ import time
 import urllib.parse
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,16 @@ from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, Trainer
 
 from . import dataset_card, hub, quiet, report, shards
-from .configs import DATA_TASKS, PRESENTATION_KEYS, Recipe, load_recipe, world_size
+from .configs import (
+    CHOICE_KEYS,
+    DATA_TASKS,
+    ENGINE_PRESENTATION_KEYS,
+    PRESENTATION_KEYS,
+    Recipe,
+    load_recipe,
+    world_size,
+)
+from .data import StoredRows
 from .errors import RecipeError
 from .models import save_merged, settle_tokens
 from .shards import Shards
@@ -55,6 +64,7 @@ PACKAGES = (
 )
 LEAST_BYTES = 200 * 2**20  # for logs, report and completions; the model is counted once it is known
 LOCK = ".lock"
+JUDGED = ("judged", "sources.json", "contamination.json", "contaminated.jsonl")  # what judging leaves
 
 
 @dataclass
@@ -197,11 +207,16 @@ def end_held_runs(state: str) -> None:
     for directory in _held:
         known = status(directory)
         if known.get("state") == "running":
-            write_json(directory / "status.json", known | {"state": state})
+            # On a full disk this fails as well, and must not take the place of what the run has to say.
+            with contextlib.suppress(RecipeError, OSError):
+                write_json(directory / "status.json", known | {"state": state})
 
 
-class Stopped(Exception):
-    """A signal ended the run where it can go on; the message says from where."""
+class Stopped(BaseException):
+    """A signal ended the run where it can go on; the message says from where.
+
+    No Exception: it can come in the middle of a library that catches those.
+    """
 
     def __init__(self, number: int, message: str):
         super().__init__(message)
@@ -251,11 +266,17 @@ def finish_data(run: Run, summary: dict[str, Any]) -> None:
     """
     write_json(run.dir / "summary.json", summary | {"seconds": round(run.seconds(), 1)})
     dataset_card.write(run.dir)
-    run.set_status("finished")
-    report.write(run.dir)
     args = run.recipe.args
     if args.hub_dataset_id is not None:
         run.say(hub.push(run.dir / "data", args.hub_dataset_id, args.hub_private))
+    try:
+        # The report says how the run ended.
+        run.set_status("finished")
+        with shards.telling_if_full(run.dir / "report.html"):
+            report.write(run.dir)
+    except BaseException:
+        run.set_status("interrupted")
+        raise
     if run.recipe.run.toy:
         run.say("this was the recipe at toy size: it shows that it runs, and its rows mean nothing")
 
@@ -282,7 +303,8 @@ def model_card(run: Run, base: str) -> str:
 
 def check_processes() -> None:
     """Refuse a launch whose processes would each train alone and all report success."""
-    state = PartialState()
+    # A trainer's arguments have made the group already; without a GPU a data task has to ask for one on CPU.
+    state = PartialState(cpu="LOCAL_RANK" in os.environ and not torch.cuda.is_available())
     if state.num_processes != world_size():
         raise RecipeError(
             f"launch: {world_size()} processes were started, but they do not form one group "
@@ -315,13 +337,18 @@ def prepare_directory(run: Run) -> None:
     except OSError as error:
         raise RecipeError(f"output_dir: {directory} cannot be written: {error.strerror}; choose another") from error
     require_space(directory, LEAST_BYTES)
+    # In this order: another part of a job array may write its recipe, its first file, in between.
+    used = any(not path.name.startswith(".") for path in directory.iterdir())
     known = (directory / "recipe.yaml").is_file()
-    if not known and any(not path.name.startswith(".") for path in directory.iterdir()):
+    if used and not known:
         raise RecipeError(f"output_dir: {directory} holds files that are not a run's (no recipe.yaml); choose another")
     if known and run.recipe.run.overwrite and (is_finished(directory) or changes(run.recipe)):
         # Not one that this command itself began: a repeated command goes on.
+        others = changed(run.recipe).keys()
+        # Other filters need no other verdicts.
+        kept = JUDGED if run.recipe.task == "select" and others and others <= CHOICE_KEYS else ()
         for path in directory.iterdir():
-            if not path.name.startswith(LOCK):
+            if not path.name.startswith(LOCK) and path.name not in kept:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     elif known:
         refuse_another_recipe(run.recipe)
@@ -357,16 +384,36 @@ def lock(directory: Path, part: int | None = None) -> None:
         held.append(_hold(directory / f"{LOCK}-{part}", fcntl.LOCK_EX))
 
 
+def same_rows(run: Run, rows: StoredRows) -> None:
+    """Keep what the rows of a data task are, and go on with no others.
+
+    Raises:
+        RecipeError: they have changed since this run began; its files would lack some of them, or hold some twice.
+    """
+    path, found = run.dir / "sources.json", rows.identity()
+    if not path.is_file():
+        write_json(path, found)
+        return
+    before = read_json(path)
+    if before != found:
+        changed = [new["path"] for old, new in zip(before["sources"], found["sources"], strict=True) if old != new]
+        what = f"datasets: {', '.join(changed)}" if changed else "deduplicate or contamination: the rows that are kept"
+        raise RecipeError(
+            f"{what} changed since {run.dir} was begun; delete it to start anew, or choose another --output_dir"
+        )
+
+
 def own_files(run: Run, files: Shards) -> list[int]:
     """Numbers of the missing files that are this process's: of a launch's processes, within a part of a job array."""
     args, state = run.recipe.args, PartialState()
     return files.missing(args.part * state.num_processes + state.process_index, args.parts * state.num_processes)
 
 
-@contextmanager
+@contextlib.contextmanager
 def to_finish(run: Run, files: Shards) -> Iterator[bool]:
-    """True to the one process that is to finish a run whose files are all there; the others wait, or leave it."""
-    PartialState().wait_for_everyone()
+    """True to the one process that is to finish a run whose files are all there; the others leave it."""
+    if run.main:
+        wait_for_launch(run, files)
     if not files.complete:
         args, left = run.recipe.args, sum(not files.path(number).is_file() for number in range(files.count))
         run.set_status("waiting")
@@ -378,6 +425,17 @@ def to_finish(run: Run, files: Shards) -> Iterator[bool]:
         with (run.dir / f"{LOCK}-finish").open("w") as lock_of_all:
             fcntl.flock(lock_of_all, fcntl.LOCK_EX)
             yield not is_finished(run.dir)
+
+
+def wait_for_launch(run: Run, files: Shards) -> None:
+    """Until the files of all processes of this launch are there; one that fails ends the others by its launcher.
+
+    A barrier would give up after ten minutes (NCCL), and a process may have more than that left to do.
+    """
+    args, processes = run.recipe.args, PartialState().num_processes
+    own = [n for n in range(files.count) if n % (args.parts * processes) // processes == args.part]
+    while not all(files.path(number).is_file() for number in own):
+        time.sleep(1)
 
 
 def _hold(path: Path, kind: int) -> int:
@@ -414,10 +472,22 @@ def is_finished(directory: Path) -> bool:
 
 def changes(recipe: Recipe) -> str:
     """What the recipe that began the run directory computes otherwise; empty if nothing."""
-    before = yaml.safe_load((recipe.run_dir / "recipe.yaml").read_text(encoding="utf-8"))
-    keys = sorted((before.keys() | recipe.given.keys()) - PRESENTATION_KEYS)
-    changed = [key for key in keys if before.get(key) != recipe.given.get(key)]
-    return "; ".join(f"{key}: {before.get(key)!r} -> {recipe.given.get(key)!r}" for key in changed)
+    return "; ".join(f"{key}: {before!r} -> {now!r}" for key, (before, now) in changed(recipe).items())
+
+
+def changed(recipe: Recipe) -> dict[str, tuple[Any, Any]]:
+    """The keys in which a recipe and the one that began its run directory differ, with both values."""
+    began = yaml.safe_load((recipe.run_dir / "recipe.yaml").read_text(encoding="utf-8"))
+    before, now = (_computed(given) for given in (began, recipe.given))
+    return {k: (before.get(k), now.get(k)) for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)}
+
+
+def _computed(given: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's keys without those that change nothing of what is computed."""
+    kept = {key: value for key, value in given.items() if key not in PRESENTATION_KEYS}
+    if isinstance(kept.get("engine"), dict):
+        kept["engine"] = {k: v for k, v in kept["engine"].items() if k not in ENGINE_PRESENTATION_KEYS}
+    return kept
 
 
 def refuse_another_recipe(recipe: Recipe) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from open_r1 import contamination, data, deduplicate, engines, hub, run, shards
+from open_r1 import contamination, data, deduplicate, engines, hub, models, run, shards
 from open_r1.configs import Recipe, SamplingConfig
 from open_r1.data import TEXT, StoredRows
 from open_r1.errors import RecipeError
@@ -48,7 +48,10 @@ def main(recipe: Recipe) -> run.Run:
     refuse_columns(rows)
     rows, repeated = deduplicate.distinct(rows, args.deduplicate)
     rows = contamination.guard(this, rows, recipe.data.contamination)
+    run.same_rows(this, rows)
     files = Shards(this.dir / "data", len(rows), args.shard_rows)
+    # Before the files are divided: a process that has none to fill loads no model, and the others would wait for it.
+    this.recipe = models.with_model(recipe)
     todo = run.own_files(this, files)
     if todo:
         generate(this, rows, files, todo)
@@ -100,7 +103,7 @@ def fill(
     """Generate and write one file; how many completions and tokens.
 
     Raises:
-        RecipeError: not one of its prompts can be answered, so something is wrong with all of them.
+        RecipeError: not one of its prompts is answered, nor any other so far: something is wrong with all of them.
     """
     settings, span = recipe.args.sampling, files.range(number)
     stored, numbers = rows.slice(span.start, span.stop), rows.numbers(span.start, span.stop).tolist()
@@ -113,7 +116,8 @@ def fill(
         done=progress.add,
     )
     completions |= dict(zip(prompts, sampled_PN, strict=True))
-    if all(completion.refused for completions_N in completions.values() for completion in completions_N):
+    refused = all(completion.refused for completions_N in completions.values() for completion in completions_N)
+    if refused and not progress.tokens and not any_answered(files.folder):
         raise RecipeError(
             f"datasets: every prompt of the rows {numbers[0]} to {numbers[-1]} is refused: {completions[0][0].refused}"
         )
@@ -124,6 +128,11 @@ def fill(
     ]
     shards.write(files.path(number), [made], datasets.Features({**rows.features, **OWN}))
     return len(made), sum(row["tokens"] for row in made)
+
+
+def any_answered(folder: Path) -> bool:
+    """True if a file that is there already holds an answer."""
+    return any(row["refused"] is None for batch in shards.read(folder, ["refused"]) for row in batch)
 
 
 def as_sampling(settings: SamplingConfig, seed: int) -> engines.Sampling:
@@ -158,7 +167,7 @@ def columns(row: dict[str, Any], number: int, k: int, completion: engines.Comple
     """What sampling adds to a row."""
     text = completion.text
     return {
-        "prompt_id": prompt_id(row["prompt"] or ""),
+        "prompt_id": prompt_id(row["prompt"] or f"row {number}"),
         "row": number,
         "sample": k,
         # A server may send half of a surrogate pair, which no file can hold.
@@ -242,8 +251,10 @@ def examples(folder: Path) -> list[dict[str, Any]]:
     return [{key: row[key] for key in shown} | {"prompt": last_text(row["prompt"])} for row in rows]
 
 
-def last_text(prompt: str | Messages) -> str:
-    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
+def last_text(prompt: str | Messages | None) -> str:
+    if not prompt:
+        return ""
+    return prompt if isinstance(prompt, str) else prompt[-1]["content"] or ""
 
 
 def told(summary: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -59,15 +60,30 @@ class Shards:
 
 
 def is_whole(path: Path) -> bool:
-    """True if a parquet file is there and can be read; deletes one that cannot."""
+    """True if a parquet file is there and is one to its end; deletes one that is not.
+
+    Raises:
+        OSError: the system did not let it be read, which says nothing about the file.
+    """
     if not path.is_file():
         return False
     try:
         pyarrow.parquet.read_metadata(path)
-    except (pyarrow.ArrowInvalid, OSError):
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        # Arrow's own OSError, of a footer that is none, has no number.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         path.unlink()
         return False
     return True
+
+
+def damaged(folder: Path) -> list[str]:
+    """Names of the files of a whole dataset that cannot be read, or are not there."""
+    names = [path.name for path in folder.glob("train-*.parquet")]
+    count = int(names[0][-13:-8]) if names else 0
+    expected = [folder / f"train-{number:05d}-of-{count:05d}.parquet" for number in range(count)]
+    return [path.name for path in expected if not is_whole(path)]
 
 
 def write(path: Path, batches: Iterable[list[dict[str, Any]]], features: datasets.Features) -> int:
@@ -108,15 +124,25 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     # Processes may write the same file at once: each to a name of its own.
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        yield partial
-        descriptor = os.open(partial, os.O_RDONLY)
+    with telling_if_full(path):
         try:
-            # Otherwise the name could reach the disk before the bytes, and a power cut would leave it empty.
-            os.fsync(descriptor)
+            yield partial
+            descriptor = os.open(partial, os.O_RDONLY)
+            try:
+                # Otherwise the name could reach the disk before the bytes, and a power cut would leave it empty.
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            partial.replace(path)
         finally:
-            os.close(descriptor)
-        partial.replace(path)
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def telling_if_full(path: Path) -> Iterator[None]:
+    """Say of a full disk that nothing is lost."""
+    try:
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise RecipeError(
@@ -124,14 +150,12 @@ def replacing(path: Path) -> Iterator[Path]:
                 "space, and the same command goes on"
             ) from error
         raise
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def remove_partial(folder: Path) -> None:
     """Delete what killed processes left half written; only while no other process writes there."""
     for path in folder.glob(".*.partial"):
-        path.unlink(missing_ok=True)
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def read(folder: Path, columns: list[str] | None = None, batch_rows: int = 1000) -> Iterator[list[dict[str, Any]]]:

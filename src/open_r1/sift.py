@@ -138,7 +138,10 @@ def as_messages(samples: list[Row], args: SelectConfig, funnel: Funnel) -> list[
         reasons = [None if answer else "no answer after the reasoning" for answer in answers]
         samples, answers = funnel.passed("reasoning", samples, reasons), [answer for answer in answers if answer]
     return [
-        {"messages": [*conversation(row["prompt"]), assistant(answer)]} | {key: row.get(key) for key in LINEAGE}
+        {"messages": [*conversation(row["prompt"]), assistant(answer)]}
+        | {key: row.get(key) for key in LINEAGE}
+        # They were those of the completion with its reasoning.
+        | ({} if answer == row["completion"] else {"tokens": None})
         for row, answer in zip(samples, answers, strict=True)
     ]
 
@@ -192,7 +195,9 @@ def as_pairs(left: list[Row], complete: list[Row], args: SelectConfig, funnel: F
     size = dict(zip(map(id, complete), filters.lengths(complete), strict=True))
     pairs = nearest_pairs(better, worse, score, lambda row: size[id(row)], args)
     partner = {id(chosen): rejected for chosen, rejected in pairs}
-    unpaired = "no worse sample left, or enough pairs" if pairs else "no worse sample of comparable length"
+    unpaired = "enough pairs, or no worse sample left" if pairs else "no worse sample of comparable length"
+    if not worse:
+        unpaired = "no wrong sample" if config.by == "verdict" else "no worse sample"
     able = {id(row) for row in better}
 
     def reason(row: Row) -> str | None:
@@ -254,7 +259,7 @@ def _pair(chosen: Row, rejected: Row, score: Any, size: dict[int, int], args: Se
             "chosen": [assistant(texts[0])],
             "rejected": [assistant(texts[1])],
             "margin": score(chosen) - score(rejected),
-            "length_ratio": long / short,
+            "length_ratio": long / max(short, 1),
         }
         | {key: chosen.get(key) for key in PROMPT_LINEAGE}
         | {f"chosen_{key}": chosen.get(key) for key in SIDE_LINEAGE}

@@ -6,6 +6,7 @@ import itertools
 import logging
 import math
 from collections import Counter
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import pytest
@@ -246,6 +247,21 @@ def test_out_of_memory_halves_the_batch_and_says_so_once_each(engine, drawn, mon
     fits = 0
     with pytest.raises(RecipeError, match="one completion of 24 tokens"):
         engine.generate(PROMPTS, 4, DRAWN)
+
+
+def test_a_batch_ends_when_the_engine_is_closed(saved):
+    engine = engines.open_engine(recipe(saved))
+    steps = []
+
+    def closing(*args):
+        steps.append(1)
+        if len(steps) == 3:
+            engine.close()
+
+    engine.weights.register_forward_pre_hook(closing)
+    with pytest.raises(CancelledError):
+        engine.generate(PROMPTS, 4, Sampling(max_tokens=100))
+    assert len(steps) == 3
 
 
 def test_texts_are_what_decoding_gives(tmp_path):

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from open_r1 import shards
 from open_r1.configs import DATA_TASKS, TASKS, load_recipe
+from open_r1.launch import module_of
 from open_r1.rewards.batch import ScoredBatch
 from open_r1.rewards.verdict import Verdict
 
@@ -50,7 +51,7 @@ def named(paths: list[Path]) -> pytest.MarkDecorator:
 def test_rows_at_toy_size(path: Path, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     recipe = load_recipe(path, ["--toy", "--output_dir", str(tmp_path)])
-    importlib.import_module(f"open_r1.{recipe.task}").main(recipe)
+    importlib.import_module(module_of(recipe.task)).main(recipe)
     assert shards.count_rows(tmp_path / "data") > 0
     assert (tmp_path / "data" / "README.md").is_file() and (tmp_path / "report.html").is_file()
 
@@ -61,7 +62,7 @@ def test_two_steps_at_toy_size(path: Path, tmp_path, lively, monkeypatch):
     recipe = load_recipe(
         path, ["--toy", "--output_dir", str(tmp_path), "--learning_rate", "1e-3", "--print_every", "0"]
     )
-    done = importlib.import_module(f"open_r1.{recipe.task}").main(recipe)
+    done = importlib.import_module(module_of(recipe.task)).main(recipe)
     metrics = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert sum('"loss"' in row for row in metrics) == 2
     if recipe.task == "grpo":

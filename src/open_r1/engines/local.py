@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from ..prompts import Messages
 from . import Completion, Sampling, refusal, seed_of
 
 if TYPE_CHECKING:
+    import torch
+
     from ..configs import Recipe
 
 _log = logging.getLogger(__name__)
@@ -94,6 +97,7 @@ class Transformers:
         return completions_PN
 
     def close(self) -> None:
+        """Free the weights; a batch under way in another thread ends at its next token."""
         import torch
 
         self.weights = None
@@ -145,7 +149,7 @@ class Transformers:
                 max_new_tokens=int(limits.max()),
                 do_sample=False,
                 logits_processor=processors,
-                stopping_criteria=[ends],
+                stopping_criteria=[ends, self._none_once_closed],
                 disable_compile=True,
             )
         output, lengths, stopped = output[:, start:].tolist(), ends.lengths.tolist(), ends.stopped.tolist()
@@ -153,6 +157,12 @@ class Transformers:
             self._completion(output[j][: lengths[j]], prompt.opener, stopped[j], sampling.stop)
             for j, prompt in enumerate(presented)
         ]
+
+    def _none_once_closed(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object) -> torch.Tensor:
+        """Ends no row, but the batch if the engine has been closed; the process would wait for its last token."""
+        if self.weights is None:
+            raise CancelledError
+        return input_ids.new_zeros(len(input_ids), dtype=bool)
 
     def _completion(self, ids: list[int], opener: str, stopped: bool, stop: tuple[str, ...]) -> Completion:
         text = before_stop(self.tokenizer.decode(ids, skip_special_tokens=True), stop)

@@ -9,7 +9,8 @@ import logging
 import math
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import CancelledError, Future
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +116,9 @@ class Server:
         self._told = False
         self._tried: set[tuple[Any, ...]] = set()
         self._lock = threading.Lock()
-        self.model = model_name or submit(self._only_model()).result()
+        self._under_way: set[Future[Any]] = set()
+        self._closed = False
+        self.model = model_name or self._result(self._only_model())
 
     @staticmethod
     def check(
@@ -154,15 +157,25 @@ class Server:
         rows = rows if rows is not None else list(range(len(prompts)))
         for plain in {isinstance(prompt, str) for prompt in prompts}:
             self._try_once(plain, sampling)
-        work = submit(self._all(prompts, n, sampling, rows, done or (lambda completions, tokens: None)))
-        try:
-            return work.result()
-        except BaseException:
-            work.cancel()
-            raise
+        return self._result(self._all(prompts, n, sampling, rows, done or (lambda completions, tokens: None)))
 
     def close(self) -> None:
-        """Nothing is held: connections belong to the process."""
+        """Give up what is under way: threads would wait for it up to the timeout, and the process for them."""
+        self._closed = True
+        for work in list(self._under_way):
+            work.cancel()
+
+    def _result(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """What comes of a coroutine on the event loop."""
+        future = submit(work)
+        self._under_way.add(future)
+        try:
+            if self._closed:
+                raise CancelledError
+            return future.result()
+        finally:
+            future.cancel()
+            self._under_way.discard(future)
 
     async def _all(
         self,
@@ -221,7 +234,7 @@ class Server:
                 return
             body = self._body(_WORD if plain else _message(_WORD), sampling, 0) | {"max_tokens": 1}
             try:
-                submit(self._persist(body)).result()
+                self._result(self._persist(body))
             except Failure as failure:
                 raise RecipeError(
                     f"engine: {failure}, and that to a prompt of one word and one token; if it is the keys of the "

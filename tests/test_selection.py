@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from open_r1 import data, groups, run, select, shards, sift
+from open_r1 import data, groups, run, selection, shards, sift
 from open_r1.configs import (
     DataConfig,
     DatasetConfig,
@@ -67,7 +67,7 @@ def selected(tmp_path, write_recipe):
         keys.setdefault("datasets", [{"path": str(path)} | (source or {})])
         keys = {"rewards": ["accuracy"], "filters": [], "output_dir": str(tmp_path / name)} | keys
         recipe = load_recipe(write_recipe("select", name, **keys))
-        return select.main(recipe).dir
+        return selection.main(recipe).dir
 
     return do
 
@@ -212,7 +212,7 @@ def test_pairs_by_a_reward_keep_a_margin_and_the_lineage_of_both_sides():
     assert found[0]["margin"] == pytest.approx(0.4) and found[0]["length_ratio"] == 1.0
     assert found[0]["chosen_seed"] == 0 and found[0]["rejected_scores"] == {"q": 0.5}
     assert found[0]["rejected"] == [{"role": "assistant", "content": think(1)}]
-    assert dict(funnel.steps["pairs"].reasons) == {"no worse sample left, or enough pairs": 2, "no evidence by q": 1}
+    assert dict(funnel.steps["pairs"].reasons) == {"enough pairs, or no worse sample left": 2, "no evidence by q": 1}
 
 
 @pytest.mark.parametrize(
@@ -336,6 +336,24 @@ def test_rows_that_cannot_be_judged_are_unknown_and_never_lost(selected):
     assert len(rows_of(directory / "data")) == 1
 
 
+def test_a_prompt_beside_conversations_is_not_what_is_selected(selected):
+    """As in instruction data that repeats the first question in a column of its own; a sampled row has the reverse."""
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
+    asked = [*turns, {"role": "user", "content": "1 ?"}]
+    rows = [{"prompt": "Hi", "prompt_id": "h", "messages": [*asked, {"role": "assistant", "content": "1"}]}]
+    directory = selected(rows, rewards=[])
+    assert [row["messages"] for row in rows_of(directory / "data")] == [rows[0]["messages"]]
+    sampled = [{"prompt": "Hi", "completion": text, "messages": turns, "refused": None} for text in ("Yes?", None)]
+    told = selected(sampled, "sampled", rewards=[])
+    assert [row["messages"][-1]["content"] for row in rows_of(told / "data")] == ["Yes?"]
+    assert steps_of(told)["judged"]["reasons"] == {"empty completion": 1}
+
+
+def test_an_answer_without_its_reasoning_has_not_the_tokens_of_both():
+    found, _ = sifted([judged_row("", 4), judged_row("", 5, completion="Hello!")], reasoning="drop")
+    assert [row["tokens"] for row in found] == [None, 10]
+
+
 @pytest.mark.parametrize(
     ("change", "keys", "told"),
     [
@@ -425,6 +443,10 @@ def test_prompts_whose_samples_lie_apart_are_brought_together(selected, monkeypa
     assert not groups.stand_together(mixed / "judged", scratch) and groups.stand_together(together / "judged", scratch)
     assert len({len(group) for group in groups.regrouped(mixed / "judged", scratch)}) == 1
     assert not list(scratch.iterdir())
+    opened, limit = [], pyarrow.parquet.ParquetFile
+    monkeypatch.setattr(pyarrow.parquet, "ParquetFile", lambda path: opened.append(limit(path)) or opened[-1])
+    list(groups.regrouped(mixed / "judged", scratch))
+    assert opened and all(file.closed for file in opened[:-1]), "many files are not all open at once"
     assert steps_of(mixed) == steps_of(together)
     lineage = [
         sorted((row["row"], row["sample"], row["pass_rate"]) for row in rows_of(run_dir / "data"))
@@ -436,14 +458,24 @@ def test_prompts_whose_samples_lie_apart_are_brought_together(selected, monkeypa
 def test_many_samples_are_sifted_in_other_processes_with_the_same_result(selected, tmp_path, monkeypatch):
     keys = {"filters": ["correct", "pass_rate"], "curriculum": [0.5], "shard_rows": 7}
     alone = everything(selected(samples(12), "alone", **keys))
-    monkeypatch.setattr(select, "CHUNK_ROWS", 5)
-    monkeypatch.setattr(select.pool, "available_cores", lambda: 2)
+    monkeypatch.setattr(selection, "CHUNK_ROWS", 5)
+    monkeypatch.setattr(selection.pool, "available_cores", lambda: 2)
     many = everything(selected(samples(12), "many", **keys | {"datasets": [alone_source(alone)]}))
     assert many == alone
     (tmp_path / "crashing.py").write_text("def crash(samples):\n    return samples[0]['no such key']\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(RecipeError, match=r"crash failed on prompt .*, sample 0: KeyError: 'no such key'"):
         selected(samples(12), "crash", filters=["crashing:crash"])
+
+
+@pytest.mark.parametrize("answer", ["True", "''", "[True]"])
+def test_a_filter_that_answers_neither_none_nor_a_reason_is_refused(selected, tmp_path, monkeypatch, answer):
+    argument = "samples" if "[" in answer else "completion"
+    (tmp_path / "answering.py").write_text(f"def answers({argument}):\n    return {answer}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "answering", raising=False)
+    with pytest.raises(RecipeError, match=r"answers gave (True|'') for prompt .*, sample 0; .*None to keep"):
+        selected(samples(2)[4:5], filters=["answering:answers"])
 
 
 def alone_source(found: dict) -> str:
@@ -477,7 +509,7 @@ def test_a_few_failures_are_counted_and_are_no_evidence(selected, tmp_path):
     directory = selected(rows, rewards=[f"{__name__}:failing"], filters=["correct"], max_error_share=0.5)
     assert funnel_of(directory)["verdicts"] == {"correct": 16, "error": 8}
     reasons = steps_of(directory)["correct"]["reasons"]
-    assert len(reasons) == 1 and next(iter(reasons)).startswith("error: TimeoutError in failing (test_select.py:")
+    assert len(reasons) == 1 and next(iter(reasons)).startswith("error: TimeoutError in failing (test_selection.py:")
     assert funnel_of(directory)["pass_rates"]["unjudged"] == 2
 
 
@@ -568,8 +600,8 @@ def test_a_selection_killed_in_judging_and_in_selecting_ends_the_same(selected, 
     whole = selected(samples(60), "whole", **keys)
     recipe = tmp_path / "recipes" / "small" / "select" / "whole.yaml"
     killed = tmp_path / "killed"
-    code = "from open_r1 import select; from open_r1.configs import load_recipe as load; import sys; "
-    code += "select.main(load(sys.argv[1], ['--output_dir', sys.argv[2]]))"
+    code = "from open_r1 import selection; from open_r1.configs import load_recipe as load; import sys; "
+    code += "selection.main(load(sys.argv[1], ['--output_dir', sys.argv[2]]))"
     environment = {"PYTHONPATH": str(tmp_path), "PATH": "", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
     for moment in ("judged/*.parquet", ".selecting/data/.*"):
         words = [sys.executable, "-c", code, str(recipe), str(killed)]
@@ -580,6 +612,6 @@ def test_a_selection_killed_in_judging_and_in_selecting_ends_the_same(selected, 
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=60)
     assert len(list((killed / "judged").glob("*.parquet"))) == 60 and not (killed / "data").exists()
-    select.main(load_recipe(recipe, ["--output_dir", str(killed)]))
+    selection.main(load_recipe(recipe, ["--output_dir", str(killed)]))
     assert everything(killed) == everything(whole)
     assert not list(killed.glob(".selecting")) and not list((killed / "judged").glob(".*"))

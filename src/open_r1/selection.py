@@ -16,7 +16,20 @@ from typing import Any
 
 import datasets
 
-from open_r1 import contamination, data, deduplicate, filters, groups, hub, judged, preflight, run, shards, sift
+from open_r1 import (
+    contamination,
+    data,
+    deduplicate,
+    filters,
+    groups,
+    hub,
+    judged,
+    preflight,
+    report,
+    run,
+    shards,
+    sift,
+)
 from open_r1.configs import Recipe, SelectConfig
 from open_r1.curriculum import Curriculum
 from open_r1.data import MESSAGES
@@ -48,6 +61,7 @@ def main(recipe: Recipe) -> run.Run:
     features = judged.features_of(rows, recipe)
     check_columns(recipe, features)
     rows = contamination.guard(this, rows, recipe.data.contamination)
+    run.same_rows(this, rows)
     files = Shards(this.dir / "judged", len(rows), args.shard_rows)
     todo = run.own_files(this, files)
     if todo:
@@ -129,6 +143,7 @@ def select(this: run.Run, features: datasets.Features) -> dict[str, Any]:
     run.write_json(this.dir / "funnel.json", counts)
     this.say(funnel.table())
     if not count:
+        report.write(this.dir)
         raise RecipeError(
             f"filters: nothing is left to train on. The table above, {this.dir}/funnel.json and rejected.jsonl say "
             "which step dropped what; the verdicts are kept in judged/"
