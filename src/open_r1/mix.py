@@ -127,6 +127,8 @@ def sizes(sources: list[DatasetConfig], available: list[int], rows: int | None) 
         counts = [n if source.rows is None else source.rows for source, n in zip(sources, most, strict=True)]
     for i, (source, n) in enumerate(zip(sources, available, strict=True)):
         at = f"datasets.{i} ({source.path})"
+        if not n:
+            raise RecipeError(f"{at}: none of its rows is left, as all repeat others or are contaminated")
         if counts[i] < 1:
             raise RecipeError(f"{at}: none of its {n} rows would be in the mixture; ask for more of it")
         if counts[i] > most[i]:

@@ -252,7 +252,8 @@ def finish(run: Run, trainer: Trainer, tokenizer: PreTrainedTokenizerBase, base:
         report.write(run.dir)
     if run.recipe.run.toy:
         run.say(
-            "this was the recipe at toy size, on a random model: it shows that it runs, and its figures mean nothing"
+            "this was the recipe at toy size, on a random model, with the miniature's problems in place of data and "
+            "evaluation sets that are no local files: it shows that it runs, and its figures mean nothing"
         )
     trainer.end()
 
@@ -278,7 +279,10 @@ def finish_data(run: Run, summary: dict[str, Any]) -> None:
         run.set_status("interrupted")
         raise
     if run.recipe.run.toy:
-        run.say("this was the recipe at toy size: it shows that it runs, and its rows mean nothing")
+        run.say(
+            "this was the recipe at toy size, with the miniature's problems in place of data and evaluation sets that "
+            "are no local files: it shows that it runs, and its rows mean nothing"
+        )
 
 
 def model_card(run: Run, base: str) -> str:
