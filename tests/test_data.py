@@ -348,3 +348,23 @@ def test_the_result_of_a_recipe_is_a_source(write_recipe, tmp_path):
         stored(write_recipe, {"path": str(maker)})
     (tmp_path / "made" / "status.json").write_text('{"state": "finished"}')
     assert stored(write_recipe, {"path": str(maker)}).slice(0, 1)[0]["prompt"] == "made"
+
+
+def test_the_tag_that_a_template_had_opened_is_put_back(write_recipe, tmp_path):
+    def completions(rows: list[dict], **source) -> list:
+        sources = [{"path": jsonl(tmp_path / "rows.jsonl", rows)} | source]
+        stored = data.load_rows(load_recipe(write_recipe("select", datasets=sources)))
+        return [row["completion"] for row in stored.slice(0, len(stored))]
+
+    texts = ["so </think> 3", "<think>so</think> 3", ""]
+    rows = [{"prompt": "p", "completion": text} for text in texts]
+    assert completions(rows, opens_think=True) == ["<think>\nso </think> 3", texts[1], ""]
+    assert completions(rows) == texts
+    several = [{"prompt": "p", "completion": ["a </think> 1", None]}]
+    assert completions(several, opens_think=True) == [["<think>\na </think> 1", None]]
+
+
+@pytest.mark.parametrize("value", [5, 2.5, True])
+def test_a_value_that_is_no_conversation_is_named(value):
+    with pytest.raises(RecipeError, match=r"here, row 3: expected a text or messages, got"):
+        data.as_messages(value, "here", 3)

@@ -14,7 +14,7 @@ import yaml
 from conftest import ROOT, shared
 
 from open_r1 import engines, filters, rewards
-from open_r1.configs import DataConfig, _typed, load_recipe, parse_overrides
+from open_r1.configs import DataConfig, FilterConfig, _typed, load_recipe, parse_overrides
 from open_r1.judge import judge
 from open_r1.rewards import RewardConfig
 
@@ -81,9 +81,25 @@ def test_every_engine_and_every_filter_is_in_its_table():
         assert all(str(default) in row for default in told), name
 
 
+def test_the_examples_of_own_filters_run(tmp_path, monkeypatch):
+    (example,) = re.findall(r"```python\n(.*?)```", OF_DATA, re.DOTALL)
+    (tmp_path / "own_filters_of_the_docs.py").write_text(example)
+    monkeypatch.syspath_prepend(tmp_path)
+    entries = [
+        FilterConfig("own_filters_of_the_docs:short_answer", parameters={"most": 3}),
+        FilterConfig("own_filters_of_the_docs:not_alone"),
+    ]
+    filters.check(entries, [])
+    short, alone = [filters.find(entry.name) for entry in entries]
+    assert short("<think>a</think>four", most=3) == "long answer" and short("<think>a</think>3", most=3) is None
+    assert alone([{}]) == ["too few samples"] and alone([{}, {}]) == [None, None]
+
+
 def test_the_example_of_a_gate_is_valid():
-    (example,) = re.findall(r"```yaml\n(contamination:.*?)```", OF_DATA, re.DOTALL)
-    _typed(DataConfig, yaml.safe_load(example), "recipe")
+    examples = re.findall(r"```yaml\n(.*?)```", OF_DATA, re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        _typed(DataConfig, yaml.safe_load(example), "recipe")
 
 
 def test_every_reward_is_in_the_table_and_the_example_is_valid():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -358,3 +359,21 @@ def test_a_file_of_a_finished_run_that_is_damaged_is_made_again(whole, tmp_path)
 def test_a_part_says_of_how_many(write_recipe):
     with pytest.raises(RecipeError, match=r"parts: part 0 of how many"):
         load_recipe(write_recipe("sample"), ["--part", "0"])
+
+
+def test_a_full_disk_ends_with_what_it_says_and_nothing_else(write_recipe, tmp_path, monkeypatch, capsys):
+    """Not even the status can be written then."""
+    recipe = load_recipe(write_recipe("sample"))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def fails(path, batches, features):
+        monkeypatch.setattr(run, "write_json", full)
+        with shards.telling_if_full(path):
+            full()
+
+    monkeypatch.setattr(shards, "write", fails)
+    with pytest.raises(SystemExit) as ended:
+        run.guarded(lambda: sample.main(recipe))
+    assert ended.value.code == 2 and "error: the disk is full: " in capsys.readouterr().err

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from open_r1 import data, groups, run, selection, shards, sift
+from open_r1 import data, groups, judged, run, selection, shards, sift
 from open_r1.configs import (
     DataConfig,
     DatasetConfig,
@@ -615,3 +615,17 @@ def test_a_selection_killed_in_judging_and_in_selecting_ends_the_same(selected, 
     selection.main(load_recipe(recipe, ["--output_dir", str(killed)]))
     assert everything(killed) == everything(whole)
     assert not list(killed.glob(".selecting")) and not list((killed / "judged").glob(".*"))
+
+
+def test_other_filters_need_no_other_verdicts(selected, monkeypatch):
+    assert len(rows_of(selected(samples(), filters=["correct"]) / "data")) > 1
+
+    def judge(*_):
+        raise AssertionError("judged again")
+
+    monkeypatch.setattr(judged, "judge", judge)
+    fewer = ["correct", {"name": "best", "k": 1, "by": "shortest"}]
+    again = selected(samples(), filters=fewer, overwrite=True)
+    assert {row["sample"] for row in rows_of(again / "data")} and "best" in (again / "funnel.json").read_text()
+    with pytest.raises(AssertionError, match="judged again"):
+        selected(samples(), filters=fewer, rewards=["accuracy", "think_format"], overwrite=True)

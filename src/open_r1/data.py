@@ -486,8 +486,8 @@ def _reopened(completion: Any) -> Any:
     """Completions, one or a list of them, with the `<think>` that their prompt had opened."""
     if isinstance(completion, list):
         return [_reopened(one) if isinstance(one, str) else one for one in completion]
-    closed = isinstance(completion, str) and not completion.lstrip().startswith("<think>")
-    return f"<think>\n{completion}" if closed else completion
+    lacks_it = isinstance(completion, str) and completion.strip() and not completion.lstrip().startswith("<think>")
+    return f"<think>\n{completion}" if lacks_it else completion
 
 
 def _conversation(prompt: Any) -> Any:
