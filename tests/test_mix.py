@@ -98,7 +98,7 @@ def test_amounts(sources, available, rows, expected):
         ),
         ([{"weight": 0.5, "epochs": 2}, {"weight": 0.5}], [10, 99], 60, ["30 rows", "20 in 2 epochs", "`epochs: 3`"]),
         ([{"weight": 0.999}, {"weight": 0.001}], [600, 10], 100, ["datasets.1", "none of its 10 rows"]),
-        ([{}, {}], [7, 0], None, ["datasets.1", "none of its 0 rows"]),
+        ([{}, {}], [7, 0], None, ["datasets.1", "none of its rows is left, as all repeat others or are contaminated"]),
         ([{"epochs": 0.01}], [7], None, ["none of its 7 rows"]),
         ([{"rows": 0}], [7], None, ["none of its 7 rows"]),
     ],
