@@ -45,10 +45,19 @@ def test_what_cannot_work_is_refused_by_name(name, parameters, told):
     assert "secret" not in str(caught.value) and "sk-123" not in str(caught.value)
 
 
-def test_what_can_work_is_not():
-    engines.check(EngineConfig("transformers", {"batch_size": 4}))
-    engines.check(EngineConfig("open_r1.engines.local:Transformers", {}))
-    engines.check(EngineConfig("server", {"endpoints": ["http://a/v1", "http://b/v1"], "concurrency": 3}))
+@pytest.mark.parametrize(
+    ("name", "parameters", "wrong"),
+    [
+        ("transformers", {"batch_size": 4}, {"batch_sizes": 4}),
+        ("open_r1.engines.local:Transformers", {}, {"endpoints": "http://a/v1"}),
+        ("server", {"endpoints": ["http://a/v1", "http://b/v1"], "concurrency": 3}, {"concurrency": 0}),
+    ],
+)
+def test_what_can_work_is_not(name, parameters, wrong):
+    """And a near miss of the same is refused."""
+    assert engines.check(EngineConfig(name, parameters)) is None
+    with pytest.raises(RecipeError):
+        engines.check(EngineConfig(name, parameters | wrong))
 
 
 def test_checking_loads_no_torch():
