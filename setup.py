@@ -40,7 +40,7 @@ setup(
     python_requires=">=3.11",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"open_r1": ["templates/*.jinja"]},
+    package_data={"open_r1": ["templates/*.jinja", "benchmarks/*.yaml"]},
     install_requires=CORE,
     extras_require={
         # trl 1.16 accepts vllm 0.22 to 0.31; 0.30.0 is the one that goes with torch 2.13.0.

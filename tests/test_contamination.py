@@ -14,9 +14,9 @@ from conftest import shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from open_r1 import contamination, data, dataset_card, ngrams
+from open_r1 import benchmarks, contamination, data, dataset_card, ngrams
 from open_r1.configs import ContaminationConfig, DatasetConfig, load_recipe
-from open_r1.contamination import EVALUATION_SETS, Gate, check, guard
+from open_r1.contamination import Gate, check, guard
 from open_r1.errors import RecipeError
 from open_r1.prompts import PROMPTS
 
@@ -326,9 +326,30 @@ def test_two_splits_of_one_source_are_told_apart():
     assert [hit.set for hit in gate.hits([EVALUATION[2]])] == ["test_contamination:prompts (default, test)"]
 
 
-def test_the_table_of_sets_names_whole_sources():
-    for name, source in EVALUATION_SETS.items():
-        assert source.path.count("/") == 1 and source.rows is None and not source.filters, name
+def test_a_benchmark_is_named_and_its_problems_alone_are_compared(monkeypatch):
+    """All of its sources, by its own filters and the recipe's, without the words that its templates put around."""
+    rows = [{"q": text, "year": year, "level": 1} for year, text in enumerate(EVALUATION, start=2022)]
+    part = {"path": "test_contamination:rows", "columns": {"prompt": "q"}, "template": {"prompt": "Hint: {prompt}"}}
+    sources = [
+        part | {"args": {"rows": rows}, "filters": {"year": {"min": 2023}}},
+        part | {"args": {"rows": [{"q": CLEAN[0], "year": 2030, "level": 2}]}},
+    ]
+    monkeypatch.setattr(benchmarks, "names", lambda: ["contest"])
+    monkeypatch.setattr(benchmarks, "find", lambda name: {"name": name, "datasets": sources})
+    assert Gate(ContaminationConfig([DatasetConfig("contest")]), 0).texts == [*EVALUATION[1:], CLEAN[0]]
+    some = DatasetConfig("contest", filters={"level": 1}, rows=1)
+    assert Gate(ContaminationConfig([some]), 0).texts == EVALUATION[1:2]
+
+
+def rows(seed: int, rows: list[dict[str, object]]) -> datasets.Dataset:
+    """A source with any columns, as `test_contamination:rows`."""
+    return datasets.Dataset.from_list(rows)
+
+
+def test_the_miniature_is_a_benchmark_to_be_kept_out():
+    gate = Gate(ContaminationConfig([DatasetConfig("tiny")], ngram=40), 0)
+    assert gate.sizes == {"tiny": 200}
+    assert gate.hits([gate.texts[0], EVALUATION[0]])[1] is None and gate.hits([gate.texts[0]])[0].how == "whole"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import datasets
 import numpy as np
 
-from . import data, deduplicate, minhash, ngrams
+from . import benchmarks, data, deduplicate, minhash, ngrams
 from .configs import ContaminationConfig, DatasetConfig, Recipe
 from .data import Rows, StoredRows
 from .errors import RecipeError, nearest
@@ -29,23 +29,6 @@ from .ngrams import Words
 from .prompts import PROMPTS
 from .run import Run, write_json
 
-# Where the usual evaluation sets are on the hub; any other is named by a source of its own.
-EVALUATION_SETS: dict[str, DatasetConfig] = {
-    "aime24": DatasetConfig("HuggingFaceH4/aime_2024", columns={"prompt": "problem"}),
-    "aime25": DatasetConfig("yentinglin/aime_2025", columns={"prompt": "problem"}),
-    "amc23": DatasetConfig("math-ai/amc23", split="test", columns={"prompt": "question"}),
-    "math500": DatasetConfig("HuggingFaceH4/MATH-500", split="test", columns={"prompt": "problem"}),
-    "gsm8k": DatasetConfig("openai/gsm8k", name="main", split="test", columns={"prompt": "question"}),
-    "minerva": DatasetConfig("math-ai/minervamath", split="test", columns={"prompt": "question"}),
-    # Needs a login that has accepted its terms.
-    "gpqa_diamond": DatasetConfig("Idavidrein/gpqa", name="gpqa_diamond", columns={"prompt": "Question"}),
-    "humaneval": DatasetConfig("openai/openai_humaneval", split="test"),
-    "mbpp": DatasetConfig("google-research-datasets/mbpp", name="full", split="test", columns={"prompt": "text"}),
-    # The parquet copy of livecodebench/code_generation_lite, whose loading script datasets no longer runs.
-    "livecodebench": DatasetConfig(
-        "lighteval/code_generation_lite", name="release_v6", split="test", columns={"prompt": "question_content"}
-    ),
-}
 _AROUND = [(before, after) for before, _, after in (p.text.partition("{question}") for p in PROMPTS.values())]
 COMPARED = ("prompt", "messages", "chosen", "text")  # the first of these that a row has
 BATCH = 1000  # rows read at once
@@ -271,25 +254,40 @@ def load_prompts(source: DatasetConfig, seed: int) -> list[str]:
     Raises:
         RecipeError: it cannot be loaded, or has no such column.
     """
-    known = EVALUATION_SETS.get(source.path)
-    named = dataclasses.replace(known, filters=source.filters, rows=source.rows) if known else source
     at = f"contamination.against ({source.path})"
     if source.template or source.extract:
         raise RecipeError(f"{at}: `template` and `extract` are not used here; name the column of the problems")
     try:
-        rows = data.load(named, seed)
+        parts = [(part, data.load(part, seed)) for part in _parts(source)]
     except (RecipeError, RuntimeError) as error:  # datasets' error of a set that needs a script is a RuntimeError
-        meant = "" if known or "/" in source.path else nearest(source.path, list(EVALUATION_SETS))
+        known = source.path in benchmarks.names() or "/" in source.path
+        meant = "" if known else nearest(source.path, benchmarks.names())
         raise RecipeError(
             f"{at}: this evaluation set cannot be loaded{meant} ({error}). Name a local copy instead, e.g. `against: "
             f"[{{path: {source.path.rpartition('/')[2]}.jsonl, columns: {{prompt: <its column>}}}}]`, or set `action: "
             "waive` with a `reason` to go on without it"
         ) from error
-    if named.filters:
-        rows = rows.filter(data.row_filter(named.filters, at))
-    if named.rows is not None:
-        rows = rows.take(named.rows)
-    column = named.columns.get("prompt", "prompt")
+    prompts = [prompt for part, rows in parts for prompt in _prompts(part, rows, at)]
+    return prompts if source.rows is None else prompts[: source.rows]
+
+
+def _parts(source: DatasetConfig) -> list[DatasetConfig]:
+    """The sources of a benchmark that is named, with the recipe's filters beside its own; or the source itself.
+
+    A benchmark's templates put words around its problems, and its own columns hold the problems alone.
+    """
+    if source.path not in benchmarks.names():
+        return [source]
+    parts = [DatasetConfig(**part) for part in benchmarks.find(source.path)["datasets"]]
+    return [dataclasses.replace(part, filters=part.filters | source.filters) for part in parts]
+
+
+def _prompts(source: DatasetConfig, rows: Rows, at: str) -> list[str]:
+    """The column of the problems, in the rows that meet the filters, which may go by either name of a column."""
+    if source.filters:
+        filters = {source.columns.get(column, column): condition for column, condition in source.filters.items()}
+        rows = rows.filter(data.row_filter(filters, at))
+    column = source.columns.get("prompt", "prompt")
     if column not in rows.column_names:
         raise RecipeError(
             f"{at}: column {column!r} is missing; it has {', '.join(rows.column_names)}. "

@@ -44,6 +44,28 @@ PROMPTS: dict[str, Prompt] = {
     "r1_zero": Prompt(R1_ZERO, plain=True),
     # The DeepSeek-R1 README's advice for mathematics: no system prompt, and this sentence after the question.
     "boxed": Prompt("{question}\nPlease reason step by step, and put your final answer within \\boxed{}."),
+    # simple-evals' (MIT), which R1's evaluation of GPQA used (arXiv 2501.12948v1, 3).
+    "multiple_choice": Prompt(
+        "Answer the following multiple choice question. The last line of your response should be of the following "
+        "format: 'Answer: $LETTER' (without quotes) where LETTER is one of ABCD. Think step by step before answering."
+        "\n\n{question}"
+    ),
+    # LiveCodeBench's (MIT) for DeepSeek-R1; what comes after the question hangs on its kind.
+    "livecodebench": Prompt(
+        "You will be given a question (problem specification) and will generate a correct Python program that matches "
+        "the specification and passes all tests.\n\nQuestion: {question}"
+    ),
+    # DeepSeek-Coder's (MIT) for HumanEval.
+    "complete_python": Prompt(
+        "Please continue to complete the function. You are not allowed to modify the given code and do the completion "
+        "only. Please return all completed function in a codeblock. Here is the given code to do completion:\n"
+        "```python\n{question}\n```"
+    ),
+    # MBPP's (arXiv 2108.07732); the sentence about the block is ours, as a chat model's answer has words around it.
+    "write_python": Prompt(
+        "You are an expert Python programmer, and here is your task: {question}\n\n"
+        "Put your program in a block between ```python and ```."
+    ),
     # For instruct models: R1's non-reasoning data were made "by prompting" for a chain of thought before the answer
     # (arXiv 2501.12948v1, 2.3.3). The paper does not print its prompt; this one is ours.
     "think_first": Prompt(
