@@ -63,13 +63,25 @@ NAME = 60  # characters of a step's name in a funnel
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a plot: `style` is a key of `LINES`, `colour` of `COLOURS`; a band of +- `spread` lies around it."""
+    """One line of a plot: `style` is a key of `LINES`, `colour` of `COLOURS`.
+
+    A band lies around it: of +- `spread`, or from the lower to the upper line of `band`.
+    """
 
     label: str
     points: Points
     style: str = "line"
     colour: str = "blue"
     spread: Points | None = None
+    band: tuple[Points, Points] | None = None
+
+    @property
+    def bounds(self) -> tuple[Points, Points] | None:
+        """The lower and upper edge of what is shaded around the line."""
+        if self.spread:
+            low, high = ({s: self.points[s] + sign * std for s, std in self.spread.items()} for sign in (-1, 1))
+            return low, high
+        return self.band
 
 
 @dataclass(frozen=True)
@@ -95,12 +107,13 @@ class Plot:
         for line in self.lines:
             steps, values = list(line.points), list(line.points.values())
             colour = COLOURS[line.colour]
-            if line.spread:
-                low, high = ([line.points[s] + sign * std for s, std in line.spread.items()] for sign in (-1, 1))
-                ax.fill_between(list(line.spread), low, high, color=colour, alpha=0.15, linewidth=0)
+            if line.bounds:
+                low, high = (list(edge.values()) for edge in line.bounds)
+                ax.fill_between(list(line.bounds[0]), low, high, color=colour, alpha=0.15, linewidth=0)
             style = LINES["dots" if len(steps) == 1 else line.style]
             ax.plot(steps, values, color=colour, label=line.label or "_", **style)
         values = [value for line in self.lines for value in line.points.values()]
+        values += [value for line in self.lines if line.band for edge in line.band for value in edge.values()]
         ax.set_xlabel("training step")
         _name_unit(ax, self.unit)
         ax.set_xlim(-0.02 * max(self.last, 1), 1.02 * max(self.last, 1))
