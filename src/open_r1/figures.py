@@ -139,7 +139,7 @@ def lengths(histogram: dict[str, list]) -> Histogram:
     return Histogram("Length of the completions", "completions", "tokens", histogram["edges"], counts)
 
 
-def pass_rates(rates: dict[str, Any]) -> Histogram:
+def pass_rates(rates: dict[str, Any], of: str = "prompt") -> Histogram:
     """Prompts by their share of right samples; `never` and `always` stand apart from the bands `between` them."""
     bands = rates["between"]
     n = len(bands)
@@ -147,7 +147,7 @@ def pass_rates(rates: dict[str, Any]) -> Histogram:
     ends = [rates["never"], 0, *[0] * n, 0, rates["always"]]
     counts = {"sometimes": [0, 0, *bands, 0, 0], "never or always": ends}
     ticks = {0.5: "never", **{1.5 + i: f"{100 * i // n}%" for i in range(2, n, 2)}, n + 2.5: "always"}
-    return Histogram("Pass rate of the prompts", "prompts", "right samples of a prompt", edges, counts, ticks)
+    return Histogram(f"Pass rate of the {of}s", f"{of}s", f"right samples of a {of}", edges, counts, ticks)
 
 
 def funnel(steps: list[dict[str, Any]]) -> Funnel:

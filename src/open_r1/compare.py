@@ -1,0 +1,338 @@
+"""Is one run better than another? Evaluations of the same problems, problem by problem.
+
+Every difference is paired: problems differ far more than models do, and how hard they are cancels. `compare` makes the
+comparison, `told` says it in a terminal, `write` keeps it as JSON or as a page.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import comparable, metrics, tables
+from .bootstrap import interval
+from .comparable import ALLOWED, LETTERS, Group, Side
+from .drawings import Differences
+from .errors import RecipeError, nearest
+from .pages.rendering import drawn, render
+from .significance import flipped, holm, paired, power, sign_flip
+
+Json = dict[str, Any]
+
+OF_SAMPLES = ("truncated", "format", "language")  # shares beside the metrics, where problems have them
+FLIPS = 10  # told in a terminal
+WIDTH = 100  # of its sentences
+ENDINGS = (".json", ".html")
+
+
+def compare(
+    runs: Sequence[str], *, metric: str = "pass@1", allow: Sequence[str] = (), level: float = 0.95, seed: int = 0
+) -> Json:
+    """Set runs against the first of them, on each benchmark that they share.
+
+    Args:
+        runs: run directories, or `RUN_DIR:name` for one evaluation of it; two single evaluations are compared whatever
+            their names.
+        metric: whose difference is tested; `maj@k` is that of all samples.
+        allow: names of `ALLOWED` that may differ. Other problems are compared on those that all have.
+        level: of the intervals, and 1 minus the share of false alarms.
+        seed: of the resampling.
+
+    Returns:
+        The comparison, for JSON: `runs`, and by benchmark the figures of each and what each is against the first.
+
+    Raises:
+        RecipeError: fewer than two evaluations, one that cannot be read, none in common, or not of one kind.
+    """
+    _check(runs, metric, allow, level)
+    loaded = [comparable.load(run, letter) for run, letter in zip(runs, LETTERS, strict=False)]
+    groups = comparable.grouped(runs, loaded)
+    comparable.refuse_twice(groups)
+    comparable.refuse_differing(runs, groups, allow)
+    benchmarks = [_benchmark(group, metric, level, seed) for group in groups]
+    if all(benchmark["metric"] is None for benchmark in benchmarks):
+        there = dict.fromkeys(name for group in groups for side in group.sides for name in side.found["metrics"])
+        raise RecipeError(f"--metric {metric}: not among the metrics that all runs have; there are {', '.join(there)}")
+    pairs = [pair for benchmark in benchmarks for pair in benchmark["pairs"]]
+    tests = sum(pair["p"] is not None for pair in pairs)
+    for pair, corrected in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
+        pair["p_holm"] = corrected
+    for benchmark in benchmarks:
+        for pair in benchmark["pairs"]:
+            pair["meaning"] = _meaning(benchmark, pair, level, tests)
+    named = [{"letter": letter, "run": run} for letter, run in zip(LETTERS, runs, strict=False)]
+    return {"runs": named, "metric": metric, "level": level, "seed": seed, "tests": tests, "benchmarks": benchmarks}
+
+
+def _check(runs: Sequence[str], metric: str, allow: Sequence[str], level: float) -> None:
+    unknown = next((name for name in allow if name not in ALLOWED), None)
+    if unknown is not None:
+        raise RecipeError(f"--allow {unknown}: nothing of that name is compared{nearest(unknown, list(ALLOWED))}")
+    if not 0 < level < 1:
+        raise RecipeError(f"--level {level:g}: must lie between 0 and 1, for instance 0.95")
+    metrics.parse(metric)
+    if len(runs) < 2:
+        raise RecipeError(
+            "compare takes two runs or more; the evaluations of one training are RUN_DIR:before and RUN_DIR:after"
+        )
+    if len(runs) > len(LETTERS):
+        raise RecipeError(f"compare takes at most {len(LETTERS)} runs at once, not {len(runs)}")
+
+
+def _benchmark(group: Group, metric: str, level: float, seed: int) -> Json:
+    """The figures of a group's sides, and what each is against the first; without the metric no `pairs`."""
+    first, *others = group.sides
+    ids = [one for one in first.by_id if all(one in side.by_id for side in others)]
+    if not ids:
+        raise RecipeError(f"{group.name}: no problem is in all of the runs; compare them two by two")
+    kind, n = metrics.parse(metric)
+    ks = [side.found["protocol"]["k"] for side in group.sides]
+    tested = f"{kind}@{n or min(ks)}"
+    names = [name for name in first.found["metrics"] if all(name in side.found["metrics"] for side in others)]
+    tested = tested if tested in names else None
+    names = [*sorted(names, key=lambda name: name != tested), *OF_SAMPLES, "mean_length"]
+    return {
+        "name": group.name,
+        "title": first.found.get("title") or group.name,
+        "problems": len(ids),
+        "of": len(first.by_id),
+        "metric": tested,
+        "differing": list(dict.fromkeys(group.differing)),
+        "sides": [
+            {
+                "run": side.letter,
+                "file": str(side.path),
+                "k": k,
+                "figures": {name: _figure(side, name, ids, level, seed) for name in names},
+            }
+            for side, k in zip(group.sides, ks, strict=True)
+        ],
+        "pairs": [_pair(first, side, tested, names, ids, level, seed) for side in others] if tested else [],
+    }
+
+
+def _pair(a: Side, b: Side, tested: str, names: list[str], ids: list[str], level: float, seed: int) -> Json:
+    """B against A: differences, the test of one of them, the problems that flipped, what it takes to tell."""
+    differences_P = paired(_values(a, tested, ids), _values(b, tested, ids))
+    rates_a, rates_b = (_rates(side, ids) for side in (a, b))
+    counts = [[side.by_id[one][key] for one in ids] for side in (a, b) for key in ("correct", "evidence")]
+    needed = power(*counts, level=level) if tested == "pass@1" else None
+    return {
+        "run": b.letter,
+        "differences": {name: _difference(a, b, name, ids, level, seed) for name in names},
+        "p": sign_flip(differences_P, seed=seed),
+        "power": needed._asdict() if needed else None,
+        "flips": [flip._asdict() | {"problem": ids[flip.problem]} for flip in flipped(rates_a, rates_b)],
+        "by_problem": [
+            {"problem": one, "before": old, "after": new, "difference": difference}
+            for one, old, new, difference in zip(ids, rates_a, rates_b, differences_P, strict=True)
+        ],
+    }
+
+
+def _values(side: Side, name: str, ids: list[str]) -> list[float | None]:
+    """A figure problem by problem; None where a problem has none."""
+    problems = side.by_id
+    if name == "truncated":
+        return [problems[one]["truncated"] / problems[one]["samples"] for one in ids]
+    return [problems[one].get("tokens" if name == "mean_length" else name) for one in ids]
+
+
+def _rates(side: Side, ids: list[str]) -> list[float | None]:
+    """Pass rates of the samples with evidence."""
+    problems = [side.by_id[one] for one in ids]
+    return [problem["correct"] / problem["evidence"] if problem["evidence"] else None for problem in problems]
+
+
+def _figure(side: Side, name: str, ids: list[str], level: float, seed: int) -> Json:
+    """A figure of one side with its interval: as its evaluation has it, or of the common problems."""
+    if len(ids) == len(side.by_id) and side.found.get("level") == level:
+        found = side.found
+        stored = {**found["metrics"], **found["shares"], "mean_length": found["tokens"]["mean"]}[name]
+        return {key: stored[key] for key in ("value", "low", "high")}
+    return _mean(_values(side, name, ids), None if name == "mean_length" else (0.0, 1.0), level, seed)
+
+
+def _difference(a: Side, b: Side, name: str, ids: list[str], level: float, seed: int) -> Json:
+    """B - A in the mean over the problems where both have the figure, and how many these are.
+
+    Evaluations that hold a figure for all problems together only, not for each, have no difference of it.
+    """
+    differences_P = paired(_values(a, name, ids), _values(b, name, ids))
+    known = sum(difference is not None for difference in differences_P)
+    return _mean(differences_P, None if name == "mean_length" else (-1.0, 1.0), level, seed) | {"problems": known}
+
+
+def _mean(values_P: list[float | None], bounds: tuple[float, float] | None, level: float, seed: int) -> Json:
+    known = [value for value in values_P if value is not None]
+    if not known:
+        return {"value": None, "low": None, "high": None}
+    low, high = interval(values_P, bounds=bounds, level=level, seed=seed) or (None, None)
+    return {"value": sum(known) / len(known), "low": low, "high": high}
+
+
+def _meaning(benchmark: Json, pair: Json, level: float, tests: int) -> str:
+    """What a comparison shows, in a sentence or two."""
+    a, b = benchmark["sides"][0]["run"], pair["run"]
+    difference = pair["differences"][benchmark["metric"]]
+    if difference["value"] is None:
+        return f"Nothing can be said of {b} against {a}: no problem has samples with a verdict on both sides."
+    size = tables.words(tables.points(difference))
+    p = f"p {tables.p_value(pair['p_holm'])}" + (f", corrected for {tests} tests" if tests > 1 else "")
+    needs = pair["power"]
+    if pair["p_holm"] <= 1 - level:
+        better = "better" if difference["value"] > 0 else "worse"
+        told = f"{b} is {better} than {a}: {size} points, {p}."
+        return told + (f" {needs['problems']:,} such problems would have told it." if needs else "")
+    told = f"No difference between {a} and {b} can be told: {size} points, {p}."
+    if not needs or needs["detectable"] == 0:
+        return told
+    told += f" These problems and samples tell one of about {100 * needs['detectable']:.1f} points or more"
+    if not needs["problems"]:
+        return f"{told}."
+    of_each = f", or {needs['samples']:,} samples of each of these" if needs["samples"] else ""
+    seen = abs(100 * difference["value"])
+    return f"{told}; one of {seen:.1f} would take {needs['problems']:,} problems like them{of_each}."
+
+
+def told(compared: Json) -> str:
+    """A comparison, as `compare` makes it, for the terminal; without a newline at the end."""
+    lines = [f"{run['letter']}  {run['run']}" for run in compared["runs"]]
+    for benchmark in compared["benchmarks"]:
+        lines += ["", "", *_lines(benchmark)]
+    return "\n".join(lines)
+
+
+def _told_tests(compared: Json) -> str:
+    tests = compared["tests"]
+    return f"{len(compared['runs'])} runs, {tests} {'difference' if tests == 1 else 'differences'} tested"
+
+
+def check_output(path: Path) -> None:
+    """Refuse a file that `write` would not know how to write.
+
+    Raises:
+        RecipeError: it ends in neither .json nor .html.
+    """
+    if Path(path).suffix not in ENDINGS:
+        raise RecipeError(f"--output {path}: must end in {' or '.join(ENDINGS)}")
+
+
+def write(compared: Json, path: Path) -> None:
+    """Keep a comparison as a JSON file, or as a page that needs nothing else, by the ending of `path`.
+
+    Raises:
+        RecipeError: as `check_output`.
+    """
+    path = Path(path)
+    check_output(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".html":
+        pages = [_page(benchmark) for benchmark in compared["benchmarks"]]
+        about = {"name": ["comparison", compared["metric"]], "facts": [_told_tests(compared)], "benchmarks": pages}
+        render("compare.html.jinja", path, compared | about)
+        return
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(compared, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _lines(benchmark: Json) -> list[str]:
+    first = benchmark["sides"][0]["run"]
+    lines = [f"{benchmark['title']}: {_counted(benchmark)}"]
+    lines += [f"  not the same, and allowed: {words}" for words in benchmark["differing"]]
+    if not benchmark["pairs"]:
+        return [*lines, f"  {_without_metric(benchmark)}"]
+    head = ("", "", "", f"against {first}", "")
+    rows = [(row["name"], row["run"], row["value"], row["difference"], row["p"]) for row in _rows(benchmark)]
+    lines += ["", *tables.aligned([head, *rows], left=(0, 1, 4))]
+    for pair in benchmark["pairs"]:
+        lines += ["", *_flips(first, pair), *textwrap.wrap(pair["meaning"], WIDTH)]
+    return lines
+
+
+def _flips(first: str, pair: Json) -> list[str]:
+    """The problems whose pass rate crossed one half, those that changed most."""
+    flips = pair["flips"]
+    if not flips:
+        return []
+    rates = [
+        (tables.setting(flip["problem"]), *(f"{100 * flip[key]:.1f}%" for key in ("before", "after")))
+        for flip in flips[:FLIPS]
+    ]
+    table = [f"  {line}" for line in tables.aligned([("problem", first, pair["run"]), *rates])]
+    more = [f"  and {len(flips) - FLIPS:,} more"] if len(flips) > FLIPS else []
+    return [_told_flips(first, pair), *table, *more, ""]
+
+
+def _told_flips(first: str, pair: Json) -> str:
+    won = sum(flip["after"] > flip["before"] for flip in pair["flips"])
+    lost = len(pair["flips"]) - won
+    return f"Solved in more than half of the samples by {pair['run']} only: {won:,}; by {first} only: {lost:,}"
+
+
+def _counted(benchmark: Json) -> str:
+    """How many problems and samples were compared."""
+    ks = sorted({side["k"] for side in benchmark["sides"]})
+    part = "" if benchmark["problems"] == benchmark["of"] else f" of {benchmark['of']:,}"
+    samples = " or ".join(f"{k:,}" for k in ks) + (" sample" if ks == [1] else " samples")
+    return f"{benchmark['problems']:,}{part} problems, {samples} of each"
+
+
+def _without_metric(benchmark: Json) -> str:
+    there = ", ".join(dict.fromkeys(name for side in benchmark["sides"] for name in side["figures"] if "@" in name))
+    return f"not compared: the metric is not among those that all of them have ({there or 'none'})"
+
+
+def _rows(benchmark: Json) -> list[Json]:
+    """Rows of the table: each figure of each run, and what it is against the first."""
+    first = benchmark["sides"][0]
+    pairs = {pair["run"]: pair for pair in benchmark["pairs"]}
+    rows = []
+    for name in first["figures"]:
+        if all(side["figures"][name]["value"] is None for side in benchmark["sides"]):
+            continue
+        tokens = name == "mean_length"
+        for side in benchmark["sides"]:
+            pair = pairs.get(side["run"])
+            tested = pair and name == benchmark["metric"] and pair["p_holm"] is not None
+            rows.append(
+                {
+                    "name": ("mean length" if tokens else name) if side is first else "",
+                    "run": side["run"],
+                    "value": (tables.count if tokens else tables.share)(side["figures"][name]),
+                    "difference": (tables.more if tokens else tables.points)(pair["differences"][name])
+                    if pair
+                    else ("", ""),
+                    "p": _p(pair) if tested else "",
+                }
+            )
+    return rows
+
+
+def _p(pair: Json) -> str:
+    corrected = f", corrected {tables.p_value(pair['p_holm']).lstrip('= ')}" if pair["p_holm"] > pair["p"] else ""
+    return f"p {tables.p_value(pair['p'])}{corrected}"
+
+
+def _page(benchmark: Json) -> Json:
+    """What the template shows of a benchmark."""
+    first = benchmark["sides"][0]["run"]
+    pairs = [
+        pair | {"drawing": _drawing(benchmark, pair), "told_flips": _told_flips(first, pair)}
+        for pair in benchmark["pairs"]
+    ]
+    more = {"first": first, "counted": _counted(benchmark), "without_metric": _without_metric(benchmark)}
+    return benchmark | more | {"rows": _rows(benchmark) if pairs else [], "pairs": pairs}
+
+
+def _drawing(benchmark: Json, pair: Json) -> Json | None:
+    mean = pair["differences"][benchmark["metric"]]
+    if mean["value"] is None:
+        return None
+    differences = [problem["difference"] for problem in pair["by_problem"] if problem["difference"] is not None]
+    title = f"{benchmark['metric']} of {pair['run']} less that of {benchmark['sides'][0]['run']}, by problem"
+    return drawn(Differences(title, differences, mean["value"], (mean["low"], mean["high"])))

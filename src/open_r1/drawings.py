@@ -1,0 +1,107 @@
+"""Drawings of evaluations: how a score grows with samples, and how problems differ between two runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from .plots import COLOURS, LARGE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SIDES = {-1: ("orange", "worse"), 0: ("grey", "the same"), 1: ("blue", "better")}
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Scores against the number of samples; `lines` holds those of 1, 2, ... samples by their label."""
+
+    title: str
+    lines: dict[str, list[float]]
+
+    margins: ClassVar = (0.66, 0.48)
+    size: ClassVar = LARGE
+
+    def draw(self, ax: Axes) -> None:
+        from matplotlib.ticker import MaxNLocator, NullLocator
+
+        most = max(map(len, self.lines.values()))
+        for (label, scores), colour in zip(self.lines.items(), ("blue", "orange"), strict=False):
+            dot = {"marker": "o", "markersize": 4.5} if len(scores) == 1 else {}
+            ax.plot(range(1, len(scores) + 1), scores, color=COLOURS[colour], linewidth=1.8, label=label, **dot)
+        ax.set_xscale("log", base=2)
+        doubled = [2**i for i in range(most.bit_length())]
+        # The last one is named too, unless it would lie upon the power before it.
+        ticks = doubled if most < 1.3 * doubled[-1] else [*doubled, most]
+        ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xlim(0.95, 1.05 * max(most, 2))
+        ax.set_xlabel("samples of a problem")
+        ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
+        ax.annotate("share of problems", (0, 1), xytext=(0, 6), xycoords="axes fraction", textcoords="offset points")
+        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+
+    def told(self) -> str:
+        """The drawing in words: where each line begins and ends."""
+        parts = [
+            f"{label} {100 * scores[0]:.1f}% with 1 sample, {100 * scores[-1]:.1f}% with {len(scores)}"
+            for label, scores in self.lines.items()
+        ]
+        return f"{self.title}: {'; '.join(parts)}."
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Problems in the order of their difference, and the band in which the mean of it lies.
+
+    Args:
+        title: of the drawing.
+        differences: of each problem, -1..1.
+        mean: of them.
+        interval: of the mean.
+    """
+
+    title: str
+    differences: list[float]
+    mean: float
+    interval: tuple[float, float]
+
+    margins: ClassVar = (0.66, 0.48)
+    size: ClassVar = LARGE
+
+    def draw(self, ax: Axes) -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        ordered = sorted(self.differences)
+        ax.axhspan(*self.interval, color=COLOURS["green"], alpha=0.25, linewidth=0)
+        ax.axhline(self.mean, color=COLOURS["green"], linewidth=1.4, label="mean")
+        for side, (colour, label) in SIDES.items():
+            dots = [(i, difference) for i, difference in enumerate(ordered, 1) if _side(difference) == side]
+            if dots:
+                size = 5 if len(ordered) <= 100 else 3
+                ax.plot(*zip(*dots, strict=True), "o", color=COLOURS[colour], markersize=size, label=label)
+        ax.axhline(0, color=COLOURS["grey"], linewidth=0.8)
+        ax.set_xlabel("problems, sorted")
+        ax.set_xlim(0, len(ordered) + 1)
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 2.5, 5, 10]))
+        ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:+.4g}" if value else "0")
+        ax.annotate("points", (0, 1), xytext=(0, 6), xycoords="axes fraction", textcoords="offset points")
+        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, handlelength=0.9)
+
+    def told(self) -> str:
+        """The drawing in words: how many problems are worse, the same, better, and the mean."""
+        sides = Counter(map(_side, self.differences))
+        counts = ", ".join(f"{label} {sides[side]:,}" for side, (_, label) in SIDES.items())
+        low, high = self.interval
+        return (
+            f"{self.title}: problems {counts}; "
+            f"{100 * self.mean:+.1f} points in the mean [{100 * low:.1f}, {100 * high:.1f}]."
+        )
+
+
+def _side(difference: float) -> int:
+    return (difference > 0) - (difference < 0)
