@@ -1,5 +1,7 @@
-# make install | train | check | test | test-long | lint | report. Each makes the virtual environment on first use, and only then.
+# make install | train | evaluate | compare | reference | check | test | test-long | lint | report. Each makes the virtual environment on first use, and only then.
 #   make train RECIPE=recipes/tiny/grpo/r1_zero.yaml ARGS="--seed 7"
+#   make evaluate MODEL=runs/tiny/grpo/r1_zero BENCH=tiny
+#   make compare A=runs/one B=runs/other        make compare RUN=runs/one REFERENCE=tiny_r1_zero
 PYTHON ?= python3
 VENV   ?= .venv
 EXTRAS ?= dev
@@ -8,7 +10,7 @@ ARGS   ?=
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready-$(EXTRAS)
 
-.PHONY: install train check test test-long lint format report clean
+.PHONY: install train evaluate compare reference check test test-long lint format report clean
 
 install: $(READY)
 
@@ -34,6 +36,15 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+evaluate: $(READY)
+	@$(BIN)/open-r1 evaluate $(MODEL) $(BENCH) $(ARGS)
+
+compare: $(READY)
+	@$(BIN)/open-r1 compare $(A) $(B) $(RUNS) $(RUN) $(if $(REFERENCE),--reference $(REFERENCE)) $(ARGS)
+
+reference: $(READY)
+	@$(BIN)/open-r1 reference $(RUNS) --output $(OUTPUT)
 
 check: $(READY)
 	@$(BIN)/open-r1 check $(RECIPE) $(ARGS)

@@ -55,7 +55,7 @@ TASKS = {
         "per_device_train_batch_size": 4,
     },
 }
-DATA_TASKS = {
+SHARDED_TASKS = {
     "sample": {
         "random_init": MODEL,
         "tokenizer_name_or_path": "open_r1.tiny.tokenizer:build",
@@ -68,6 +68,13 @@ DATA_TASKS = {
         "datasets": [{"path": "open_r1.tiny.problems:samples", "args": {"rows": 64}}],
         "rewards": [{"name": "accuracy"}, {"name": "think_format"}],
         "filters": [{"name": "correct"}],
+        "seed": 0,
+    },
+    "evaluate": {
+        "random_init": MODEL,
+        "tokenizer_name_or_path": "open_r1.tiny.tokenizer:build",
+        "benchmarks": [{"name": "tiny", "problems": 8, "k": 4, "max_tokens": 8}],
+        "shard_rows": 3,
         "seed": 0,
     },
     "mix": {
@@ -92,7 +99,7 @@ def write_recipe(tmp_path: Path) -> Callable[..., Path]:
     def write(task: str, name: str = "recipe", **keys: object) -> Path:
         path = tmp_path / "recipes" / "small" / task / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        small = DATA_TASKS[task] if task in DATA_TASKS else SMALL | TASKS[task]
+        small = SHARDED_TASKS[task] if task in SHARDED_TASKS else SMALL | TASKS[task]
         content = small | {"output_dir": str(tmp_path / "run")} | keys
         path.write_text(yaml.safe_dump({k: v for k, v in content.items() if v is not ...}, allow_unicode=True))
         return path

@@ -13,15 +13,17 @@ SOURCE = Path(open_r1.__file__).parent
 # From the top down; a module may import from lower layers, and within its layer only what stands to its right.
 LAYERS = [
     ["cli"],
-    ["launch", "judge"],
-    ["sft", "grpo", "dpo", "reward", "sample", "selection", "mix"],
-    ["evaluate", "callbacks", "preflight", "reward_model"],
-    ["curriculum", "judged", "sift", "funnel", "groups", "contamination"],
+    ["launch", "judge", "compare", "comparable"],
+    ["sft", "grpo", "dpo", "reward", "sample", "selection", "mix", "evaluate"],
+    ["live", "callbacks", "preflight", "reward_model"],
+    ["curriculum", "judged", "sift", "funnel", "groups", "contamination", "imported", "held_out", "graded", "sampled"],
     ["run"],
-    ["report", "engines", "models", "dataset_card", "hub", "deduplicate", "data"],
-    ["configs", "figures", "plots", "shards", "progress", "minhash", "ngrams"],
+    ["report", "pages", "reference", "tables"],
+    ["engines", "models", "dataset_card", "hub", "deduplicate", "loaders", "data"],
+    ["configs", "figures", "drawings", "plots", "shards", "progress", "minhash", "ngrams"],
     ["checks"],
-    ["filters", "toy", "rewards", "sandbox", "tiny", "prompts"],
+    ["filters", "toy", "metrics", "significance", "bootstrap", "rewards", "sandbox", "tiny", "prompts", "protocol"],
+    ["benchmarks"],
     ["errors", "quiet"],
 ]
 RANK = {name: (i, j) for i, layer in enumerate(LAYERS) for j, name in enumerate(layer)}

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from conftest import ROOT, shared
 
-from open_r1 import engines, filters, rewards
+from open_r1 import benchmarks, engines, filters, launch, reference, rewards
 from open_r1.configs import DataConfig, FilterConfig, _typed, load_recipe, parse_overrides
 from open_r1.judge import judge
 from open_r1.rewards import RewardConfig
@@ -21,9 +21,10 @@ from open_r1.rewards import RewardConfig
 README = (ROOT / "README.md").read_text()
 OF_REWARDS = (ROOT / "src/open_r1/rewards/README.md").read_text()
 OF_DATA = (ROOT / "recipes/DATA.md").read_text()
+OF_EVALUATION = (ROOT / "recipes/EVALUATION.md").read_text()
 COMMANDS = [
     line.split(" #")[0].strip()
-    for block in re.findall(r"```sh\n(.*?)```", README + OF_REWARDS + OF_DATA, re.DOTALL)
+    for block in re.findall(r"```sh\n(.*?)```", README + OF_REWARDS + OF_DATA + OF_EVALUATION, re.DOTALL)
     for line in block.splitlines()
     if line.strip()
 ]
@@ -48,6 +49,9 @@ def test_command(line, monkeypatch, tmp_path):
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist([JUDGED[name]]), files["--input"])
         assert judge(name, *files.values(), parse_overrides(words[7:]))["correct"] == 1
         return
+    if words[1] in ("evaluate", "compare", "reference"):
+        check_measuring(words, tmp_path)
+        return
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), "a target of the Makefile"
         values = dict(word.split("=", 1) for word in words[2:])
@@ -65,9 +69,47 @@ def test_command(line, monkeypatch, tmp_path):
     load_recipe(recipe, overrides)
 
 
+def check_measuring(words, tmp_path):
+    """`evaluate`, `compare` and `reference`: runs are those of recipes, benchmarks and references are there."""
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        values = dict(word.split("=", 1) for word in words[2:])
+    else:
+        values = {"MODEL": words[2], "BENCH": words[3], "ARGS": shlex.join(words[4:])}
+    known = {"evaluate": {"MODEL", "BENCH", "ARGS"}, "compare": {"A", "B", "RUN", "REFERENCE", "ARGS"}}
+    assert values.keys() <= known.get(words[1], {"RUNS", "OUTPUT"})
+    for run in (values.get(key, "") for key in ("MODEL", "A", "B", "RUN")):
+        if run.startswith("runs/"):
+            made_by = run.partition(":")[0].partition("--")[0].replace("runs/", "recipes/") + ".yaml"
+            assert (ROOT / made_by).is_file(), run
+    if words[1] == "evaluate":
+        model = values["MODEL"]
+        if model.endswith(".jsonl"):
+            (tmp_path / model).write_text("")
+            model = str(tmp_path / model)
+        model = "some/model" if model.startswith("runs/") else model
+        load_recipe(*launch.evaluation(model, values["BENCH"].split(","), shlex.split(values.get("ARGS", ""))))
+    if "REFERENCE" in values:
+        assert values["REFERENCE"] in reference.names()
+
+
 def test_linked_files_exist():
-    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
-        assert (ROOT / target).exists(), target
+    for folder, text in ((ROOT, README), (ROOT / "recipes", OF_EVALUATION), (ROOT / "recipes", OF_DATA)):
+        for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+            assert (folder / target).exists(), target
+
+
+def test_every_benchmark_is_in_the_table_with_its_protocol():
+    rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| (\d+) \| `(\w+)` \|$", OF_EVALUATION, re.MULTILINE)
+    written = [benchmarks.written(name) for name in benchmarks.names()]
+    told = [(b["name"], f"{b['problems']:,}", str(b["k"]), b.get("verifier", "accuracy")) for b in written]
+    assert rows == told
+
+
+def test_the_example_of_own_benchmarks_is_valid(write_recipe):
+    (example,) = re.findall(r"```yaml\n(.*?)```", OF_EVALUATION, re.DOTALL)
+    recipe = load_recipe(write_recipe("evaluate", **yaml.safe_load(example)))
+    assert [benchmark.name for benchmark in recipe.args.benchmarks] == ["aime24", "sums"]
 
 
 def test_every_engine_and_every_filter_is_in_its_table():

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from typing import TYPE_CHECKING, Any
 
-from . import filters, prompts, rewards
+from . import benchmarks, filters, metrics, prompts, protocol, rewards
 from .errors import RecipeError, nearest
 
 if TYPE_CHECKING:
     from .configs import (
+        BenchmarkConfig,
         ContaminationConfig,
         DataConfig,
-        DataTaskConfig,
         DeduplicateConfig,
+        EvaluateConfig,
         MixConfig,
         RunConfig,
         SampleConfig,
+        SamplingConfig,
         SelectConfig,
+        ShardedConfig,
     )
 
 
 def check_recipe(task: str, given: dict[str, Any], run: RunConfig, data: DataConfig, model: Any) -> None:
     """Combinations that no library checks, or checks only once the model is loaded."""
     has = given.get
-    if not data.datasets:
+    if task == "evaluate":
+        if data.datasets:
+            raise RecipeError("datasets: an evaluation measures `benchmarks`, each of which names its own")
+    elif not data.datasets:
         raise RecipeError(
             "datasets: the list is empty; name at least one source, e.g. `datasets: [{path: rows.jsonl}]`"
         )
@@ -44,12 +51,14 @@ def check_recipe(task: str, given: dict[str, Any], run: RunConfig, data: DataCon
         raise RecipeError(f"rewards: {task} has no rewards; they belong to grpo and select recipes")
     if model is not None and not (model.model_name_or_path or run.random_init or run.base_recipe):
         engine = has("engine")
-        if task != "sample" or engine is None or engine.name != "server":
+        if has("completions"):
+            return
+        if task not in ("sample", "evaluate") or engine is None or engine.name != "server":
             raise RecipeError("model_name_or_path: no model is named (nor base_recipe or random_init)")
     for key in ("epochs", "license"):
         if task != "mix" and any(getattr(source, key) is not None for source in data.datasets):
             raise RecipeError(f"datasets: {key} is a key of mix recipes; {task} does not use it")
-    if model is None or task == "sample":
+    if model is None or task in ("sample", "evaluate"):
         return
     _check_trainer(task, given, run, data, model)
 
@@ -110,8 +119,8 @@ def _check_contamination(config: ContaminationConfig) -> None:
         raise RecipeError(f"{at}.reason: say why contaminated rows may stay; it is kept with the run")
 
 
-def check_data_task(task: str, args: DataTaskConfig, run: RunConfig, data: DataConfig) -> None:
-    """Combinations of sample, select and mix recipes."""
+def check_sharded_task(task: str, args: ShardedConfig, run: RunConfig, data: DataConfig) -> None:
+    """Combinations of sample, select, mix and evaluate recipes."""
     if run.evaluation is not None or run.merge_adapter:
         key = "merge_adapter" if run.merge_adapter else "evaluation"
         raise RecipeError(f"{key}: {task} does not train a model, so it has no use for this key")
@@ -125,9 +134,11 @@ def check_data_task(task: str, args: DataTaskConfig, run: RunConfig, data: DataC
         raise RecipeError("overwrite: each part would delete what the others wrote; delete the run directory instead")
     if args.parts > 1 and task == "mix":
         raise RecipeError("parts: a mix is one job; it reads and writes, and computes nothing")
-    if args.deduplicate is not None:
+    if task != "evaluate" and args.deduplicate is not None:
         _check_deduplicate(args.deduplicate)
-    {"sample": _check_sample, "select": _check_select, "mix": _check_mix}[task](args, run, data)
+    {"sample": _check_sample, "select": _check_select, "mix": _check_mix, "evaluate": _check_evaluate}[task](
+        args, run, data
+    )
 
 
 def _check_deduplicate(config: DeduplicateConfig) -> None:
@@ -138,19 +149,59 @@ def _check_deduplicate(config: DeduplicateConfig) -> None:
 
 
 def _check_sample(args: SampleConfig, run: RunConfig, data: DataConfig) -> None:
-    sampling = args.sampling
+    _check_sampling("sampling", args.sampling, "n")
+
+
+def _check_sampling(at: str, sampling: SamplingConfig | BenchmarkConfig, number: str) -> None:
+    """Values of sampling; `number` is the key that says how many completions of each prompt."""
     for key, fits, meaning in (
-        ("n", sampling.n >= 1, "1 or more"),
-        ("temperature", sampling.temperature >= 0, "0 or above"),
-        ("top_p", 0 < sampling.top_p <= 1, "above 0 and at most 1"),
-        ("top_k", sampling.top_k >= 0, "0 (off) or above"),
-        ("max_tokens", sampling.max_tokens >= 1, "1 or more"),
-        ("stop", all(sampling.stop), "without empty texts"),
+        (number, lambda n: n >= 1, "1 or more"),
+        ("temperature", lambda t: t >= 0, "0 or above"),
+        ("top_p", lambda p: 0 < p <= 1, "above 0 and at most 1"),
+        ("top_k", lambda k: k >= 0, "0 (off) or above"),
+        ("max_tokens", lambda n: n >= 1, "1 or more"),
+        ("stop", all, "without empty texts"),
     ):
-        if not fits:
-            raise RecipeError(f"sampling.{key}: {meaning}, got {getattr(sampling, key)!r}")
-    if sampling.temperature == 0 and sampling.n > 1:
-        raise RecipeError(f"sampling.n: at temperature 0 all {sampling.n} completions would be the same; use n: 1")
+        if getattr(sampling, key, None) is not None and not fits(getattr(sampling, key)):
+            raise RecipeError(f"{at}.{key}: {meaning}, got {getattr(sampling, key)!r}")
+    n = getattr(sampling, number)
+    if sampling.temperature == 0 and n > 1:
+        raise RecipeError(f"{at}.{number}: at temperature 0 all {n} completions would be the same; use {number}: 1")
+
+
+def _check_evaluate(args: EvaluateConfig, run: RunConfig, data: DataConfig) -> None:
+    names = [benchmark.name for benchmark in args.benchmarks]
+    if not names:
+        raise RecipeError(f"benchmarks: name at least one of {', '.join(benchmarks.names())}, or one's own")
+    for name in names:
+        if names.count(name) > 1:
+            raise RecipeError(f"benchmarks: {name!r} is listed twice; give one of them another `name`")
+    if not 0.5 <= args.level < 1:
+        raise RecipeError(f"level: of the intervals, such as 0.95, got {args.level:g}")
+    for benchmark in protocol.applied(args):
+        at = f"benchmarks.{benchmark.name}"
+        if not re.fullmatch(r"[\w.+-]+", benchmark.name):
+            raise RecipeError(f"{at}: a name of letters, digits, - and _, as files are called by it")
+        if not benchmark.datasets:
+            raise RecipeError(f"{at}.datasets: the list is empty; where are its problems?")
+        if benchmark.prompt is not None and benchmark.prompt not in prompts.PROMPTS:
+            known = nearest(benchmark.prompt, list(prompts.PROMPTS))
+            raise RecipeError(f"{at}.prompt: no prompt is named {benchmark.prompt!r}{known}")
+        if benchmark.problems is not None and benchmark.problems < 1:
+            raise RecipeError(f"{at}.problems: 1 or more, got {benchmark.problems}")
+        _check_sampling(at, benchmark, "k")
+        rewards.check([benchmark.verifier])
+        if not benchmark.metrics:
+            raise RecipeError(f"{at}.metrics: the list is empty, e.g. `metrics: [pass@1]`")
+        for name in benchmark.metrics:
+            try:
+                metric = metrics.resolve(name, benchmark.k)
+            except RecipeError as error:
+                raise RecipeError(f"{at}: {error}") from error
+            if metric.startswith("maj@") and rewards.ballot(benchmark.verifier.name) is None:
+                raise RecipeError(
+                    f"{at}.metrics: {name} is a vote over answers, and {benchmark.verifier.name} gives none to count"
+                )
 
 
 def _check_select(args: SelectConfig, run: RunConfig, data: DataConfig) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import sys
+from collections.abc import Callable
 
 from .errors import RecipeError
 
@@ -33,6 +35,41 @@ def main() -> None:
     )
     check.set_defaults(run=None)
 
+    verbs.add_parser(
+        "evaluate",
+        help="measure a model on benchmarks",
+        usage="open-r1 evaluate MODEL BENCHMARK [BENCHMARK ...] [--processes N] [--key value ...]",
+        description="Sample, judge and tell with intervals, each benchmark by its own protocol. MODEL is a hub name, "
+        "a folder, or a run directory, whose prompt is then taken as well. BENCHMARK is a name or a YAML file.",
+        epilog="For example: open-r1 evaluate runs/tiny/grpo/r1_zero tiny   --k 4   --engine.name vllm   --rejudge",
+    )
+
+    compare = verbs.add_parser(
+        "compare",
+        help="compare evaluations, or a run's curves with a reference",
+        description="Paired differences of two or more evaluations on the same problems, with intervals and a test; "
+        "or, with --reference, one run's curves beside stored ones. A run is its directory, or DIRECTORY:NAME for one "
+        "of its evaluations (runs/tiny/grpo/r1_zero:before).",
+    )
+    compare.add_argument("runs", nargs="+", metavar="RUN")
+    compare.add_argument("--reference", help="a name in recipes/reference, or a file")
+    compare.add_argument("--metric", default="pass@1", help="what is tested (default: pass@1)")
+    compare.add_argument("--allow", nargs="+", default=[], help="what may differ: grader, prompt, k, problems, ...")
+    compare.add_argument("--level", type=float, default=0.95, help="of the intervals (default: 0.95)")
+    compare.add_argument("--seed", type=int, default=0, help="of the resampling (default: 0)")
+    compare.add_argument("--output", help="a .json or .html file for all of it")
+    compare.set_defaults(run=_compare)
+
+    reference = verbs.add_parser(
+        "reference",
+        help="make a reference curve of finished runs",
+        description="Mean and band of the curves of several finished runs of one recipe (other seeds), as a file that "
+        "`open-r1 compare RUN --reference FILE` reads.",
+    )
+    reference.add_argument("runs", nargs="+", metavar="RUN")
+    reference.add_argument("--output", required=True)
+    reference.set_defaults(run=_reference)
+
     judge = verbs.add_parser(
         "judge",
         help="judge stored answers as in training",
@@ -52,10 +89,11 @@ def main() -> None:
 
     # One's own rewards, named `module:function`, may lie beside the recipe's command; `python -m` looks there too.
     sys.path.append(os.getcwd())
-    # The words of `train` and `check` are the recipe's own keys, so argparse must not look into them.
+    # Other words of these are the recipe's own keys, so argparse must not look into them.
     words = sys.argv[1:]
-    if words[:1] in (["train"], ["check"]) and not {"-h", "--help"} & set(words[1:2]):
-        {"train": _train, "check": _check}[words[0]](words[1:])
+    takes_keys = {"train": _train, "check": _check, "evaluate": _evaluate}
+    if words and words[0] in takes_keys and not {"-h", "--help"} & set(words[1:2]):
+        takes_keys[words[0]](words[1:])
         return
     arguments, more = parser.parse_known_args(words)
     if more and arguments.verb != "judge":
@@ -68,18 +106,30 @@ def main() -> None:
 
 
 def _train(words: list[str]) -> None:
+    recipe, overrides = _recipe(words)
+    _run(lambda: (recipe, overrides))
+
+
+def _evaluate(words: list[str]) -> None:
+    named = list(itertools.takewhile(lambda word: not word.startswith("--"), words))
+    benchmarks = [name for word in named[1:] for name in word.split(",") if name]
+    if not benchmarks:
+        sys.exit("error: which model on which benchmarks? open-r1 evaluate MODEL aime24 math500")
+
+    def planned() -> tuple[str, list[str]]:
+        from . import launch
+
+        return launch.evaluation(named[0], benchmarks, words[len(named) :])
+
+    _run(planned)
+
+
+def _run(planned: Callable[[], tuple[str, list[str]]]) -> None:
+    """Run the recipe with the overrides that `planned` gives, once the libraries may be loaded."""
     # Both are read when the libraries load. Tokenizers would warn about every fork. OpenMP's threads wait for each
     # other by spinning: beside another busy process steps took 15 times as long; this bound costs a tenth when alone.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    recipe, overrides = _recipe(words)
-    processes = None
-    if "--processes" in overrides:
-        at = overrides.index("--processes")
-        if not overrides[at + 1 : at + 2] or not overrides[at + 1].isdigit() or overrides[at + 1] == "0":
-            sys.exit("error: --processes takes a number of processes, 1 or more")
-        processes = int(overrides[at + 1])
-        overrides = overrides[:at] + overrides[at + 2 :]
     from . import quiet
 
     quiet.hold()
@@ -87,7 +137,21 @@ def _train(words: list[str]) -> None:
         print("loading libraries ...", file=sys.stderr)
     from . import launch, run
 
-    run.guarded(lambda: launch.train(recipe, overrides, processes))
+    def task() -> run.Run:
+        recipe, overrides = planned()
+        overrides, processes = _without_processes(overrides)
+        return launch.train(recipe, overrides, processes)
+
+    run.guarded(task)
+
+
+def _without_processes(overrides: list[str]) -> tuple[list[str], int | None]:
+    if "--processes" not in overrides:
+        return overrides, None
+    at = overrides.index("--processes")
+    if not overrides[at + 1 : at + 2] or not overrides[at + 1].isdigit() or overrides[at + 1] == "0":
+        raise RecipeError("--processes takes a number of processes, 1 or more")
+    return overrides[:at] + overrides[at + 2 :], int(overrides[at + 1])
 
 
 def _recipe(words: list[str]) -> tuple[str, list[str]]:
@@ -153,6 +217,45 @@ def _judge(arguments: argparse.Namespace) -> None:
         arguments.reward, Path(arguments.input), Path(arguments.output), parse_overrides(arguments.more)
     )
     print(", ".join(f"{count:g} {name}" for name, count in summary.items()))
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    if arguments.reference is None:
+        from . import compare
+
+        if arguments.output:
+            compare.check_output(Path(arguments.output))
+        given = {
+            "metric": arguments.metric,
+            "allow": arguments.allow,
+            "level": arguments.level,
+            "seed": arguments.seed,
+        }
+        compared = compare.compare(arguments.runs, **given)
+        print(compare.told(compared))
+        if arguments.output:
+            compare.write(compared, Path(arguments.output))
+        return
+    from . import reference, report
+
+    if len(arguments.runs) != 1:
+        raise RecipeError("--reference: one run is set beside a reference; compare several runs without it")
+    run_dir = Path(arguments.runs[0])
+    placed = reference.place(run_dir, arguments.reference)
+    print(reference.told(placed))
+    reference.save(placed, run_dir)
+    print(report.write(run_dir))
+
+
+def _reference(arguments: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from . import reference
+
+    reference.write(reference.make([Path(run) for run in arguments.runs]), Path(arguments.output))
+    print(arguments.output)
 
 
 def _report(arguments: argparse.Namespace) -> None:

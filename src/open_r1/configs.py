@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from . import checks
+from . import benchmarks, checks
 from .errors import RecipeError, nearest
 from .rewards import RewardConfig
 from .toy import DROPPED, shrink
@@ -27,7 +27,8 @@ from .toy import DROPPED, shrink
 HF_SEED = 42  # transformers' default of `seed`
 TRAINERS = ("sft", "grpo", "dpo", "reward")
 DATA_TASKS = ("sample", "select", "mix")
-TASKS = (*TRAINERS, *DATA_TASKS)
+SHARDED_TASKS = (*DATA_TASKS, "evaluate")  # these write files of rows, which tell by themselves what is done
+TASKS = (*TRAINERS, *SHARDED_TASKS)
 
 
 @dataclass
@@ -36,8 +37,8 @@ class DatasetConfig:
 
     Args:
         path: a hub name, a local json, jsonl, parquet or csv file, a folder of those, a folder written by
-            `save_to_disk`, `package.module:function` called with `seed` and `args`, or a sample, select or mix recipe,
-            whose result is read; it is run first if it has not been.
+            `save_to_disk`, `package.module:function` called with `args` and, unless they have one, the run's `seed`,
+            or a sample, select or mix recipe, whose result is read; it is run first if it has not been.
         name: the hub dataset's configuration.
         split: split to read.
         columns: our column -> the source's column (`{prompt: question, solution: answer}`).
@@ -77,7 +78,7 @@ class ContaminationConfig:
     """The gate that keeps evaluation problems out of the training prompts.
 
     Args:
-        against: evaluation sets: names in `contamination.EVALUATION_SETS`, or sources with a `prompt` column.
+        against: evaluation sets: names of benchmarks, or sources with a `prompt` column.
         ngram: words in a row that two texts must share (10 in the paper's D.1, 8 in open-r1).
         overlap: least share of an evaluation prompt's n-grams that a row must have to count; at 0, the paper's rule,
             a stock phrase of that length counts.
@@ -194,6 +195,42 @@ class EngineConfig:
 
 
 @dataclass
+class BenchmarkConfig:
+    """A set of held-out problems and how it is measured: a file of `open_r1/benchmarks`, one's own, or both in part.
+
+    Args:
+        name: of a file there, or of one's own benchmark.
+        datasets: its problems, with the columns `prompt` and those of the verifier; `id` names a problem, which
+            otherwise goes by its prompt's hash; `language` is the one to answer in.
+        title: in tables.
+        problems: how many there are; fewer or more are a departure that is told.
+        prompt: a name in `prompts.PROMPTS`.
+        system_prompt: system message put before every problem.
+        verifier: the reward whose verdict is the score.
+        k: samples of each problem.
+        metrics: `pass@<n>` and `maj@<n>`; `k` in place of a number stands for all samples.
+        temperature: sampling temperature.
+        top_p: nucleus sampling.
+        max_tokens: of a completion.
+        source: where this protocol is from.
+    """
+
+    name: str
+    datasets: list[DatasetConfig] = field(default_factory=list)
+    title: str | None = None
+    problems: int | None = None
+    prompt: str = "chat"
+    system_prompt: str | None = None
+    verifier: RewardConfig = field(default_factory=lambda: RewardConfig("accuracy"))
+    k: int = 1
+    metrics: list[str] = field(default_factory=lambda: ["pass@1"])
+    temperature: float = 0.6
+    top_p: float = 0.95
+    max_tokens: int = 32768
+    source: str | None = None
+
+
+@dataclass
 class FilterConfig:
     """One step of a selection; the filter's own parameters stand beside its name.
 
@@ -228,17 +265,15 @@ class PairsConfig:
 
 
 @dataclass
-class DataTaskConfig:
-    """What sample, select and mix have in common.
+class ShardedConfig:
+    """What the tasks that write files of rows have in common.
 
     Args:
-        output_dir: the run directory; the dataset is its `data` folder.
+        output_dir: the run directory; the rows are in its `data` folder.
         seed: of everything that is drawn.
         shard_rows: rows of one parquet file: what is begun again after a kill.
         part: number of this job of an array, from 0; a Slurm array says it by itself.
         parts: jobs of the array.
-        hub_dataset_id: push the dataset there, with its card, if there is a login.
-        hub_private: make that repository private.
     """
 
     output_dir: str | None = None
@@ -246,6 +281,17 @@ class DataTaskConfig:
     shard_rows: int = 10_000
     part: int = 0
     parts: int = 1
+
+
+@dataclass
+class DataTaskConfig(ShardedConfig):
+    """What sample, select and mix have in common: their rows are a dataset.
+
+    Args:
+        hub_dataset_id: push the dataset there, with its card, if there is a login.
+        hub_private: make that repository private.
+    """
+
     hub_dataset_id: str | None = None
     hub_private: bool = False
 
@@ -322,11 +368,51 @@ class MixConfig(DataTaskConfig):
 
 
 @dataclass
+class EvaluateConfig(ShardedConfig):
+    """Benchmarks, each by its own protocol; the keys from `k` to `max_tokens` replace that of all of them.
+
+    Args:
+        benchmarks: names of `open_r1/benchmarks`, files, or mappings with a `name` and keys that replace its file's.
+        k: samples of each problem.
+        metrics: names of metrics.
+        problems: only the first so many of each benchmark.
+        temperature: sampling temperature.
+        top_p: nucleus sampling.
+        max_tokens: of a completion.
+        level: of the intervals.
+        reference: a name in recipes/reference to set the figures beside; a model's own published figures are found by
+            its name.
+        engine: what generates.
+        completions: a file of completions made elsewhere, which are judged; no model takes part then.
+        shard_rows: problems of one file.
+        rejudge: judge the stored completions of this run again.
+        model_init_kwargs: for `from_pretrained`.
+        trust_remote_code: run code that comes with the model.
+    """
+
+    benchmarks: list[BenchmarkConfig] = field(default_factory=list)
+    k: int | None = None
+    metrics: list[str] | None = None
+    problems: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    level: float = 0.95
+    reference: str | None = None
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    completions: DatasetConfig | None = None
+    shard_rows: int = 32
+    rejudge: bool = False
+    model_init_kwargs: dict[str, Any] | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass
 class RunConfig:
     """What a run starts from, where it runs, and what it leaves behind.
 
     Args:
-        task: sft, grpo, dpo, reward, sample, select or mix; normally the recipe's folder says it.
+        task: sft, grpo, dpo, reward, sample, select, mix or evaluate; normally the recipe's folder says it.
         rewards: rewards of GRPO, and judges of a selection.
         max_error_share: the run stops when the judges themselves failed on more than this share of a step.
         preflight: try the rewards on a few rows before training, and refuse to start if they cannot work.
@@ -393,12 +479,14 @@ class Recipe:
     @property
     def part(self) -> int | None:
         """Number of this job of an array; None if one job does all."""
-        return self.args.part if self.task in DATA_TASKS and self.args.parts > 1 else None
+        return self.args.part if self.task in SHARDED_TASKS and self.args.parts > 1 else None
 
     @property
     def upstream(self) -> list[tuple[str, list[str]]]:
         """The recipes whose model or data this one starts from, with their overrides."""
-        sources = [source.path for source in [*self.data.datasets, *self.data.eval_datasets]]
+        measured = self.args.benchmarks if self.task == "evaluate" else []
+        held_out = [*self.data.eval_datasets, *(source for benchmark in measured for source in benchmark.datasets)]
+        sources = [source.path for source in [*self.data.datasets, *held_out]]
         made = [(path, seed_override(path, self.seed)) for path in dict.fromkeys(sources) if is_recipe(path)]
         return ([self.base] if self.base else []) + made
 
@@ -433,7 +521,7 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
 # Keys that change where and how a run is shown, not what it computes: they name no new run and break no resume.
 PRESENTATION_KEYS = {
     "output_dir", "overwrite", "report_to", "run_name", "print_every", "disable_tqdm", "task", "part", "parts",
-    "hub_dataset_id", "hub_private",
+    "hub_dataset_id", "hub_private", "rejudge",
 }  # fmt: skip
 # Of an engine, what says where and how fast it works; its other parameters may change what it writes.
 ENGINE_PRESENTATION_KEYS = {
@@ -445,6 +533,10 @@ CHOICE_KEYS = {
     "filters", "output", "pairs", "reasoning", "no_reasoning", "simple_prompt_words", "simple_answer_words",
     "curriculum", "deduplicate", "examples",
 }  # fmt: skip
+
+# Keys of an evaluation that its completions do not depend on, and of its benchmarks.
+JUDGING_KEYS = {"metrics", "level", "reference"}
+BENCHMARK_JUDGING_KEYS = {"metrics", "verifier", "title", "source"}
 
 
 def array_part() -> dict[str, int]:
@@ -476,11 +568,18 @@ def load_recipe(
         RecipeError: unknown key, wrong type or impossible combination; names the key and the nearest valid one.
     """
     path = Path(path)
-    changes = parse_overrides(overrides or [])
-    given = apply_overrides(read_yaml(path), changes)
-    task = _task(path, given)
+    named = parse_overrides(overrides or [])
+    changes = dict(named)
+    written = read_yaml(path)
+    task = _task(path, written | {key: changes[key] for key in ("task",) if key in changes})
+    if task == "evaluate":
+        # Each by all of its keys, so that `--benchmarks.0.k 4` finds its place, and the run keeps what was measured.
+        listed = {key: changes.pop(key) for key in ("benchmarks",) if key in changes}
+        written = apply_overrides(written, listed)
+        written["benchmarks"] = [benchmarks.find(entry) for entry in _as_list(written.get("benchmarks"))]
+    given = apply_overrides(written, changes)
     given = (COMMON_DEFAULTS if task in TRAINERS else {}) | TASK_DEFAULTS.get(task, {}) | given | {"task": task}
-    given.setdefault("output_dir", default_output_dir(path, task, changes))
+    given.setdefault("output_dir", default_output_dir(path, task, named))
     if given.get("base_recipe") and not given.get("toy"):
         given.setdefault("model_name_or_path", base_model(given["base_recipe"], int(given.get("seed", HF_SEED))))
     if given.get("toy"):
@@ -500,12 +599,12 @@ def load_recipe(
     if task == "grpo":
         checks.check_grpo(given | typed, run, processes)
     recipe = Recipe(task=task, path=path, given=given, args=None, model=model, data=data, run=run)
-    if task in DATA_TASKS:
+    if task in SHARDED_TASKS:
         array = array_part() | typed
         if "part" in array and "parts" not in array:
             raise RecipeError(f"parts: part {array['part']} of how many? Add e.g. --parts 4")
         recipe.args = groups["args"](**array)
-        checks.check_data_task(task, recipe.args, run, data)
+        checks.check_sharded_task(task, recipe.args, run, data)
         return recipe
     if planned or processes != world_size():
         return recipe
@@ -572,8 +671,10 @@ def apply_overrides(written: dict[str, Any], changes: dict[str, Any]) -> dict[st
             place = _step_into(place, part, dotted)
         if isinstance(place, list):
             place[_index(place, last, dotted)] = value
-        else:
+        elif isinstance(place, dict):
             place[last] = value
+        else:
+            raise RecipeError(f"--{dotted}: {last!r} is inside a {type(place).__name__}, which has no keys")
     return given
 
 
@@ -647,10 +748,14 @@ def _groups(task: str) -> dict[str, type]:
         return groups | {"args": {"select": SelectConfig, "mix": MixConfig}[task]}
     import trl
 
-    if task == "sample":
-        return groups | {"model": trl.ModelConfig, "args": SampleConfig}
+    if task in ("sample", "evaluate"):
+        return groups | {"model": trl.ModelConfig, "args": SampleConfig if task == "sample" else EvaluateConfig}
     args = {"sft": "SFTConfig", "grpo": "GRPOConfig", "dpo": "DPOConfig", "reward": "RewardConfig"}[task]
     return groups | {"model": trl.ModelConfig, "args": getattr(trl, args)}
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _sort_into_groups(given: dict[str, Any], groups: dict[str, type], path: Path) -> dict[str, dict[str, Any]]:

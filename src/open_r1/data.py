@@ -40,6 +40,8 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "sample": (("prompt",),),
     "select": (("prompt", "completion"), ("messages",)),
     "mix": (("messages",), ("prompt", "chosen", "rejected"), ("prompt", "completion"), ("prompt",)),
+    "evaluate": (("prompt",),),
+    "imported": (("completion",),),  # completions made elsewhere
 }
 SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}\.parquet")  # as the hub, and our own tasks, name a split's files
 LOOKED_AT = 256  # rows of a source, from all over it, by which a change of it is noticed
@@ -242,16 +244,31 @@ def load_rows(recipe: Recipe, needed: list[str] | None = None) -> StoredRows:
     Raises:
         RecipeError: missing file or column, a source without rows, columns of different types.
     """
+    return stored(recipe.data.datasets, recipe.task, recipe.seed, "datasets", needed)
+
+
+def stored(
+    sources: list[DatasetConfig], task: str, seed: int, key: str, needed: list[str] | None = None
+) -> StoredRows:
+    """Sources as they are stored.
+
+    Args:
+        sources: one after another.
+        task: names the column layouts.
+        seed: of sources that are functions.
+        key: of the recipe, that errors name.
+        needed: columns that every source must have, beside those of the layout.
+    """
     parts = []
-    for i, source in enumerate(recipe.data.datasets):
-        at = f"datasets.{i} ({source.path})"
-        rows = _named(source, at, recipe.seed)
+    for i, source in enumerate(sources):
+        at = f"{key}.{i} ({source.path})"
+        rows = _named(source, at, seed)
         have = columns(rows)
         _require([*source.extract, *source.filters, *(needed or [])], [*have, *source.template], at)
-        _layout(recipe.task, [*have, *source.template], at)
+        _layout(task, [*have, *source.template], at)
         if source.filters:
             rows = rows.filter(row_filter(source.filters, at))
-        if source.rows is not None and recipe.task != "mix":
+        if source.rows is not None and task != "mix":
             rows = rows.take(source.rows)
         if not len(rows):
             raise RecipeError(f"{at}: no rows" + (" are left after the filters" if source.filters else ""))
@@ -367,11 +384,12 @@ def _call(source: DatasetConfig, seed: int, streaming: bool) -> Rows:
         maker = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise RecipeError(f"datasets: {source.path} is neither a file nor an importable function ({error})") from error
+    args = {"seed": seed} | source.args
     try:
-        inspect.signature(maker).bind(seed=seed, **source.args)
+        inspect.signature(maker).bind(**args)
     except TypeError as error:
         raise RecipeError(f"datasets: {source.path} does not take these args: {source.args} ({error})") from error
-    rows = maker(seed=seed, **source.args)
+    rows = maker(**args)
     return rows.to_iterable_dataset() if streaming else rows
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from accelerate.utils import gather_object
 from trl import GRPOTrainer, get_peft_config, get_quantization_config
 
-from open_r1 import callbacks, contamination, data, evaluate, models, preflight, rewards, run
+from open_r1 import callbacks, contamination, data, live, models, preflight, rewards, run
 from open_r1.configs import Recipe
 
 
@@ -15,7 +15,7 @@ def main(recipe: Recipe) -> run.Run:
     rows = data.load_datasets(recipe.data.datasets, "grpo", recipe.data, recipe.args.seed, recipe.run.rewards)
     rows = contamination.guard(this, rows, recipe.data.contamination)
     held_out = data.load_eval_datasets(recipe, recipe.run.rewards)
-    problems = evaluate.load_problems(recipe)
+    problems = live.load_problems(recipe)
     base = models.model_path(recipe, tokenizer)
     recipe.args.model_init_kwargs = models.model_init_kwargs(recipe)
     recipe.args.reward_weights = [reward.weight for reward in recipe.run.rewards]
@@ -39,7 +39,7 @@ def main(recipe: Recipe) -> run.Run:
         peft_config=get_peft_config(recipe.model),
     )
     more = [callbacks.CompletionTable(trainer, recipe.run.print_every)]
-    judge = evaluate.Evaluator(problems, trainer, this) if problems else None
+    judge = live.Evaluator(problems, trainer, this) if problems else None
     if judge:
         more.append(callbacks.LiveEvaluation(judge.record, judge.settings.every, resumed=this.checkpoint is not None))
     callbacks.train(trainer, this, *more)

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from . import report, run, shards
-from .configs import DATA_TASKS, Recipe, apply_overrides, load_recipe, parse_overrides, read_yaml
+from . import data, report, run, shards
+from .configs import (
+    SHARDED_TASKS,
+    Recipe,
+    apply_overrides,
+    default_output_dir,
+    load_recipe,
+    parse_overrides,
+    read_yaml,
+)
 from .errors import RecipeError
 
 CONFIGS = Path("recipes/accelerate_configs")
@@ -29,7 +38,7 @@ def train(path: str, overrides: list[str], processes: int | None = None) -> run.
     """
     processes = processes or planned_processes(path, overrides)
     recipe = load_recipe(path, overrides, processes)
-    if finished(recipe) and not recipe.run.overwrite:
+    if finished(recipe) and not (recipe.run.overwrite or recipe.given.get("rejudge")):
         return already_finished(recipe)
     for first, words in recipe.upstream:
         if not finished(load_recipe(first, words, planned=True)):
@@ -45,6 +54,50 @@ def train(path: str, overrides: list[str], processes: int | None = None) -> run.
     return importlib.import_module(module_of(recipe.task)).main(recipe)
 
 
+ANY_MODEL = "recipes/any/evaluate/benchmarks.yaml"
+
+
+def evaluation(model: str, benchmarks: list[str], overrides: list[str]) -> tuple[str, list[str]]:
+    """The recipe that measures a model on benchmarks, and its overrides.
+
+    Args:
+        model: a hub name, a folder, a file of completions made elsewhere, or a run directory with a model; a
+            training's own prompt is taken as well.
+        benchmarks: names or files.
+        overrides: command-line words, which come last.
+
+    Raises:
+        RecipeError: a directory that holds no model.
+    """
+    path = Path(model)
+    trained = path / "model"
+    measured = "+".join(Path(benchmark).stem for benchmark in benchmarks)
+    words, weights, name = [], model, Path(path.stem if path.is_file() else path.name, "evaluate", measured)
+    if (path / "recipe.yaml").is_file():
+        if not trained.is_dir():
+            raise RecipeError(f"{path} is a run directory without a model; was its training finished?")
+        prompts = ("prompt", "system_prompt")
+        given = read_yaml(path / "recipe.yaml")
+        words = [word for key in prompts if given.get(key) is not None for word in (f"--{key}", str(given[key]))]
+        *_, of_model, task, variant = path.resolve().parts
+        weights, name = str(trained), Path(of_model, "evaluate", f"{task}-{variant}+{measured}")
+    elif path.is_dir() and not (path / "config.json").is_file():
+        raise RecipeError(f"{path} holds neither a model (config.json) nor a run (recipe.yaml)")
+    directory = default_output_dir(name.with_name(f"{name.name}.yaml"), "evaluate", parse_overrides(overrides))
+    measured_is = "completions" if path.suffix in data.BUILDERS else "model_name_or_path"
+    words += [f"--{measured_is}", weights, "--benchmarks", *benchmarks, "--output_dir", directory]
+    return ANY_MODEL, [*words, *_fastest_engine(overrides), *overrides]
+
+
+def _fastest_engine(overrides: list[str]) -> list[str]:
+    """vLLM where there is a GPU and it is installed, unless the overrides name an engine."""
+    import torch
+
+    chosen = any(word.startswith(("--engine", "--toy")) for word in overrides)
+    there = torch.cuda.is_available() and importlib.util.find_spec("vllm") is not None
+    return ["--engine.name", "vllm"] if there and not chosen else []
+
+
 def module_of(task: str) -> str:
     # A module named select would hide the standard library's from a task that is started by its file.
     return f"open_r1.{'selection' if task == 'select' else task}"
@@ -52,7 +105,9 @@ def module_of(task: str) -> str:
 
 def planned_processes(path: str, overrides: list[str]) -> int:
     """One for each GPU the recipe is written for; one on a CPU, at toy size, and if the engine spreads by itself."""
-    given = apply_overrides(read_yaml(Path(path)), parse_overrides(overrides))
+    read = ("engine", "gpus", "toy")
+    changes = {key: value for key, value in parse_overrides(overrides).items() if key.partition(".")[0] in read}
+    given = apply_overrides(read_yaml(Path(path)), changes)
     engine = given.get("engine") or {}
     if (engine.get("name") if isinstance(engine, dict) else engine) in ("vllm", "server"):
         return 1
@@ -64,7 +119,7 @@ def finished(recipe: Recipe) -> bool:
     """True if the run of this name is finished, and was this recipe's."""
     if not run.is_finished(recipe.run_dir):
         return False
-    if recipe.task in DATA_TASKS and (damaged := shards.damaged(recipe.run_dir / "data")):
+    if recipe.task in SHARDED_TASKS and (damaged := shards.damaged(recipe.run_dir / "data")):
         print(f"{', '.join(damaged)} of {recipe.run_dir}/data cannot be read, and is made again", flush=True)
         run.write_json(recipe.run_dir / "status.json", run.status(recipe.run_dir) | {"state": "interrupted"})
         return False

@@ -1,45 +1,47 @@
-"""Judging a model on held-out problems: pass@1, majority vote, length, format, language.
+"""Evaluation inside a training: held-out problems judged before, every so many steps, and after.
 
-The judge is the one that trains: the scorers of `rewards`. Nested lists carry their axes: P problems, K samples.
+The sampling is the engines', the judge is the one that trains, and the figures are those of an `evaluate` run.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
+from contextlib import closing
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from transformers import GenerationConfig, Trainer
+from transformers import Trainer
 from trl.models import unwrap_model_for_generation
 
-from . import models, report
+from . import graded, metrics, report, tables
 from .configs import Recipe
 from .data import load_datasets
+from .engines import Sampling, seed_of
+from .engines.local import Local
+from .graded import Grader
+from .prompts import prompt_id
 from .rewards import RewardConfig
-from .rewards.format import think_format
-from .rewards.language import language_share
-from .rewards.math import accuracy, final_answer, vote_key
-from .rewards.verdict import Verdict
 from .run import Run, read_json, write_json
 
 SHOWN = 8  # problems whose samples are kept for the report
+VERIFIER = RewardConfig("accuracy")
+LEVEL = 0.95  # of the intervals
 
 
 def load_problems(recipe: Recipe) -> list[dict[str, Any]]:
     """Rows of the recipe's `evaluation`; none without one."""
     if recipe.run.evaluation is None:
         return []
-    judged_by = [RewardConfig("accuracy")]
-    return list(load_datasets(recipe.run.evaluation.datasets, "grpo", recipe.data, recipe.args.seed, judged_by))
+    return list(load_datasets(recipe.run.evaluation.datasets, "grpo", recipe.data, recipe.args.seed, [VERIFIER]))
 
 
 class Evaluator:
     """Judges a trainer's model on the recipe's `evaluation` problems; made once, used at any step.
 
-    Sampling has a random stream of its own, drawn from the recipe's seed and the step, so that an evaluation changes
-    nothing in the training around it.
+    Every completion has random numbers of its own, from the recipe's seed and the step, so an evaluation changes
+    nothing in the training around it, and is the same in however many processes.
     """
 
     def __init__(self, problems: list[dict[str, Any]], trainer: Trainer, run: Run):
@@ -49,9 +51,11 @@ class Evaluator:
         self.trainer = trainer
         self.run = run
         self.seed = recipe.args.seed
-        self.max_new_tokens = self.settings.max_completion_length or recipe.args.max_completion_length
+        self.max_tokens = self.settings.max_completion_length or recipe.args.max_completion_length
         self.problems = problems
-        self.opener = "<think>" if models.opens_think(problems[0]["prompt"], trainer.processing_class) else ""
+        self.ids = ids(problems)
+        self.grader = Grader(VERIFIER, self.max_tokens)
+        self.metrics = [metrics.resolve(name, self.settings.k) for name in named(self.settings.k)]
 
     def record(self, step: int, name: str | None = None) -> dict[str, Any]:
         """Judge the model as it is and log the figures.
@@ -62,11 +66,16 @@ class Evaluator:
         if name and self.run.main:
             folder = self.run.dir / "evaluations"
             folder.mkdir(exist_ok=True)
-            write_json(folder / f"{name}.json", judged)
-        logs = {f"evaluation/{key}": value for key, value in judged["metrics"].items() if value is not None}
+            write_json(folder / f"{name}.json", {"name": name} | judged)
+        logs = {f"evaluation/{key}": figure["value"] for key, figure in tables.summarized(judged).items()}
+        logs["evaluation/unknown"] = sum(judged["shares"][kind]["value"] for kind in ("unknown", "error"))
         # Not through `trainer.log`, which would also close the books on the training step under way.
         trainer = self.trainer
-        trainer.callback_handler.on_log(trainer.args, trainer.state, trainer.control, logs)
+        known = {key: value for key, value in logs.items() if value is not None}
+        due = trainer.control.should_log
+        trainer.callback_handler.on_log(trainer.args, trainer.state, trainer.control, known)
+        # The handler takes it for the step's own log, which is still to come.
+        trainer.control.should_log = due
         return judged
 
     def summarize(self) -> None:
@@ -75,158 +84,115 @@ class Evaluator:
         if not self.run.main:
             return
         before = read_json(self.run.dir / "evaluations" / "before.json")
-        kept = ("pass@1", f"maj@{self.settings.k}", "mean_length", "format", "language")
-        shown = [{key: judged["metrics"][key] for key in kept} for judged in (before, after)]
         summary = {
             "seed": self.seed,
             "seconds": round(self.run.story_seconds(), 1),
-            "before": shown[0],
-            "after": shown[1],
+            "before": tables.summarized(before),
+            "after": tables.summarized(after),
         }
         write_json(self.run.dir / "summary.json", summary)
-        print(report.table(*shown))
+        print(report.table(summary["before"], summary["after"]))
 
     def judge(self, step: int, rows: int | None = None) -> dict[str, Any]:
-        """Metrics and a few samples of the first `rows` problems (all of them by default)."""
+        """The evaluation of the first `rows` problems (all of them by default)."""
         problems = self.problems[:rows]
-        sampled_PK = self._sample([problem["prompt"] for problem in problems], step)
-        judged_PK = [
-            [self._judge(text, length, problem) for text, length in sampled_K]
-            for problem, sampled_K in zip(problems, sampled_PK, strict=True)
-        ]
-        samples = [
-            {"prompt": _last_text(problem["prompt"]), "solution": problem["solution"], "samples": judged_K[:2]}
-            for problem, judged_K in zip(problems[:SHOWN], judged_PK[:SHOWN], strict=True)
-        ]
+        judged_PK, completions_PK = self._judged(problems, step)
+        settings, recipe = self.settings, self.run.recipe
         return {
+            "title": "Held-out problems",
             "step": step,
-            "problems": len(problems),
-            "k": self.settings.k,
-            "temperature": self.settings.temperature,
-            "top_p": self.settings.top_p,
-            "metrics": metrics(judged_PK),
-            "samples": samples,
+            "model": str(recipe.run_dir),
+            "engine": "transformers",
+            "seed": self.seed,
+            "identity": graded.identity(
+                [name, problem["prompt"], *(problem.get(column) for column in graded.columns_of(VERIFIER))]
+                for name, problem in zip(self.ids, problems, strict=False)
+            ),
+            "protocol": {
+                "prompt": recipe.data.prompt,
+                "system_prompt": recipe.data.system_prompt,
+                "chat_template": recipe.data.chat_template,
+                "k": settings.k,
+                "temperature": settings.temperature,
+                "top_p": settings.top_p,
+                "top_k": 0,
+                "max_tokens": self.max_tokens,
+            },
+            "departures": {},
+            "source": "the recipe's `evaluation`",
+            "verifier": VERIFIER.name,
+            "grader": self.grader.version,
+            "level": LEVEL,
+            **metrics.figures(judged_PK, self.metrics, level=LEVEL, seed=self.seed),
+            "examples": [
+                graded.example(problem, judged_K, completions_K)
+                for problem, judged_K, completions_K in zip(problems[:SHOWN], judged_PK, completions_PK, strict=False)
+            ],
         }
 
-    def _judge(self, text: str, length: int, problem: dict[str, Any]) -> dict[str, Any]:
-        text = self.opener + text
-        verdict = accuracy(text, problem["solution"])
-        language = problem.get("language")
-        return {
-            "completion": text,
-            "length": length,
-            "answer": final_answer(text),
-            "verdict": verdict.outcome,
-            "format": think_format(text),
-            "language": language_share(text, language) if language else None,
-        }
-
-    def _sample(self, prompts: list[Any], step: int) -> list[list[tuple[str, int]]]:
-        """`k` completions and their lengths in tokens for each prompt; the prompts are split over the processes."""
+    def _judged(
+        self, problems: list[dict[str, Any]], step: int
+    ) -> tuple[list[list[dict[str, Any]]], list[list[str | None]]]:
+        """Judged samples and their texts (problems x k); the problems are divided among the processes."""
         state = PartialState()
-        mine = list(range(state.process_index, len(prompts), state.num_processes))
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed * 1_000_003 + step * 101 + state.process_index)
-            found = dict(zip(mine, self._generate([prompts[i] for i in mine]), strict=True))
-        everyone: dict[int, list[tuple[str, int]]] = {}
+        mine = list(range(state.process_index, len(problems), state.num_processes))
+        sampled_PK = self._sample([problems[i]["prompt"] for i in mine], mine, step)
+        found = {}
+        for i, sampled_K in zip(mine, sampled_PK, strict=True):
+            rows = [
+                problems[i]
+                | {
+                    "row": i,
+                    "sample": k,
+                    "completion": completion.text,
+                    "tokens": completion.tokens,
+                    "finish_reason": completion.finish_reason,
+                    "refused": completion.refused,
+                }
+                for k, completion in enumerate(sampled_K)
+            ]
+            judged = [row | {"problem": self.ids[i]} for row in self.grader.grade(rows)]
+            found[i] = judged, [completion.text for completion in sampled_K]
+        everyone: dict[int, Any] = {}
         for part in gather_object([found]):
             everyone.update(part)
-        return [everyone[i] for i in range(len(prompts))]
+        ordered = [everyone[i] for i in range(len(problems))]
+        return [judged for judged, _ in ordered], [texts for _, texts in ordered]
 
-    @torch.no_grad()
-    def _generate(self, prompts: list[Any]) -> list[list[tuple[str, int]]]:
-        tokenizer = self.trainer.processing_class
-        config = GenerationConfig(
-            max_new_tokens=self.max_new_tokens,
-            do_sample=True,
+    def _sample(self, prompts: list[Any], rows: list[int], step: int) -> list[list[Any]]:
+        """`k` completions of each prompt by the model as it is."""
+        sampling = Sampling(
             temperature=self.settings.temperature,
             top_p=self.settings.top_p,
-            top_k=0,
-            # Unset, it would be the one the model's own generation_config asks for.
-            repetition_penalty=1.0,
-            num_return_sequences=self.settings.k,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            disable_compile=True,
+            max_tokens=self.max_tokens,
+            seed=seed_of(self.seed, step, 0),
         )
-        texts = [models.as_text(prompt, tokenizer) for prompt in prompts]
-        # Prompts of like length share a batch, so that little is padded.
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        per_batch = max(1, self.settings.batch_size // self.settings.k)
-        sampled_PK: list[list[tuple[str, int]]] = [[] for _ in texts]
+        tokenizer = self.trainer.processing_class
         model = self.trainer.model_wrapped
         training = model.training
         model.eval()
-        with unwrap_model_for_generation(model, self.trainer.accelerator) as unwrapped:
-            for start in range(0, len(order), per_batch):
-                chosen = order[start : start + per_batch]
-                inputs = tokenizer(
-                    [texts[i] for i in chosen], return_tensors="pt", padding=True, add_special_tokens=False
-                )
-                inputs = {name: inputs[name].to(unwrapped.device) for name in ("input_ids", "attention_mask")}
-                generated = unwrapped.generate(**inputs, generation_config=config)[:, inputs["input_ids"].shape[1] :]
-                lengths = _lengths(generated, tokenizer.eos_token_id)
-                decoded = [
-                    tokenizer.decode(row[:n], skip_special_tokens=True)
-                    for row, n in zip(generated, lengths, strict=True)
-                ]
-                for j, i in enumerate(chosen):
-                    span = slice(j * self.settings.k, (j + 1) * self.settings.k)
-                    sampled_PK[i] = list(zip(decoded[span], lengths[span], strict=True))
-        model.train(training)
-        return sampled_PK
+        try:
+            with (
+                torch.no_grad(),
+                unwrap_model_for_generation(model, self.trainer.accelerator) as unwrapped,
+                closing(Local(unwrapped, tokenizer, "", self.settings.batch_size)) as engine,
+            ):
+                return engine.generate(prompts, self.settings.k, sampling, rows)
+        finally:
+            model.train(training)
 
 
-def metrics(judged_PK: list[list[dict[str, Any]]]) -> dict[str, float | None]:
-    """pass@1, maj@k, mean length (tokens), format and language shares, and the shares without a verdict.
-
-    Samples whose verdict is no evidence are left out of pass@1 and maj@k, and counted in `unknown`.
-    """
-    samples = [sample for judged_K in judged_PK for sample in judged_K]
-    k = len(judged_PK[0])
-    scored_PK = [[_score(sample) for sample in judged_K] for judged_K in judged_PK]
-    return {
-        "pass@1": _mean([_mean(scores_K) for scores_K in scored_PK]),
-        f"maj@{k}": _mean([majority(judged_K) for judged_K in judged_PK]),
-        "mean_length": _mean([sample["length"] for sample in samples]),
-        "format": _mean([sample["format"] for sample in samples]),
-        "language": _mean([sample["language"] for sample in samples]),
-        "unknown": _mean([float(_score(sample) is None) for sample in samples]),
-    }
+def ids(problems: list[dict[str, Any]]) -> list[str]:
+    """The problems' own ids, or their prompts' hashes; of what is there several times, all but the first numbered."""
+    seen: Counter[str] = Counter()
+    named = []
+    for problem in problems:
+        name = prompt_id(problem["prompt"]) if problem.get("id") is None else str(problem["id"])
+        seen[name] += 1
+        named.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+    return named
 
 
-def majority(judged_K: list[dict[str, Any]]) -> float | None:
-    """Expected correctness of the most frequent answer; equal votes share it. None if no sample has a verdict.
-
-    Samples without an answer do not vote; if none votes, the vote is wrong.
-    """
-    votes: dict[Any, list[float]] = defaultdict(list)
-    scored = [sample for sample in judged_K if _score(sample) is not None]
-    for sample in scored:
-        if sample["answer"]:
-            votes[vote_key(sample["answer"])].append(_score(sample) or 0.0)
-    if not scored:
-        return None
-    most = max((len(scores) for scores in votes.values()), default=0)
-    return _mean([max(scores) for scores in votes.values() if len(scores) == most]) or 0.0
-
-
-def _score(sample: dict[str, Any]) -> float | None:
-    return Verdict(sample["verdict"]).score
-
-
-def _mean(values: list[Any]) -> float | None:
-    """Mean of the values that are there; None if none is."""
-    there = [value for value in values if value is not None]
-    return sum(there) / len(there) if there else None
-
-
-def _lengths(generated: torch.Tensor, eos: int) -> list[int]:
-    """Tokens of each row up to and including its end token (rows x tokens)."""
-    ended = generated == eos
-    first = torch.where(ended.any(1), ended.int().argmax(1) + 1, torch.tensor(generated.shape[1], device=ended.device))
-    return first.tolist()
-
-
-def _last_text(prompt: Any) -> str:
-    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
+def named(k: int) -> list[str]:
+    """Metrics of `k` samples: a vote takes at least two."""
+    return ["pass@1", "maj@k"] if k > 1 else ["pass@1"]

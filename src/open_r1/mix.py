@@ -49,7 +49,7 @@ def main(recipe: Recipe) -> run.Run:
     if repeated:
         this.say(f"deduplicate: {repeated['exact']:,} rows repeat an earlier one, {repeated['near']:,} nearly")
     rows = contamination.guard(this, rows, recipe.data.contamination)
-    run.same_rows(this, rows)
+    run.same_rows(this, rows.identity())
     summary = mix(recipe, rows, this.dir / "data") | {"repeated": repeated}
     this.say(dataset_card.table(summary))
     run.finish_data(this, summary)

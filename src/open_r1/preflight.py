@@ -16,7 +16,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from . import contamination, data, engines, models, rewards
+from . import contamination, data, engines, held_out, models, protocol, rewards
 from .configs import DATA_TASKS, Recipe
 from .errors import RecipeError
 from .prompts import PROMPTS
@@ -61,6 +61,8 @@ def check(recipe: Recipe, rows: int = 64) -> Findings:
     """
     if recipe.task in DATA_TASKS:
         return check_data_task(recipe, rows)
+    if recipe.task == "evaluate":
+        return check_evaluation(recipe, rows)
     sources, presented = recipe.data.datasets, recipe.data
     loaded = data.load_datasets(sources, recipe.task, presented, recipe.seed, recipe.run.rewards)
     tried = spread(loaded, rows)
@@ -106,6 +108,32 @@ def check_data_task(recipe: Recipe, rows: int) -> Findings:
     if recipe.task == "select" and recipe.run.rewards and asked:
         scored = ScoredBatch(recipe.run.rewards)
         try_rewards(scored, asked, None, recipe.run.max_error_share, findings)
+    return findings
+
+
+def check_evaluation(recipe: Recipe, rows: int) -> Findings:
+    """The same for an evaluation: the problems of each benchmark, and its verifier on their gold answers.
+
+    Raises:
+        RecipeError: an engine that is none.
+    """
+    findings = Findings()
+    engines.check(recipe.args.engine)
+    for benchmark in held_out.measured(recipe):
+        try:
+            problems = held_out.load(benchmark, recipe.seed)
+        except RecipeError as error:
+            findings.fatal.append(str(error))
+            continue
+        count, step = len(problems), max(1, len(problems) // rows)
+        tried = [row for i in range(0, count, step) for row in problems.read(range(i, i + 1))][:rows]
+        findings.said.append(
+            f"{benchmark.name}: {count:,} problems, {benchmark.k * count:,} completions of at most "
+            f"{benchmark.max_tokens:,} tokens, {', '.join(benchmark.metrics)}"
+        )
+        for key, (theirs, ours) in protocol.departures(recipe.args, benchmark, count).items():
+            findings.said.append(f"{benchmark.name}: {key} is {ours}, and {theirs} by its protocol")
+        try_rewards(ScoredBatch([benchmark.verifier]), tried, None, recipe.run.max_error_share, findings)
     return findings
 
 

@@ -36,15 +36,16 @@ from transformers import PreTrainedTokenizerBase, Trainer
 
 from . import dataset_card, hub, quiet, report, shards
 from .configs import (
+    BENCHMARK_JUDGING_KEYS,
     CHOICE_KEYS,
-    DATA_TASKS,
     ENGINE_PRESENTATION_KEYS,
+    JUDGING_KEYS,
     PRESENTATION_KEYS,
+    SHARDED_TASKS,
     Recipe,
     load_recipe,
     world_size,
 )
-from .data import StoredRows
 from .errors import RecipeError
 from .models import save_merged, settle_tokens
 from .shards import Shards
@@ -128,7 +129,7 @@ def start(recipe: Recipe) -> Run:
         prepare_directory(run)
     PartialState().wait_for_everyone()
     quiet.release(run.dir / "library.log" if run.main else None)
-    if recipe.task in DATA_TASKS:
+    if recipe.task in SHARDED_TASKS:
         # Their files say by themselves what is done.
         run.spent = status(run.dir).get("seconds", 0.0)
         signal.signal(signal.SIGTERM, stop)
@@ -270,6 +271,17 @@ def finish_data(run: Run, summary: dict[str, Any]) -> None:
     args = run.recipe.args
     if args.hub_dataset_id is not None:
         run.say(hub.push(run.dir / "data", args.hub_dataset_id, args.hub_private))
+    finish_files(run, summary)
+
+
+def finish_files(run: Run, summary: dict[str, Any]) -> None:
+    """Keep the figures of a run that has written its files, write its report, and declare it finished.
+
+    Args:
+        run: the run.
+        summary: for summary.json.
+    """
+    write_json(run.dir / "summary.json", summary | {"seconds": round(run.seconds(), 1)})
     try:
         # The report says how the run ended.
         run.set_status("finished")
@@ -281,7 +293,7 @@ def finish_data(run: Run, summary: dict[str, Any]) -> None:
     if run.recipe.run.toy:
         run.say(
             "this was the recipe at toy size, with the miniature's problems in place of data and evaluation sets that "
-            "are no local files: it shows that it runs, and its rows mean nothing"
+            "are no local files: it shows that it runs, and its figures and rows mean nothing"
         )
 
 
@@ -356,7 +368,7 @@ def prepare_directory(run: Run) -> None:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     elif known:
         refuse_another_recipe(run.recipe)
-        if is_finished(directory):
+        if is_finished(directory) and not run.recipe.given.get("rejudge"):
             raise RecipeError(
                 f"output_dir: {directory} holds a finished run; add --overwrite to replace it, or choose another "
                 "--output_dir"
@@ -365,7 +377,7 @@ def prepare_directory(run: Run) -> None:
         # This process is alone here, so these are what killed ones left.
         for folder in (directory, directory / "data", directory / "judged"):
             shards.remove_partial(folder)
-    kept = {key: value for key, value in run.recipe.given.items() if key != "overwrite"}
+    kept = {key: value for key, value in run.recipe.given.items() if key not in ("overwrite", "rejudge")}
     write_text(directory / "recipe.yaml", yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
 
 
@@ -388,13 +400,17 @@ def lock(directory: Path, part: int | None = None) -> None:
         held.append(_hold(directory / f"{LOCK}-{part}", fcntl.LOCK_EX))
 
 
-def same_rows(run: Run, rows: StoredRows) -> None:
-    """Keep what the rows of a data task are, and go on with no others.
+def same_rows(run: Run, found: dict[str, Any]) -> None:
+    """Keep what the rows of a run are, and go on with no others.
+
+    Args:
+        run: one that writes files of rows.
+        found: of `StoredRows.identity`, or the like of it.
 
     Raises:
         RecipeError: they have changed since this run began; its files would lack some of them, or hold some twice.
     """
-    path, found = run.dir / "sources.json", rows.identity()
+    path = run.dir / "sources.json"
     if not path.is_file():
         write_json(path, found)
         return
@@ -409,8 +425,18 @@ def same_rows(run: Run, rows: StoredRows) -> None:
 
 def own_files(run: Run, files: Shards) -> list[int]:
     """Numbers of the missing files that are this process's: of a launch's processes, within a part of a job array."""
+    return files.missing(*_own_part(run))
+
+
+def own_numbers(run: Run, files: Shards) -> range:
+    """Numbers of this process's files, there or not."""
+    return files.of_part(*_own_part(run))
+
+
+def _own_part(run: Run) -> tuple[int, int]:
+    """Which part of the files is this process's, and of how many."""
     args, state = run.recipe.args, PartialState()
-    return files.missing(args.part * state.num_processes + state.process_index, args.parts * state.num_processes)
+    return args.part * state.num_processes + state.process_index, args.parts * state.num_processes
 
 
 @contextlib.contextmanager
@@ -482,13 +508,24 @@ def changes(recipe: Recipe) -> str:
 def changed(recipe: Recipe) -> dict[str, tuple[Any, Any]]:
     """The keys in which a recipe and the one that began its run directory differ, with both values."""
     began = yaml.safe_load((recipe.run_dir / "recipe.yaml").read_text(encoding="utf-8"))
-    before, now = (_computed(given) for given in (began, recipe.given))
+    before, now = (_computed(given, bool(recipe.given.get("rejudge"))) for given in (began, recipe.given))
     return {k: (before.get(k), now.get(k)) for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)}
 
 
-def _computed(given: dict[str, Any]) -> dict[str, Any]:
-    """A recipe's keys without those that change nothing of what is computed."""
+def _computed(given: dict[str, Any], rejudge: bool = False) -> dict[str, Any]:
+    """A recipe's keys without those that change nothing of what is computed.
+
+    Args:
+        given: the recipe.
+        rejudge: nor those that change only how completions are judged, and what is told of them.
+    """
     kept = {key: value for key, value in given.items() if key not in PRESENTATION_KEYS}
+    if rejudge:
+        kept = {key: value for key, value in kept.items() if key not in JUDGING_KEYS}
+        kept["benchmarks"] = [
+            {key: value for key, value in benchmark.items() if key not in BENCHMARK_JUDGING_KEYS}
+            for benchmark in kept["benchmarks"]
+        ]
     if isinstance(kept.get("engine"), dict):
         kept["engine"] = {k: v for k, v in kept["engine"].items() if k not in ENGINE_PRESENTATION_KEYS}
     return kept

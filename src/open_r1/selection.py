@@ -61,7 +61,7 @@ def main(recipe: Recipe) -> run.Run:
     features = judged.features_of(rows, recipe)
     check_columns(recipe, features)
     rows = contamination.guard(this, rows, recipe.data.contamination)
-    run.same_rows(this, rows)
+    run.same_rows(this, rows.identity())
     files = Shards(this.dir / "judged", len(rows), args.shard_rows)
     todo = run.own_files(this, files)
     if todo:

@@ -52,7 +52,11 @@ class Shards:
 
         A file that a crash of the machine has cut is deleted, and counts as missing.
         """
-        return [number for number in range(part, self.count, parts) if not is_whole(self.path(number))]
+        return [number for number in self.of_part(part, parts) if not is_whole(self.path(number))]
+
+    def of_part(self, part: int, parts: int) -> range:
+        """Numbers of the files of one part, there or not."""
+        return range(part, self.count, parts)
 
     @property
     def complete(self) -> bool:
@@ -161,9 +165,14 @@ def remove_partial(folder: Path) -> None:
 def read(folder: Path, columns: list[str] | None = None, batch_rows: int = 1000) -> Iterator[list[dict[str, Any]]]:
     """The rows of a folder's parquet files in order, batch by batch."""
     for path in sorted(folder.glob("*.parquet")):
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_rows, columns=columns):
-                yield batch.to_pylist()
+        yield from read_file(path, columns, batch_rows)
+
+
+def read_file(path: Path, columns: list[str] | None = None, batch_rows: int = 1000) -> Iterator[list[dict[str, Any]]]:
+    """The same of one file."""
+    with pyarrow.parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_rows, columns=columns):
+            yield batch.to_pylist()
 
 
 def count_rows(folder: Path) -> int:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from .protocol import REPLACED
+
 MODEL = {
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -49,8 +51,10 @@ DATA_SIZE: dict[str, dict[str, Any]] = {
     "sample": {"shard_rows": 4, "engine": {"name": "transformers"}},
     "select": {"shard_rows": 16},
     "mix": {},
+    "evaluate": {"shard_rows": 2, "engine": {"name": "transformers"}},
 }
 SAMPLING = {"n": 2, "max_tokens": 16}
+BENCHMARK = {"k": 2, "metrics": ["pass@1"], "max_tokens": 16, "problems": 4}
 ROWS = {"sample": 8}  # others: 64
 # Train and test problems of the miniature share long runs of words, but never a whole problem.
 GATE = {"against": [{"path": "open_r1.tiny.problems:problems", "args": {"rows": 64, "split": "test"}}], "ngram": 40}
@@ -76,6 +80,9 @@ def shrink(given: dict[str, Any]) -> dict[str, Any]:
                 del small[key]
     if task == "sample":
         small["sampling"] = (given.get("sampling") or {}) | SAMPLING
+    if task == "evaluate":
+        small = {key: value for key, value in small.items() if key not in REPLACED}
+        small["benchmarks"] = [_small_benchmark(benchmark) for benchmark in given["benchmarks"]]
     if task == "mix" and "rows" in given:
         small["rows"] = min(64, given["rows"])
     tokenizer = str(given.get("tokenizer_name_or_path") or "")
@@ -103,6 +110,17 @@ def shrink(given: dict[str, Any]) -> dict[str, Any]:
             "max_completion_length": 16,
         }
     return small
+
+
+def _small_benchmark(benchmark: dict[str, Any]) -> dict[str, Any]:
+    """A benchmark with the miniature's problems in place of those that cannot be had without a download."""
+    sources = [_source(source) for source in benchmark.get("datasets") or []]
+    # A function may load what it is given a path of.
+    read = [str((source.get("args") or {}).get("path") or source.get("path", "")) for source in sources]
+    if not all(map(_local, read)):
+        sources = [{"path": "open_r1.tiny.problems:problems", "args": {"rows": 8, "split": "test"}}]
+        benchmark = benchmark | {"verifier": "accuracy"}
+    return benchmark | BENCHMARK | {"datasets": sources}
 
 
 def _local(path: str) -> bool:

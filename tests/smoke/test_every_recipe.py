@@ -12,13 +12,15 @@ from conftest import ROOT
 from safetensors.torch import load_file
 
 from open_r1 import shards
-from open_r1.configs import DATA_TASKS, TASKS, load_recipe
+from open_r1.configs import DATA_TASKS, TASKS, TRAINERS, load_recipe
 from open_r1.launch import module_of
 from open_r1.rewards.batch import ScoredBatch
 from open_r1.rewards.verdict import Verdict
+from open_r1.run import read_json
 
 RECIPES = sorted(ROOT.glob("recipes/*/*/*.yaml"))
-OF_TRAINERS = [path for path in RECIPES if path.parent.name not in DATA_TASKS]
+OF_TRAINERS = [path for path in RECIPES if path.parent.name in TRAINERS]
+OF_EVALUATION = [path for path in RECIPES if path.parent.name == "evaluate"]
 OF_DATA = [path for path in RECIPES if path.parent.name in DATA_TASKS]
 
 
@@ -56,6 +58,18 @@ def test_rows_at_toy_size(path: Path, tmp_path, monkeypatch):
     assert (tmp_path / "data" / "README.md").is_file() and (tmp_path / "report.html").is_file()
 
 
+@named(OF_EVALUATION)
+def test_figures_at_toy_size(path: Path, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    recipe = load_recipe(path, ["--toy", "--output_dir", str(tmp_path)])
+    importlib.import_module(module_of(recipe.task)).main(recipe)
+    for benchmark in recipe.args.benchmarks:
+        told = read_json(tmp_path / "evaluations" / f"{benchmark.name}.json")
+        assert told["samples"] == benchmark.k * told["problems"] > 0
+        assert told["metrics"]["pass@1"]["problems"] > 0
+    assert (tmp_path / "report.html").is_file()
+
+
 @named(OF_TRAINERS)
 def test_two_steps_at_toy_size(path: Path, tmp_path, lively, monkeypatch):
     monkeypatch.chdir(ROOT)
@@ -84,7 +98,7 @@ def test_a_recipe_says_what_it_needs(path: Path):
     """Hardware and the source of its numbers, in the comment at its head."""
     head = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
     assert "Hardware:" in head and ("Numbers" in head or "tiny" in path.parts)
-    if "tiny" not in path.parts and path.parent.name not in ("select", "mix"):
+    if not {"tiny", "any"} & {*path.parts} and path.parent.name not in ("select", "mix"):
         assert yaml.safe_load(path.read_text())["gpus"] >= 1
 
 

@@ -20,7 +20,7 @@ def test_reasoning_emerges_from_reinforcement_learning(seed, tmp_path):
     done = command("train", recipe, *words, timeout=900)
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "zero" / "summary.json").read_text())
-    before, after = summary["before"], summary["after"]
+    before, after = ({name: figure["value"] for name, figure in summary[side].items()} for side in ("before", "after"))
     assert before["pass@1"] < 0.25 and after["pass@1"] >= 0.85
     assert before["maj@16"] > before["pass@1"] and after["maj@16"] >= after["pass@1"]
     assert after["mean_length"] >= 2 * before["mean_length"]

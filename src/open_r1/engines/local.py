@@ -17,14 +17,15 @@ from . import Completion, Sampling, refusal, seed_of
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ..configs import Recipe
 
 _log = logging.getLogger(__name__)
 
 
-class Transformers:
-    """transformers' `generate`, in batches of prompts of like length.
+class Local:
+    """transformers' `generate` on weights that are loaded, in batches of prompts of like length.
 
     Every completion is drawn with random numbers of its own, so it is the same in whatever batch and order. What
     floating point leaves: another batch may change the last bit of a logit, and a draw that falls exactly there then
@@ -32,39 +33,28 @@ class Transformers:
     same batch_size repeats itself in either.
 
     Args:
-        recipe: names the model and its tokenizer.
+        weights: in evaluation mode; borrowed until `close`, which gives them back as they were.
+        tokenizer: of the model.
+        model: its name, for the record.
         batch_size: completions generated at once; halved when a GPU's memory does not hold them.
     """
 
     at_once = 1
 
-    def __init__(self, recipe: Recipe, *, batch_size: int = 64):
-        from accelerate import PartialState
-        from transformers import AutoModelForCausalLM, GenerationConfig
+    def __init__(self, weights: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, model: str, batch_size: int):
+        from transformers import GenerationConfig
 
-        from .. import models
-
-        self.batch_size = batch_size
-        self.tokenizer = models.load_tokenizer(recipe)
-        path = models.model_path(recipe, self.tokenizer)
-        kwargs = models.model_init_kwargs(recipe)
-        trusted = recipe.args.trust_remote_code
-        loaded = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=trusted, **kwargs).eval()
-        self.weights = loaded if "device_map" in kwargs else loaded.to(PartialState().device)
-        self.model = path
-        self.window: int | None = getattr(loaded.config.get_text_config(), "max_position_embeddings", None)
-        self.end_tokens = ids_that_end(loaded.generation_config.eos_token_id, self.tokenizer.eos_token_id)
+        self.weights: PreTrainedModel | None = weights
+        self.tokenizer, self.model, self.batch_size = tokenizer, model, batch_size
+        self.window: int | None = getattr(weights.config.get_text_config(), "max_position_embeddings", None)
+        self.end_tokens = ids_that_end(weights.generation_config.eos_token_id, tokenizer.eos_token_id)
+        self._published = weights.generation_config
         # Its penalties and limits are the publisher's taste; `generate` would take all that it is not told.
-        self.weights.generation_config = GenerationConfig(
-            eos_token_id=self.end_tokens or None, pad_token_id=self.tokenizer.pad_token_id
+        weights.generation_config = GenerationConfig(
+            eos_token_id=self.end_tokens or None, pad_token_id=tokenizer.pad_token_id
         )
-        if self.window is not None:
-            self.weights.register_forward_pre_hook(_stay_within(self.window), with_kwargs=True)
-
-    @staticmethod
-    def check(batch_size: int = 64) -> None:
-        if type(batch_size) is not int or batch_size < 1:
-            raise RecipeError(f"engine.batch_size: a number of completions above 0, got {batch_size!r}")
+        hooked = [] if self.window is None else [_stay_within(self.window)]
+        self._hooks = [weights.register_forward_pre_hook(hook, with_kwargs=True) for hook in hooked]
 
     def generate(
         self,
@@ -97,9 +87,14 @@ class Transformers:
         return completions_PN
 
     def close(self) -> None:
-        """Free the weights; a batch under way in another thread ends at its next token."""
+        """Give the weights back; a batch under way in another thread ends at its next token."""
         import torch
 
+        if self.weights is None:
+            return
+        for hook in self._hooks:
+            hook.remove()
+        self.weights.generation_config = self._published
         self.weights = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -167,6 +162,34 @@ class Transformers:
     def _completion(self, ids: list[int], opener: str, stopped: bool, stop: tuple[str, ...]) -> Completion:
         text = before_stop(self.tokenizer.decode(ids, skip_special_tokens=True), stop)
         return Completion(opener + text, len(ids), "stop" if stopped else "length")
+
+
+class Transformers(Local):
+    """The embedded default: a recipe's model in this process.
+
+    Args:
+        recipe: names the model and its tokenizer.
+        batch_size: completions generated at once; halved when a GPU's memory does not hold them.
+    """
+
+    def __init__(self, recipe: Recipe, *, batch_size: int = 64):
+        from accelerate import PartialState
+        from transformers import AutoModelForCausalLM
+
+        from .. import models
+
+        tokenizer = models.load_tokenizer(recipe)
+        path = models.model_path(recipe, tokenizer)
+        kwargs = models.model_init_kwargs(recipe)
+        trusted = recipe.args.trust_remote_code
+        loaded = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=trusted, **kwargs).eval()
+        placed = loaded if "device_map" in kwargs else loaded.to(PartialState().device)
+        super().__init__(placed, tokenizer, path, batch_size)
+
+    @staticmethod
+    def check(batch_size: int = 64) -> None:
+        if type(batch_size) is not int or batch_size < 1:
+            raise RecipeError(f"engine.batch_size: a number of completions above 0, got {batch_size!r}")
 
 
 @dataclass(frozen=True)

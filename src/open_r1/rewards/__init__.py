@@ -11,11 +11,14 @@ Nothing here imports torch or trl.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import importlib.metadata
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RecipeError
@@ -53,6 +56,9 @@ BARE: dict[str, str] = {
 }
 # For `second_opinion`: an independent judge of the same question, called with the same columns.
 SECOND_OPINIONS: dict[str, str] = {"accuracy": "open_r1.rewards.math:math_verify_alone"}
+# What a completion votes for where answers are counted: `(completion, <columns>) -> (answer, key)`, None if it names
+# no answer; equal answers have equal keys. A scorer of one's own may have such a function as its attribute `ballot`.
+BALLOTS: dict[str, str] = {"accuracy": "open_r1.rewards.math:ballot"}
 # What a scorer may ask for beside dataset columns: the question's text, the prompt as it was given (a text or
 # messages), the completion's length in tokens and its limit, what the recipe's verifiers said of the sample, and the
 # number of its prompt's group in the batch.
@@ -202,6 +208,26 @@ def missing_parameters(scorer: Callable[..., Any], given: dict[str, Any]) -> lis
     return [
         a.name for a in _named(scorer.__init__)[1:] if a.default is inspect.Parameter.empty and a.name not in given
     ]
+
+
+def ballot(name: str) -> Callable[..., tuple[str, Hashable] | None] | None:
+    """What tells a completion's vote for this reward's answers; None if they cannot be voted on."""
+    if name in BALLOTS:
+        return _imported(BALLOTS[name], f"rewards: {name}")
+    return getattr(find(name), "ballot", None)
+
+
+@cache
+def version() -> str:
+    """The version of all judges: a digest of their source, with the sandbox's, and the library they rest on.
+
+    Verdicts of one version can be compared; those of another may differ on the same completion.
+    """
+    digest = hashlib.sha256()
+    package = Path(__file__).parents[1]
+    for path in sorted(file for folder in ("rewards", "sandbox") for file in (package / folder).rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return f"{digest.hexdigest()[:12]} (math-verify {importlib.metadata.version('math-verify')})"
 
 
 def columns_needed(rewards: list[RewardConfig], kind: str | None = None) -> list[str]:

@@ -15,7 +15,7 @@ from . import exact, pool
 from .answer import answer_part, boxed_answer, choice, final_answer, gold_answer, gold_choice, statement
 from .verdict import CORRECT, WRONG, Verdict
 
-__all__ = ["accuracy", "equal", "final_answer", "math_verify_alone", "vote_key"]
+__all__ = ["accuracy", "ballot", "equal", "final_answer", "math_verify_alone", "vote_key"]
 
 SECONDS = 3.0  # of CPU that Math-Verify gets for one comparison
 LENGTH = 1000  # characters beyond which an answer is none, unless the gold is as long
@@ -69,6 +69,23 @@ def equal(answer: str, solution: str | int | float | list[str] | None) -> Verdic
 def vote_key(answer: str) -> Hashable:
     """The same for answers that are equal (0.5, \\frac12, 1/2; with or without a unit or `x =`), to count votes by."""
     return exact.key(answer)
+
+
+def ballot(completion: str, solution: str | int | float | list[str] | None) -> tuple[str, Hashable] | None:
+    """The final answer, and `vote_key` of it; of a multiple choice its letter. None if there is no answer.
+
+    Args:
+        completion: the whole completion.
+        solution: the gold answer, which tells a multiple choice from other answers; nothing else is taken from it.
+    """
+    golds = _golds(solution)
+    if golds and all(gold.choice is not None for gold in golds):
+        text = answer_part(completion)
+        boxed = boxed_answer(text)
+        letter = choice(text if boxed is None else boxed)
+        return None if letter is None else (letter, letter)
+    answer = final_answer(completion)
+    return (answer, vote_key(answer)) if answer else None
 
 
 def math_verify_alone(completion: str, solution: str | int | float | None) -> Verdict:

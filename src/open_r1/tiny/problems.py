@@ -119,12 +119,22 @@ def pretraining(
     return Dataset.from_dict({"prompt": prompts, "completion": completions})
 
 
-def problems(seed: int, rows: int, split: Split = "train") -> Dataset:
-    """Return questions of one split: `prompt` (one message), `solution`, `language`, `steps` (how many digits)."""
+def problems(seed: int, rows: int, split: Split = "train", distinct: bool = False) -> Dataset:
+    """Return questions of one split: `prompt` (one message), `solution`, `language`, `steps` (how many digits).
+
+    Drawn with repetition, or, as a benchmark must be, all `distinct`: the few short sums are then soon used up, and so
+    many are a ValueError that there are hardly as many.
+    """
     from datasets import Dataset
 
     rng = random.Random(f"problems {split} {seed}")
-    asked = [(_digits(rng, len(KEYS), split), rng.choice(LANGUAGES)) for _ in range(rows)]
+    asked: list[tuple[list[int], Language]] = []
+    for _ in range(100 * rows if distinct else rows):
+        drawn = _digits(rng, len(KEYS), split), rng.choice(LANGUAGES)
+        if len(asked) < rows and not (distinct and drawn in asked):
+            asked.append(drawn)
+    if len(asked) < rows:
+        raise ValueError(f"there are not {rows} distinct {split} problems to be drawn")
     return Dataset.from_dict(
         {
             "prompt": [[{"role": "user", "content": question(digits, language)}] for digits, language in asked],

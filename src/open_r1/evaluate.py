@@ -1,0 +1,253 @@
+"""Evaluation: the problems of benchmarks sampled, judged, and told of with intervals (R1's tables)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow.parquet
+
+from open_r1 import engines, graded, held_out, metrics, models, protocol, report, run, sampled, shards, tables
+from open_r1.configs import BenchmarkConfig, Recipe
+from open_r1.data import TEXT
+from open_r1.errors import RecipeError
+from open_r1.held_out import Problems, Sets
+from open_r1.imported import Imported
+from open_r1.progress import Progress
+from open_r1.shards import Shards
+
+Row = dict[str, Any]
+
+JUDGED_ROWS = 512  # samples judged side by side
+SHOWN = 8  # problems whose samples are kept for the report
+COLUMNS = datasets.Features({"benchmark": TEXT, "problem": TEXT, **sampled.COLUMNS})
+
+
+def main(recipe: Recipe) -> run.Run:
+    args = recipe.args
+    engines.check(args.engine)
+    this = run.start(recipe)
+    sets = Sets([held_out.load(benchmark, recipe.seed) for benchmark in held_out.measured(recipe)], recipe.seed)
+    elsewhere = made_elsewhere(recipe, sets)
+    run.same_rows(this, sets.identity(*([elsewhere.identity()] if elsewhere else [])))
+    completions = Shards(this.dir / "data", len(sets), args.shard_rows)
+    verdicts = Shards(this.dir / "judged", len(sets), args.shard_rows)
+    if elsewhere is None:
+        # Before the files are divided: a process that has none to fill loads no model, and the others would wait.
+        this.recipe = models.with_model(recipe)
+    todo = run.own_files(this, completions)
+    if elsewhere is not None:
+        for number in todo:
+            shards.write(completions.path(number), [elsewhere.of(sets, completions, number)], COLUMNS)
+    elif todo:
+        total = sum(len(span) * problems.benchmark.k for n in todo for problems, span in sets.of(completions.range(n)))
+        sampled.fill(this, completions, todo, total, partial(sample, sets, completions), COLUMNS)
+    remove_other_verdicts(this, verdicts, sets)
+    for number in run.own_files(this, verdicts):
+        judge(this, sets, completions, verdicts, number)
+    with run.to_finish(this, verdicts) as last:
+        if last:
+            summarize(this, sets)
+    return this
+
+
+def made_elsewhere(recipe: Recipe, sets: Sets) -> Imported | None:
+    """The completions that the recipe brings, if it does."""
+    args = recipe.args
+    if args.completions is None:
+        return None
+    return Imported(args.completions, sets, recipe.seed, partial=args.problems is not None)
+
+
+def sample(sets: Sets, files: Shards, engine: engines.Engine, number: int, progress: Progress) -> list[Row]:
+    """The completions of one file."""
+    made = []
+    for problems, span in sets.of(files.range(number)):
+        benchmark = problems.benchmark
+        rows = list(problems.read(span))
+        drawn = sampling(benchmark, sets.seed)
+        asked = sampled.Asked(benchmark.k, drawn, benchmark.prompt, benchmark.system_prompt)
+        # By its place in the benchmark, so that a problem's samples do not depend on the benchmarks beside it.
+        for row, made_K in zip(rows, sampled.complete(engine, rows, list(span), asked, progress), strict=True):
+            own = {"benchmark": benchmark.name, "problem": problems.ids[row["row"]]}
+            made += [own | completion for completion in made_K]
+    return made
+
+
+def sampling(benchmark: BenchmarkConfig, seed: int) -> engines.Sampling:
+    return engines.Sampling(benchmark.temperature, benchmark.top_p, max_tokens=benchmark.max_tokens, seed=seed)
+
+
+def remove_other_verdicts(this: run.Run, verdicts: Shards, sets: Sets) -> None:
+    """Delete this process's files of verdicts that another version of the judge, or another verifier, has written."""
+    found = 0
+    for number in run.own_numbers(this, verdicts):
+        path = verdicts.path(number)
+        if shards.is_whole(path) and graders_of(path) != sets.graders(verdicts.range(number)):
+            path.unlink()
+            found += 1
+    if found:
+        this.say(
+            f"{found} of {verdicts.count} files of verdicts are of another version of the judge, and are made again"
+        )
+
+
+def graders_of(path: Path) -> dict[str, str]:
+    """Benchmark -> the version that judged it, in one file."""
+    rows = pyarrow.parquet.read_table(path, columns=["benchmark", "grader"]).to_pylist()
+    return {row["benchmark"]: row["grader"] for row in rows}
+
+
+def judge(this: run.Run, sets: Sets, completions: Shards, verdicts: Shards, number: int) -> None:
+    """Judge one file of completions.
+
+    Raises:
+        RecipeError: the judge itself failed on too many of them; the file is not written.
+    """
+    spans = list(sets.of(verdicts.range(number)))
+    rows = [row for batch in shards.read_file(completions.path(number)) for row in batch]
+    judged: list[Row] = []
+    for problems, span in spans:
+        by_row = {row["row"]: row for row in problems.read(span)}
+        own = [by_row[row["row"]] | row for row in rows if row["benchmark"] == problems.benchmark.name]
+        for batch in whole_problems(own):
+            found = problems.grader.grade(batch)
+            names = [{key: row[key] for key in ("benchmark", "problem")} for row in batch]
+            judged += [name | sample for name, sample in zip(names, found, strict=True)]
+    errors = Counter(row["reason"] for row in judged if row["verdict"] == "error")
+    if errors.total() > this.recipe.run.max_error_share * len(judged):
+        reason, times = errors.most_common(1)[0]
+        raise RecipeError(
+            f"benchmarks: the judge itself failed on {errors.total()} of {len(judged)} completions, more than "
+            f"max_error_share: {this.recipe.run.max_error_share:g} allows. {times} times: {reason}. The completions "
+            "are kept; once the cause is gone, the same command goes on"
+        )
+    shards.write(verdicts.path(number), [judged], graded.FEATURES)
+
+
+def whole_problems(rows: list[Row]) -> Iterator[list[Row]]:
+    """Some problems with all of their samples at a time."""
+    batch: list[Row] = []
+    for _, samples in groupby(rows, key=itemgetter("row")):
+        batch += samples
+        if len(batch) >= JUDGED_ROWS:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def summarize(this: run.Run, sets: Sets) -> None:
+    """From the verdicts to the figures of each benchmark, the table and the report."""
+    judged: dict[str, dict[int, list[Row]]] = {problems.benchmark.name: {} for problems in sets.sets}
+    for batch in shards.read(this.dir / "judged"):
+        for row in batch:
+            judged[row["benchmark"]].setdefault(row["row"], []).append(row)
+    generated = models_of(this.dir / "data")
+    evaluations = []
+    for problems in sets.sets:
+        of_problem = judged[problems.benchmark.name]
+        judged_PK = [of_problem.get(place, []) for place in range(len(problems))]
+        evaluations.append(evaluation(this, problems, judged_PK, generated))
+        folder = this.dir / "evaluations"
+        folder.mkdir(exist_ok=True)
+        run.write_json(folder / f"{problems.benchmark.name}.json", evaluations[-1])
+    tokens = sum(row["tokens"] or 0 for rows in judged.values() for samples in rows.values() for row in samples)
+    summary = {
+        "model": generated,
+        "engine": engine_of(this.recipe),
+        "completions": sum(told["samples"] for told in evaluations),
+        "tokens": tokens,
+        "tokens_per_second": sampled.speed(this.dir),
+        "benchmarks": {told["name"]: tables.summarized(told) for told in evaluations},
+    }
+    run.finish_files(this, summary)
+    this.say(report.evaluation_table(evaluations))
+
+
+def engine_of(recipe: Recipe) -> str:
+    return "elsewhere" if recipe.args.completions is not None else recipe.args.engine.name
+
+
+def models_of(folder: Path) -> str:
+    """The model's name, as the engine has told it with every completion."""
+    return ", ".join(sorted({row["model"] for batch in shards.read(folder, ["model"]) for row in batch}))
+
+
+def evaluation(this: run.Run, problems: Problems, judged_PK: list[list[Row]], model: str) -> dict[str, Any]:
+    """All that is to be told of one benchmark.
+
+    Raises:
+        RecipeError: verdicts of different versions, or problems without a completion.
+    """
+    benchmark, recipe = problems.benchmark, this.recipe
+    at = f"benchmarks.{benchmark.name}"
+    without = [problems.ids[place] for place, samples in enumerate(judged_PK) if not samples]
+    if without:
+        raise RecipeError(
+            f"{at}: {len(without)} problems have no completions, {without[0]!r} first; files of {this.dir}/data or "
+            "judged were changed. Delete both folders and start again"
+        )
+    graders = {row["grader"] for samples in judged_PK for row in samples}
+    if len(graders) > 1:
+        raise RecipeError(
+            f"{at}: its samples were judged by different versions of the judge ({'; '.join(sorted(graders))}); start "
+            "the other parts again, and they judge theirs anew"
+        )
+    names = [metrics.resolve(name, benchmark.k) for name in benchmark.metrics]
+    told = metrics.figures(judged_PK, names, level=recipe.args.level, seed=recipe.seed)
+    return {
+        "name": benchmark.name,
+        "title": benchmark.title or benchmark.name,
+        "step": None,
+        "model": model,
+        "engine": engine_of(recipe),
+        "seed": recipe.seed,
+        "identity": problems.identity,
+        "protocol": {
+            "prompt": benchmark.prompt,
+            "system_prompt": benchmark.system_prompt,
+            "chat_template": recipe.data.chat_template,
+            "k": benchmark.k,
+            "temperature": benchmark.temperature,
+            "top_p": benchmark.top_p,
+            "top_k": 0,
+            "max_tokens": benchmark.max_tokens,
+        },
+        "departures": protocol.departures(recipe.args, benchmark, len(problems)),
+        "source": benchmark.source,
+        "verifier": benchmark.verifier.name,
+        "grader": graders.pop(),
+        "level": recipe.args.level,
+        **told,
+        "examples": examples(this.dir / "data", problems, judged_PK),
+    }
+
+
+def examples(folder: Path, problems: Problems, judged_PK: list[list[Row]]) -> list[Row]:
+    """A few problems, from the never to the always solved, with samples."""
+    order = sorted(range(len(judged_PK)), key=lambda p: sum(row["verdict"] == "correct" for row in judged_PK[p]))
+    chosen = sorted({order[round(i)] for i in np.linspace(0, len(order) - 1, min(SHOWN, len(order)))}, key=order.index)
+    wanted = [("benchmark", "=", problems.benchmark.name), ("row", "in", chosen)]
+    columns = ["row", "sample", "completion"]
+    found = pyarrow.parquet.read_table(folder, columns=columns, filters=wanted).to_pylist()
+    texts = {(row["row"], row["sample"]): row["completion"] for row in found}
+    return [
+        graded.example(
+            next(problems.read(range(place, place + 1))),
+            judged_PK[place],
+            [texts[place, row["sample"]] for row in judged_PK[place]],
+        )
+        for place in chosen
+    ]
+
+
+if __name__ == "__main__":
+    run.from_command_line(main)

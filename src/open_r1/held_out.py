@@ -1,0 +1,125 @@
+"""The problems of benchmarks, as an evaluation reads them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from . import data, graded, protocol
+from .configs import BenchmarkConfig, Recipe
+from .data import StoredRows
+from .errors import RecipeError
+from .prompts import prompt_id
+
+Row = dict[str, Any]
+
+READ_ROWS = 64  # problems held at once; the hidden tests of one may take megabytes
+
+
+def measured(recipe: Recipe) -> list[BenchmarkConfig]:
+    """The benchmarks by the recipe's protocol."""
+    given = recipe.given
+    return protocol.applied(recipe.args, given.get("prompt"), given.get("system_prompt"))
+
+
+class Problems:
+    """The problems of one benchmark.
+
+    Args:
+        benchmark: as it is measured.
+        rows: with `prompt` and the verifier's columns.
+
+    Raises:
+        RecipeError: two problems of one id.
+    """
+
+    def __init__(self, benchmark: BenchmarkConfig, rows: StoredRows):
+        self.benchmark, self.rows = benchmark, rows
+        self.grader = graded.Grader(benchmark.verifier, benchmark.max_tokens)
+        self.ids: list[str] = []
+        self.hashes: list[str] = []  # of the prompts
+        self.identity = graded.identity(self._read_ids())
+        repeated = [name for name, count in Counter(self.ids).items() if count > 1]
+        if repeated:
+            places = ", ".join(str(i) for i, name in enumerate(self.ids) if name == repeated[0])
+            raise RecipeError(
+                f"benchmarks.{benchmark.name}: {len(repeated)} problem ids are there more than once, {repeated[0]!r} "
+                f"first (rows {places}), and would count so often. Remove the repeated rows, or name another column "
+                "with `columns: {id: ...}`"
+            )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def places(self) -> dict[str, int]:
+        """The problems' places by their ids and by their prompts' hashes."""
+        return {name: place for names in (self.hashes, self.ids) for place, name in enumerate(names)}
+
+    def _read_ids(self) -> Iterator[list[Any]]:
+        """Note the problems' ids; what each of them is."""
+        columns = graded.columns_of(self.benchmark.verifier)
+        for row in self.read(range(len(self))):
+            name = row.get("id")
+            self.hashes.append(prompt_id(row["prompt"] or ""))
+            self.ids.append(self.hashes[-1] if name is None else str(name))
+            yield [self.ids[-1], row["prompt"], *(row.get(column) for column in columns)]
+
+    def read(self, span: range) -> Iterator[Row]:
+        """Problems at these places, each with its `row`."""
+        for start in range(span.start, span.stop, READ_ROWS):
+            stop = min(start + READ_ROWS, span.stop)
+            for place, row in enumerate(self.rows.slice(start, stop), start=start):
+                yield row | {"row": place}
+
+
+class Sets:
+    """The problems of all benchmarks one after another, as they are divided into files.
+
+    Args:
+        sets: of each benchmark.
+        seed: of the sampling.
+    """
+
+    def __init__(self, sets: list[Problems], seed: int):
+        self.sets, self.seed = sets, seed
+        self.ends = np.cumsum([len(problems) for problems in sets])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def of(self, span: range) -> Iterator[tuple[Problems, range]]:
+        """The benchmarks in a span, each with its own places in it."""
+        for problems, end in zip(self.sets, self.ends.tolist(), strict=True):
+            first = end - len(problems)
+            own = range(max(span.start, first) - first, min(span.stop, end) - first)
+            if own:
+                yield problems, own
+
+    def graders(self, span: range) -> dict[str, str]:
+        """Benchmark -> the version that judges it now, of those in a span."""
+        return {problems.benchmark.name: problems.grader.version for problems, _ in self.of(span)}
+
+    def identity(self, *more: dict[str, Any]) -> dict[str, Any]:
+        """What tells these problems, and `more` sources, from others, for `run.same_rows`."""
+        told = [
+            {"path": problems.benchmark.name, "rows": len(problems), "looks": problems.identity}
+            for problems in self.sets
+        ]
+        return {"sources": [*told, *more], "kept": None}
+
+
+def load(benchmark: BenchmarkConfig, seed: int) -> Problems:
+    """The problems of a benchmark.
+
+    Raises:
+        RecipeError: a source that cannot be loaded, a column that is missing, two problems of one id.
+    """
+    at = f"benchmarks.{benchmark.name}"
+    rows = data.stored(benchmark.datasets, "evaluate", seed, f"{at}.datasets")
+    graded.check_columns(benchmark.verifier, list(rows.features), at)
+    if benchmark.problems is not None and benchmark.problems < len(rows):
+        rows = rows.keep(np.arange(benchmark.problems))
+    return Problems(benchmark, rows)

@@ -1,0 +1,110 @@
+"""Completions that were made elsewhere, as an evaluation keeps its own: judged without a model."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import datasets
+
+from . import data
+from .configs import DatasetConfig
+from .errors import RecipeError
+from .held_out import Problems, Sets
+from .prompts import prompt_id
+from .shards import Shards
+
+Row = dict[str, Any]
+
+KNOWN = ("tokens", "finish_reason", "seed", "model")  # taken where the file has them
+SHOWN = 3  # problems named in a message
+
+
+class Imported:
+    """A file of completions, found by problem.
+
+    Args:
+        source: `completion` (a text, or a list of them), and `id` or `prompt` of the problem; with several benchmarks
+            also `benchmark`; further columns of `KNOWN`.
+        sets: the problems.
+        seed: of a source that is a function.
+        partial: the sets are parts of their benchmarks, so completions of other problems are left out.
+
+    Raises:
+        RecipeError: a missing column, a completion of no problem, problems without one.
+    """
+
+    def __init__(self, source: DatasetConfig, sets: Sets, seed: int, partial: bool = False):
+        self.at = f"completions ({source.path})"
+        self.rows: datasets.Dataset = data.stored([source], "imported", seed, "completions").parts[0][1]
+        have = self.rows.column_names
+        if not {"id", "prompt"} & {*have}:
+            raise RecipeError(f"{self.at}: `id` or `prompt` must say which problem a row answers; it has {have}")
+        if len(sets.sets) > 1 and "benchmark" not in have:
+            raise RecipeError(f"{self.at}: with several benchmarks, the column `benchmark` must say whose a row is")
+        self._several = isinstance(self.rows.features["completion"], datasets.List)
+        # (benchmark, place) -> row and, of a list of completions, number in it
+        self.places: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
+        self._find(sets, partial)
+        for problems in sets.sets:
+            self._check(problems)
+
+    def _find(self, sets: Sets, partial: bool) -> None:
+        known = {problems.benchmark.name: problems.places() for problems in sets.sets}
+        only = next(iter(known)) if len(known) == 1 else None
+        columns = [c for c in ("benchmark", "id", "prompt") if c in self.rows.column_names]
+        lost = []
+        for i, row in enumerate(self.rows.select_columns([*columns, *(["completion"] if self._several else [])])):
+            benchmark = row.get("benchmark") or only
+            name = str(row["id"]) if row.get("id") is not None else prompt_id(row.get("prompt") or "")
+            place = known.get(benchmark, {}).get(name)
+            if place is None:
+                lost.append(f"row {i} ({benchmark} {name})")
+                continue
+            count = len(row["completion"] or []) if self._several else 1
+            self.places[benchmark, place] += [(i, j) for j in range(count)]
+        if lost and not partial:
+            raise RecipeError(
+                f"{self.at}: {len(lost)} rows are of no problem of the benchmark, {', '.join(lost[:SHOWN])} first; "
+                "`id` must be the problem's id, or `prompt` its text as the benchmark has it"
+            )
+
+    def _check(self, problems: Problems) -> None:
+        """Every problem must have as many as are asked for: the lost ones may have been the hard ones."""
+        name, k = problems.benchmark.name, problems.benchmark.k
+        short = [problems.ids[p] for p in range(len(problems)) if len(self.places[name, p]) < k]
+        if short:
+            raise RecipeError(
+                f"{self.at}: {len(short)} problems of {name} have fewer than {k} completions, "
+                f"{', '.join(short[:SHOWN])} first; set --k to what all of them have"
+            )
+
+    def of(self, sets: Sets, files: Shards, number: int) -> list[Row]:
+        """The rows of one file of an evaluation."""
+        return [row for problems, span in sets.of(files.range(number)) for row in self._of(problems, span)]
+
+    def _of(self, problems: Problems, span: range) -> Iterator[Row]:
+        name, k = problems.benchmark.name, problems.benchmark.k
+        for place in span:
+            for sample, (i, j) in enumerate(self.places[name, place][:k]):
+                row = self.rows[i]
+                text = row["completion"][j] if self._several else row["completion"]
+                told = {key: row.get(key) for key in KNOWN}
+                if self._several:
+                    told = {key: value[j] if isinstance(value, list) else value for key, value in told.items()}
+                yield told | {
+                    "benchmark": name,
+                    "problem": problems.ids[place],
+                    "prompt_id": problems.hashes[place],
+                    "row": place,
+                    "sample": sample,
+                    "completion": text,
+                    "finish_reason": told["finish_reason"] or ("refused" if text is None else "stop"),
+                    "refused": "no completion" if text is None else None,
+                    "model": told["model"] or self.at,
+                }
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this file from another, for `run.same_rows`."""
+        return data.StoredRows([(DatasetConfig(self.at), self.rows)]).identity()["sources"][0]

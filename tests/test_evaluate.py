@@ -1,0 +1,511 @@
+"""The task `evaluate`: every figure can be computed again from its files, whatever happened on the way."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from statistics import mean
+
+import pytest
+import yaml
+from conftest import MODEL, ROOT, command
+
+from open_r1 import engines, evaluate, graded, held_out, launch, rewards, run, shards
+from open_r1.configs import load_recipe
+from open_r1.engines import Completion, Sampling, refusal, seed_of
+from open_r1.errors import RecipeError
+from open_r1.rewards import RewardConfig
+
+PROBLEMS = 7
+K = 4
+
+
+class Adder:
+    """An engine that adds the two numbers of a question, more often wrongly the larger they are."""
+
+    at_once = 1
+    model = "adder"
+    asked = 0  # completions, over all instances
+    most = sys.maxsize  # of them, before it fails
+    truncated = 0.15
+
+    def __init__(self, recipe):
+        pass
+
+    def generate(self, prompts, n, sampling: Sampling, rows=None, done=None):
+        made_PN = []
+        for prompt, row in zip(prompts, rows, strict=True):
+            text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+            if "refuse" in text:
+                made_PN.append([refusal("the prompt is too long: 9 tokens")] * n)
+                continue
+            a, b = map(int, re.findall(r"\d+", text)[:2])
+            made_PN.append([self.answer(a + b, random.Random(seed_of(sampling.seed, row, k)), a) for k in range(n)])
+            Adder.asked += n
+            if Adder.asked > Adder.most:
+                raise RecipeError("engine: out of order")
+        if done:
+            done(n * len(prompts), sum(made.tokens for made_N in made_PN for made in made_N))
+        return made_PN
+
+    @staticmethod
+    def answer(right: int, rng: random.Random, difficulty: int) -> Completion:
+        given = right if rng.random() > difficulty / 8 else right + rng.choice([1, 1, 2])
+        written = rng.choice([f"{given}", f"{given}.0", f"\\frac{{{2 * given}}}{{2}}"])
+        if rng.random() < Adder.truncated:
+            return Completion("<think> hm hm hm", 40, "length")
+        return Completion(f"<think> so </think> The answer is \\boxed{{{written}}}.", rng.randint(9, 30), "stop")
+
+    def close(self):
+        pass
+
+
+def rows_of_problems(count: int = PROBLEMS) -> list[dict]:
+    return [{"id": f"p{i}", "prompt": f"What is {i} + {2 * i}?", "solution": str(3 * i)} for i in range(count)]
+
+
+def written(path, rows: list[dict]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def measure(write_recipe, tmp_path):
+    """`measure(k=2, ...)` runs an evaluation of the adder; its directory."""
+
+    def main(*overrides: str, rows: list[dict] | None = None, benchmark: dict | None = None, **keys: object):
+        source = written(tmp_path / "problems.jsonl", rows_of_problems() if rows is None else rows)
+        entry = {"name": "sums", "datasets": [source], "k": K, "metrics": ["pass@1", "pass@2", "maj@k"]}
+        keys = {"random_init": ..., "model_name_or_path": "adder", "engine": {"name": "test_evaluate:Adder"}} | keys
+        path = write_recipe("evaluate", **({"benchmarks": [entry | (benchmark or {})]} | keys))
+        evaluate.main(load_recipe(path, list(overrides)))
+        return tmp_path / "run"
+
+    return main
+
+
+def told(directory, name: str = "sums") -> dict:
+    return run.read_json(directory / "evaluations" / f"{name}.json")
+
+
+def judged(directory) -> list[dict]:
+    return [row for batch in shards.read(directory / "judged") for row in batch]
+
+
+def sampled(directory) -> list[dict]:
+    return [row for batch in shards.read(directory / "data") for row in batch]
+
+
+def test_every_figure_can_be_computed_again_from_the_files(measure):
+    directory = measure()
+    figures, rows = told(directory), judged(directory)
+    assert [(row["problem"], row["sample"]) for row in rows] == [
+        (f"p{i}", k) for i in range(PROBLEMS) for k in range(K)
+    ]
+    right_PK = [[row["verdict"] == "correct" for row in rows[i * K : i * K + K]] for i in range(PROBLEMS)]
+    assert 0.3 < figures["metrics"]["pass@1"]["value"] < 0.9
+    assert figures["metrics"]["pass@1"]["value"] == pytest.approx(mean(map(mean, right_PK)))
+    pairs = [mean(any(pair) for pair in itertools.combinations(right_K, 2)) for right_K in right_PK]
+    assert figures["metrics"]["pass@2"]["value"] == pytest.approx(mean(pairs))
+    majorities = []
+    for i, right_K in enumerate(right_PK):
+        votes = Counter(row["vote"] for row in rows[i * K : i * K + K] if row["vote"] is not None)
+        winners = [vote for vote, count in votes.items() if count == max(votes.values())]
+        of_vote = {row["vote"]: right for row, right in zip(rows[i * K :], right_K, strict=False)}
+        majorities.append(mean(of_vote[vote] for vote in winners) if winners else 0)
+    assert figures["metrics"]["maj@4"]["value"] == pytest.approx(mean(majorities))
+    assert figures["shares"]["truncated"]["value"] == mean(row["finish_reason"] == "length" for row in rows)
+    assert figures["tokens"]["mean"]["value"] == pytest.approx(mean(row["tokens"] for row in rows))
+    assert len({row["answer"] for row in rows}) > len({row["vote"] for row in rows})  # 3, 3.0 and 6/2 vote for one
+    low, high = (figures["metrics"]["pass@1"][side] for side in ("low", "high"))
+    assert 0 <= low < figures["metrics"]["pass@1"]["value"] < high <= 1
+
+
+def test_completions_are_kept_with_all_that_made_them(measure):
+    rows = sampled(measure())
+    assert [row["seed"] for row in rows[:2]] == [seed_of(0, 0, 0), seed_of(0, 0, 1)]
+    assert {row["model"] for row in rows} == {"adder"} and {row["benchmark"] for row in rows} == {"sums"}
+
+
+def test_the_files_are_those_of_a_run_without_other_benchmarks(measure, tmp_path):
+    alone = sampled(measure())
+    more = written(tmp_path / "more.jsonl", rows_of_problems(5))
+    source = str(tmp_path / "problems.jsonl")
+    directory = measure(
+        "--overwrite",
+        benchmarks=[
+            {"name": "more", "datasets": [more], "k": 3},
+            {"name": "sums", "datasets": [source], "k": K, "metrics": ["pass@1", "maj@k"]},
+        ],
+    )
+    assert [row for row in sampled(directory) if row["benchmark"] == "sums"] == alone
+    assert told(directory, "more")["samples"] == 15 and set(told(directory, "more")["metrics"]) == {"pass@1"}
+
+
+def test_an_evaluation_that_is_interrupted_goes_on_and_samples_nothing_twice(measure, monkeypatch):
+    monkeypatch.setattr(Adder, "asked", 0)
+    monkeypatch.setattr(Adder, "most", 4 * K)
+    with pytest.raises(RecipeError, match="out of order"):
+        measure()
+    begun = Adder.asked
+    monkeypatch.setattr(Adder, "most", sys.maxsize)
+    directory = measure()
+    assert Adder.asked == begun + (PROBLEMS - 3) * K  # the first file of three problems was there
+    assert told(directory)["samples"] == PROBLEMS * K
+
+
+def test_kept_completions_are_judged_again_without_sampling(measure, monkeypatch):
+    directory = measure()
+    before = told(directory)
+    monkeypatch.setattr(engines, "open_engine", lambda recipe: pytest.fail("nothing is to be sampled"))
+    with pytest.raises(RecipeError, match="holds a finished run"):
+        measure()
+    # Other metrics of the same verdicts.
+    measure("--rejudge", "--metrics", "pass@3")
+    assert set(told(directory)["metrics"]) == {"pass@3"} and told(directory)["grader"] == before["grader"]
+    # Another verifier, on the same completions.
+    measure("--rejudge", benchmark={"verifier": {"name": "test_evaluate:is_even"}, "metrics": ["pass@1"]})
+    assert told(directory)["grader"] != before["grader"] and told(directory)["verifier"] == "test_evaluate:is_even"
+    assert {row["reason"] for row in judged(directory)} == {""} and "is_even" in judged(directory)[0]["grader"]
+    # What is sampled otherwise is another run.
+    with pytest.raises(RecipeError, match="begun by another recipe"):
+        measure("--rejudge", benchmark={"k": 2})
+
+
+def is_even(completion: str, solution: str) -> float:
+    return float(int(solution) % 2 == 0)
+
+
+def test_verdicts_of_another_version_of_the_judge_are_made_again(measure, monkeypatch):
+    directory = measure()
+    path = sorted((directory / "judged").glob("*.parquet"))[0]
+    monkeypatch.setattr(rewards, "version", lambda: "the next one")
+    monkeypatch.setattr(graded.rewards, "version", lambda: "the next one")
+    run.write_json(directory / "status.json", {"state": "interrupted"})
+    path.unlink()
+    measure()
+    assert {row["grader"] for row in judged(directory)} == {"accuracy() the next one"}
+    assert told(directory)["grader"] == "accuracy() the next one"
+
+
+def test_the_version_changes_with_the_source_of_the_judge(monkeypatch, tmp_path):
+    rewards.version.cache_clear()
+    before = rewards.version()
+    assert re.fullmatch(r"[0-9a-f]{12} \(math-verify [\d.]+\)", before)
+    copy = tmp_path / "open_r1" / "rewards"
+    copy.mkdir(parents=True)
+    (copy / "__init__.py").write_text("")
+    monkeypatch.setattr(rewards, "__file__", str(copy / "__init__.py"))
+    rewards.version.cache_clear()
+    assert rewards.version() != before
+    rewards.version.cache_clear()
+
+
+def test_departures_from_the_protocol_are_kept_beside_the_figures(write_recipe):
+    path = write_recipe("evaluate", benchmarks=["tiny"])
+    overrides = ["--k", "2", "--benchmarks.0.temperature", "0.5", "--prompt", "r1_zero", "--problems", "9"]
+    recipe = load_recipe(path, overrides)
+    [benchmark] = held_out.measured(recipe)
+    problems = held_out.load(benchmark, 0)
+    assert evaluate.protocol.departures(recipe.args, benchmark, len(problems)) == {
+        "k": [16, 2],
+        "temperature": [1.0, 0.5],
+        "prompt": ["chat", "r1_zero"],
+        "problems": [200, 9],
+    }
+    recipe = load_recipe(path)
+    assert evaluate.protocol.departures(recipe.args, held_out.measured(recipe)[0], 200) == {}
+    assert evaluate.protocol.departures(recipe.args, held_out.measured(recipe)[0], 199) == {"problems": [200, 199]}
+
+
+def test_a_benchmark_of_ones_own_departs_from_its_own_file(write_recipe, tmp_path):
+    source = written(tmp_path / "sums.jsonl", rows_of_problems())
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"datasets": [source], "k": 8, "problems": 7}))
+    recipe = load_recipe(write_recipe("evaluate", benchmarks=[str(tmp_path / "mine.yaml")], k=2))
+    [benchmark] = held_out.measured(recipe)
+    assert (benchmark.name, benchmark.k, len(held_out.load(benchmark, 0))) == ("mine", 2, 7)
+    assert evaluate.protocol.departures(recipe.args, benchmark, 7) == {"k": [8, 2]}
+
+
+def test_refused_prompts_and_unreadable_golds_are_no_evidence(measure):
+    rows = rows_of_problems()
+    rows[1]["prompt"] += " refuse"
+    rows[2]["solution"] = "\\begin{cases} x \\end{cases} words words"
+    directory = measure(rows=rows)
+    figures = told(directory)
+    by_id = {problem["id"]: problem for problem in figures["by_problem"]}
+    assert by_id["p1"]["evidence"] == 0 and by_id["p1"]["pass@1"] is None
+    assert figures["metrics"]["pass@1"]["problems"] < PROBLEMS
+    assert figures["shares"]["unknown"]["value"] >= 1 / PROBLEMS
+    assert figures["shares"]["refused"]["value"] == pytest.approx(1 / PROBLEMS)
+    low, high = figures["bounds"]["pass@1"]
+    assert low < figures["metrics"]["pass@1"]["value"] < high
+    assert any(reason.startswith("refused: the prompt is too long") for reason in figures["reasons"])
+
+
+def test_without_a_single_verdict_nothing_is_claimed(measure, capsys, monkeypatch):
+    monkeypatch.setattr(Adder, "truncated", 0.0)  # a completion without an answer is wrong, whatever the gold is
+    rows = [row | {"solution": "a gold in words only"} for row in rows_of_problems()]
+    figures = told(measure(rows=rows))
+    assert figures["metrics"]["pass@1"] == {
+        "value": None, "low": None, "high": None, "same_problems": None, "problems": 0,
+    }  # fmt: skip
+    assert figures["bounds"]["pass@1"][1] > 0.5
+    assert "not mathematics" in capsys.readouterr().out
+
+
+def test_a_judge_that_fails_stops_the_run_and_keeps_the_completions(measure, tmp_path):
+    with pytest.raises(RecipeError, match="the judge itself failed on 12 of 12 completions"):
+        measure(benchmark={"verifier": {"name": "test_evaluate:broken"}, "metrics": ["pass@1"]})
+    assert len(sampled(tmp_path / "run")) == PROBLEMS * K and not judged(tmp_path / "run")
+
+
+def broken(completion: str, solution: str) -> float:
+    raise OSError("no such sandbox")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"benchmarks": ["aime25x"]}, "no benchmark 'aime25x'; did you mean 'aime25'"),
+        ({"benchmarks": []}, "benchmarks: name at least one of"),
+        ({"benchmarks": ["tiny", "tiny"]}, "'tiny' is listed twice"),
+        ({"benchmarks": ["tiny"], "k": 1}, "k is 1 and maj@k asks for a vote"),
+        ({"benchmarks": ["tiny"], "metrics": ["maj@64"]}, "maj@64 needs 64 samples of each problem, and k is 16"),
+        ({"benchmarks": ["tiny"], "metrics": ["accuracy"]}, "'accuracy' is none; known: pass@<n>"),
+        ({"benchmarks": ["tiny"], "metrics": []}, "tiny.metrics: the list is empty"),
+        ({"benchmarks": ["tiny"], "temperature": 0.0}, "at temperature 0 all 16 completions would be the same"),
+        ({"benchmarks": ["tiny"], "problems": 0}, "problems: 1 or more"),
+        ({"benchmarks": [{"name": "tiny", "kk": 4}]}, "unknown key 'kk'; did you mean 'k'"),
+        ({"benchmarks": [{"name": "tiny", "verifier": "acuracy"}]}, "no reward named 'acuracy'"),
+        (
+            {"benchmarks": [{"name": "tiny", "verifier": "code", "metrics": ["maj@k"]}]},
+            "maj@k is a vote over answers, and code gives none",
+        ),
+        ({"benchmarks": [{"name": "tiny", "prompt": "boxd"}]}, "no prompt is named 'boxd'; did you mean 'boxed'"),
+        ({"benchmarks": [{"name": "a/b", "datasets": ["x.jsonl"]}]}, "a name of letters, digits"),
+        ({"datasets": ["x.jsonl"]}, "datasets: an evaluation measures `benchmarks`"),
+        ({"rewards": ["accuracy"]}, "rewards: evaluate has no rewards"),
+        ({"level": 1.5}, "level: of the intervals"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is_loaded(write_recipe, keys, message):
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        load_recipe(write_recipe("evaluate", **keys))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "is empty"),
+        ([{"question": "1 + 1?", "solution": "2"}], "evaluate needs the columns prompt; it has question, solution"),
+        ([{"prompt": "1 + 1?", "answer": "2"}], "accuracy needs the column 'solution'; the problems have"),
+        (
+            [{"id": 1, "prompt": "1 + 1?", "solution": "2"}, {"id": 1, "prompt": "1 + 2?", "solution": "3"}],
+            "1 problem ids are there more than once, '1' first (rows 0, 1)",
+        ),
+        ([{"prompt": "1 + 1?", "solution": "2"}] * 3, "first (rows 0, 1, 2)"),
+    ],
+)
+def test_problems_that_cannot_be_measured_are_refused(measure, rows, message):
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        measure(rows=rows)
+
+
+def test_other_problems_than_those_begun_with_are_refused(measure, tmp_path):
+    directory = measure()
+    run.write_json(directory / "status.json", {"state": "interrupted"})
+    with pytest.raises(RecipeError, match="sums changed since"):
+        measure(rows=[row | {"solution": "5"} for row in rows_of_problems()])
+
+
+def test_files_without_completions_are_told_of(measure):
+    directory = measure()
+    run.write_json(directory / "status.json", {"state": "interrupted"})
+    path = sorted((directory / "judged").glob("*.parquet"))[0]
+    [rows] = shards.read_file(path)
+    shards.write(path, [[row for row in rows if row["problem"] != "p1"]], graded.FEATURES)
+    with pytest.raises(RecipeError, match="1 problems have no completions, 'p1' first"):
+        measure()
+
+
+def test_a_multiple_choice_votes_by_letter():
+    grader = graded.Grader(RewardConfig("accuracy"))
+    texts = ["</think> The answer is B.", "</think> \\boxed{B}", "</think> **Answer: C**", "</think> no idea"]
+    rows = [
+        {"row": 0, "sample": k, "prompt": "which?", "solution": "B", "completion": text, "tokens": 5}
+        | {"finish_reason": "stop", "refused": None}
+        for k, text in enumerate(texts)
+    ]
+    assert [row["vote"] for row in grader.grade(rows)] == ["B", "B", "C", None]
+    assert [row["verdict"] for row in grader.grade(rows)] == ["correct", "correct", "wrong", "wrong"]
+
+
+def test_numbers_between_right_and_wrong_are_no_verdict():
+    grader = graded.Grader(RewardConfig("test_evaluate:half"))
+    row = {
+        "row": 0,
+        "sample": 0,
+        "prompt": "",
+        "completion": "x",
+        "tokens": 1,
+        "finish_reason": "stop",
+        "refused": None,
+    }
+    found = grader.grade([row])[0]
+    assert (found["verdict"], found["reason"]) == ("unknown", "a score of 0.5 is no verdict")
+
+
+def half(completion: str) -> float:
+    return 0.5
+
+
+def test_the_command_finds_a_runs_model_and_prompt(tmp_path):
+    trained = tmp_path / "runs" / "small" / "grpo" / "zero"
+    (trained / "model").mkdir(parents=True)
+    (trained / "recipe.yaml").write_text(yaml.safe_dump({"prompt": "r1_zero", "task": "grpo"}))
+    recipe, words = launch.evaluation(str(trained), ["aime24", "mine/sums.yaml"], ["--k", "4"])
+    assert recipe == launch.ANY_MODEL
+    told = dict(itertools.pairwise(words))
+    assert told["--prompt"] == "r1_zero" and told["--model_name_or_path"] == str(trained / "model")
+    assert told["--output_dir"] == "runs/small/evaluate/grpo-zero+aime24+sums--k=4"
+    _, words = launch.evaluation("Qwen/Qwen2.5-7B", ["math500"], [])
+    assert "runs/Qwen2.5-7B/evaluate/math500" in words and "--prompt" not in words
+    with pytest.raises(RecipeError, match="neither a model"):
+        launch.evaluation(str(tmp_path), ["aime24"], [])
+    (trained / "model").rmdir()
+    with pytest.raises(RecipeError, match="without a model"):
+        launch.evaluation(str(trained), ["aime24"], [])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An evaluation of a real model by the command; its recipe and directory."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    path = folder / "recipes" / "small" / "evaluate" / "recipe.yaml"
+    path.parent.mkdir(parents=True)
+    content = {
+        "random_init": MODEL,
+        "tokenizer_name_or_path": "open_r1.tiny.tokenizer:build",
+        "benchmarks": [{"name": "tiny", "problems": 20, "k": 4, "max_tokens": 8}],
+        "shard_rows": 2,
+        "seed": 3,
+    }
+    path.write_text(yaml.safe_dump(content))
+    done = command("train", path, "--output_dir", folder / "whole")
+    assert done.returncode == 0, done.stderr
+    return path, folder / "whole", done
+
+
+def without_place(evaluation: dict) -> dict:
+    return {key: value for key, value in evaluation.items() if key != "model"}
+
+
+def test_the_command_ends_with_a_table_and_the_directory(whole):
+    _, directory, done = whole
+    assert "Miniature" in done.stdout and "pass@1" in done.stdout and "problems 20 instead of 200" in done.stdout
+    assert done.stdout.rstrip().endswith(str(directory)) and (directory / "report.html").is_file()
+    assert run.read_json(directory / "summary.json")["completions"] == 80
+
+
+def test_a_killed_evaluation_ends_with_the_same_figures(whole, tmp_path):
+    path, directory, _ = whole
+    words = [sys.executable, "-m", "open_r1.cli", "train", str(path), "--output_dir", str(tmp_path / "run")]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and len(list((tmp_path / "run" / "data").glob("*.parquet"))) < 3:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert 3 <= len(list((tmp_path / "run" / "data").glob("*.parquet"))) < 10
+    assert not (tmp_path / "run" / "evaluations").exists()
+    done = command("train", path, "--output_dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert judged(tmp_path / "run") == judged(directory)
+    assert without_place(told(tmp_path / "run", "tiny")) == without_place(told(directory, "tiny"))
+
+
+def test_the_parts_of_an_array_make_the_same_figures(whole, tmp_path):
+    path, directory, _ = whole
+    words = ["--output_dir", tmp_path / "run", "--parts", "2", "--part"]
+    first = command("train", path, *words, "0")
+    assert first.returncode == 0 and "5 of 10 files are left to the others" in first.stdout
+    assert not (tmp_path / "run" / "evaluations").exists()
+    assert command("train", path, *words, "1").returncode == 0
+    assert without_place(told(tmp_path / "run", "tiny")) == without_place(told(directory, "tiny"))
+
+
+@pytest.fixture
+def judge(measure, tmp_path):
+    """`judge(completions, k=2)` evaluates completions that were made elsewhere; its directory."""
+
+    def main(completions: list[dict], *overrides: str, **keys: object):
+        path = written(tmp_path / "completions.jsonl", completions)
+        keys = {"model_name_or_path": ..., "engine": ..., "completions": path} | keys
+        return measure(*overrides, **keys)
+
+    return main
+
+
+def boxed(number: object) -> str:
+    return f"<think> so </think> \\boxed{{{number}}}"
+
+
+ELSEWHERE = [
+    {"id": f"p{i}", "completion": boxed(3 * i + (k > i)), "tokens": 10 + k} for i in range(PROBLEMS) for k in range(K)
+]
+
+
+def test_completions_made_elsewhere_are_judged_without_a_model(judge):
+    directory = judge(ELSEWHERE)
+    figures = told(directory)
+    assert figures["engine"] == "elsewhere" and figures["samples"] == PROBLEMS * K
+    right = [min(i + 1, K) / K for i in range(PROBLEMS)]
+    assert figures["metrics"]["pass@1"]["value"] == pytest.approx(mean(right))
+    assert figures["tokens"]["mean"]["value"] == pytest.approx(11.5)
+    assert figures["departures"]["temperature"] == [0.6, None] and figures["protocol"]["prompt"] is None
+    assert (directory / "report.html").is_file()
+
+
+def test_they_may_be_lists_beside_the_prompt_and_without_lengths(judge):
+    rows = [
+        {"prompt": problem["prompt"], "completion": [boxed(problem["solution"]), boxed(-1), None]}
+        for problem in rows_of_problems()
+    ]
+    figures = told(judge(rows, "--k", "3", "--metrics", "pass@1"))
+    assert figures["metrics"]["pass@1"]["value"] == 0.5
+    assert figures["shares"]["refused"]["value"] == pytest.approx(1 / 3)
+    assert figures["tokens"]["mean"]["value"] is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (ELSEWHERE[1:], "1 problems of sums have fewer than 4 completions, p0 first; set --k to what all"),
+        ([*ELSEWHERE, {"id": "q", "completion": "", "tokens": 1}], "1 rows are of no problem of the benchmark"),
+        ([{"completion": "4"}], "`id` or `prompt` must say which problem a row answers"),
+        ([{"id": "p0", "answer": "4"}], "needs the columns completion; it has id, answer"),
+    ],
+)
+def test_completions_that_leave_problems_out_are_refused(judge, rows, message):
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        judge(rows)
+
+
+def test_other_completions_are_another_run(judge):
+    directory = judge(ELSEWHERE)
+    run.write_json(directory / "status.json", {"state": "interrupted"})
+    with pytest.raises(RecipeError, match=r"completions .* changed since"):
+        judge([row | {"completion": boxed(0)} for row in ELSEWHERE])
+
+
+def test_the_command_takes_a_file_of_completions(tmp_path):
+    path = written(tmp_path / "answers.jsonl", ELSEWHERE)
+    _, words = launch.evaluation(path, ["aime24"], [])
+    assert words[:2] == ["--completions", path] and "runs/answers/evaluate/aime24" in words
