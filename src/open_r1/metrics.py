@@ -295,8 +295,13 @@ def shares(judged_PK: list[list[Row]], level: float, seed: int) -> dict[str, Any
     samples = [sample for samples in judged_PK for sample in samples]
     counts = {verdict: sum(s["verdict"] == verdict for s in samples) for verdict in EVIDENCE + DOUBT}
     counts["refused"] = sum(s["finish_reason"] == "refused" for s in samples)
-    counts["no_answer"] = sum(s["answer"] is None for s in samples)
-    return told | {name: {"value": count / len(samples) if samples else None} for name, count in counts.items()}
+    answered = sum(s["answer"] is not None for s in samples)
+    # Of programs, say, no answer is read, so none is missing.
+    counts["no_answer"] = len(samples) - answered if answered else None
+    return told | {
+        name: {"value": None if count is None or not samples else count / len(samples)}
+        for name, count in counts.items()
+    }
 
 
 def lengths(judged_PK: list[list[Row]], level: float, seed: int) -> dict[str, Any]:
