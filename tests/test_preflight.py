@@ -165,3 +165,18 @@ def test_a_training_without_the_contaminated_prompts(write_recipe, leaky, tmp_pa
     found = json.loads((tmp_path / "run" / "contamination.json").read_text())
     assert found["contaminated"] == 1 and found["rows"] == 32 and (tmp_path / "run" / "model").is_dir()
     assert "Contamination" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_the_benchmarks_of_an_evaluation_are_tried(write_recipe):
+    findings = check(write_recipe("evaluate"))
+    assert not findings.fatal and not findings.warnings
+    assert "tiny: 8 problems, 32 completions of at most 8 tokens, pass@1, maj@k" in findings.said
+    assert "tiny: k is 4, and 16 by its protocol" in findings.said
+    assert any("last digit ?" in line for line in findings.table)  # the prompt as the model reads it
+    assert any(line.startswith("accuracy") and "1.00" in line for line in findings.table)
+
+
+def test_a_benchmark_that_cannot_be_had_is_named(write_recipe):
+    findings = check(write_recipe("evaluate", benchmarks=["tiny", "aime24"]))
+    (told,) = findings.fatal
+    assert told.startswith("benchmarks.aime24: HuggingFaceH4/aime_2024") and "A local copy goes in its place" in told

@@ -104,7 +104,7 @@ def check_data_task(recipe: Recipe, rows: int) -> Findings:
         findings.said.append(f"{sampling.n * len(stored):,} completions of at most {sampling.max_tokens:,} tokens")
     asked = [row for row in tried if row.get("prompt")]
     if recipe.task == "sample" and asked:
-        show_prompt(recipe, asked[0], findings)
+        show_prompt(recipe, asked[0], recipe.data.prompt, recipe.data.system_prompt, findings)
     if recipe.task == "select" and recipe.run.rewards and asked:
         scored = ScoredBatch(recipe.run.rewards)
         try_rewards(scored, asked, None, recipe.run.max_error_share, findings)
@@ -131,7 +131,10 @@ def check_evaluation(recipe: Recipe, rows: int) -> Findings:
             f"{benchmark.name}: {count:,} problems, {benchmark.k * count:,} completions of at most "
             f"{benchmark.max_tokens:,} tokens, {', '.join(benchmark.metrics)}"
         )
-        for key, (theirs, ours) in protocol.departures(recipe.args, benchmark, count).items():
+        if recipe.args.completions is None and tried:
+            show_prompt(recipe, tried[0], benchmark.prompt, benchmark.system_prompt, findings)
+            findings.table.append("")
+        for key, (theirs, ours) in protocol.departures(recipe.args, benchmark, count, problems.there).items():
             findings.said.append(f"{benchmark.name}: {key} is {ours}, and {theirs} by its protocol")
         try_rewards(ScoredBatch([benchmark.verifier]), tried, None, recipe.run.max_error_share, findings)
     return findings
@@ -151,7 +154,9 @@ def check_contamination(recipe: Recipe, rows: data.Rows | data.StoredRows, findi
         findings.said.append(tally.told())
 
 
-def show_prompt(recipe: Recipe, row: dict[str, Any], findings: Findings) -> None:
+def show_prompt(
+    recipe: Recipe, row: dict[str, Any], prompt: str, system_prompt: str | None, findings: Findings
+) -> None:
     """The first prompt as the model will read it; a server has a template of its own."""
     if recipe.args.engine.name == "server":
         return
@@ -161,8 +166,7 @@ def show_prompt(recipe: Recipe, row: dict[str, Any], findings: Findings) -> None
         cause = "the base model is not there yet; it is made first" if recipe.base else str(error)
         findings.warnings.append(f"the prompt is not shown as the model reads it, for want of a tokenizer ({cause})")
         return
-    how = PROMPTS[recipe.data.prompt]
-    presented = data.presented(row["prompt"], how, recipe.data.system_prompt, "datasets", 0)
+    presented = data.presented(row["prompt"], PROMPTS[prompt], system_prompt, "datasets", 0)
     findings.table += rendered(recipe, {"prompt": presented}, tokenizer)
 
 
@@ -409,7 +413,7 @@ def _texts(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[str]
 
 def rendered(recipe: Recipe, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The first row as the model will read it, special tokens and all."""
-    what = "prompt" if recipe.task in ("grpo", "sample") else "row"
+    what = "prompt" if recipe.task in ("grpo", "sample", "evaluate") else "row"
     lines = [f"the first {what}, as the model reads it:"]
     for text in _texts(row, tokenizer):
         shown = text if len(text) <= 1500 else f"{text[:1000]}\n[...]\n{text[-500:]}"
