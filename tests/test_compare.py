@@ -119,6 +119,8 @@ def test_several_runs_and_benchmarks_are_corrected_for_all_tests(tmp_path: Path)
     assert [pair["p_holm"] for pair in pairs] == significance.holm([pair["p"] for pair in pairs])
     assert any(pair["p_holm"] > pair["p"] for pair in pairs)
     assert all("corrected for 4 tests" in pair["meaning"] for pair in pairs)
+    alone = only(compare.compare([f"{runs[0]}:aime", f"{runs[1]}:aime"]))[1]["power"]
+    assert pairs[0]["power"]["problems"] > alone["problems"], "each of four tests is left with a quarter of the level"
 
 
 def test_one_benchmark_that_only_the_first_run_has_is_left_out(tmp_path: Path):
@@ -126,7 +128,11 @@ def test_one_benchmark_that_only_the_first_run_has_is_left_out(tmp_path: Path):
     put(tmp_path, "a", name="math")
     second = put(tmp_path, "b", BETTER, name="math")
     put(tmp_path, "b", name="code")
-    assert [benchmark["name"] for benchmark in compare.compare([first, second])["benchmarks"]] == ["math"]
+    compared = compare.compare([first, second])
+    assert [benchmark["name"] for benchmark in compared["benchmarks"]] == ["math"]
+    assert compared["left_out"] == ["aime: only in A", "code: only in B"]
+    assert "not in all of them: aime: only in A\n" in compare.told(compared)
+    assert compare.compare([f"{first}:aime", f"{second}:math"], allow=["problems"])["left_out"] == []
 
 
 def test_two_single_evaluations_are_compared_whatever_their_names(tmp_path: Path):
@@ -204,6 +210,29 @@ def test_other_numbers_of_samples_are_compared_if_that_is_allowed(tmp_path: Path
     assert against["p"] < 0.01 and "30 problems, 4 or 8 samples of each" in compare.told(compared)
 
 
+def test_a_p_of_too_unequal_numbers_is_not_relied_upon(tmp_path: Path):
+    runs = [put(tmp_path, "a", k=16, names=("pass@1",)), put(tmp_path, "b", BETTER, k=1, names=("pass@1",))]
+    compared = compare.compare(runs, allow=["k"])
+    _, against = only(compared)
+    assert against["p"] < 0.01 and against["samples"] == [16, 1]
+    said = " ".join(compare.told(compared).split())
+    assert "not reliable: unequal samples" in said
+    assert "Whether B is better than A cannot be told by this" in said and "A has 16 judged samples and B 1." in said
+    compare.write(compared, tmp_path / "page.html")
+    assert "not reliable: unequal samples" in (tmp_path / "page.html").read_text()
+    near = compare.compare([runs[0], put(tmp_path, "c", BETTER, k=4, names=("pass@1",))], allow=["k"])
+    assert only(near)[1]["meaning"].startswith("B is better than A") and "not reliable" not in compare.told(near)
+
+
+def test_so_many_unjudged_samples_are_unequal_numbers_too(tmp_path: Path):
+    judged_PK = samples(BETTER, 16, 1)
+    for judged_K in judged_PK[:10]:
+        for sample in judged_K[1:]:
+            sample["verdict"] = "unknown"
+    runs = [put(tmp_path, "a", k=16), put(tmp_path, "b", judged_PK=judged_PK)]
+    assert "A has 16 judged samples and B 11." in only(compare.compare(runs))[1]["meaning"]
+
+
 def test_other_problems_are_compared_on_those_that_all_have(tmp_path: Path):
     first = put(tmp_path, "a", BASE)
     fewer = put(tmp_path, "b", judged_PK=samples(BETTER, 8, 1)[10:], identity="f" * 16)
@@ -247,6 +276,60 @@ def test_problems_without_a_verdict_are_left_out_of_the_difference(tmp_path: Pat
     _, against = only(compare.compare(runs))
     assert against["differences"]["pass@1"]["problems"] == 28
     assert against["by_problem"][0]["difference"] is None
+
+
+def test_a_run_whose_failures_cannot_be_judged_is_not_better(tmp_path: Path):
+    rates = [0.9] * 20 + [0.3] * 20
+    judged_PK = samples(rates, 8, 1)
+    for judged_K in judged_PK[20:]:
+        for sample in judged_K:
+            sample["verdict"] = "unknown" if sample["verdict"] == "wrong" else sample["verdict"]
+    compared = compare.compare([put(tmp_path, "a", rates), put(tmp_path, "b", judged_PK=judged_PK)])
+    benchmark, against = only(compared)
+    low, high = against["bounds"]
+    assert against["p"] < 0.01 and low < 0 < high
+    assert "neither is better" in against["meaning"] or "cannot be told" in against["meaning"]
+    assert benchmark["sides"][1]["figures"]["unjudged"]["value"] > 0.2 and "unjudged" in compare.told(compared)
+    # With all of them judged there is no such row, and a difference beyond all doubt stands.
+    clear = samples([1.0] * 40, 8, 1)
+    clear[0][0]["verdict"] = "unknown"
+    compared = compare.compare([put(tmp_path, "c", rates), put(tmp_path, "d", judged_PK=clear)])
+    assert only(compared)[1]["meaning"].startswith("B is better than A")
+    plain = compare.compare([put(tmp_path, "e", rates), put(tmp_path, "f", rates, seed=5)])
+    assert only(plain)[1]["bounds"] is None and "unjudged" not in compare.told(plain)
+
+
+def test_the_problems_that_both_sides_could_judge_are_counted(tmp_path: Path):
+    judged_PK = samples(BETTER, 8, 1)
+    for sample in judged_PK[0] + judged_PK[1]:
+        sample["verdict"] = "error"
+    told = compare.told(compare.compare([put(tmp_path, "a"), put(tmp_path, "b", judged_PK=judged_PK)]))
+    assert "30 problems, 8 samples of each; with a verdict on both sides: 28 for B" in told
+
+
+@pytest.mark.parametrize(
+    ("damage", "at"),
+    [
+        (lambda found: found["by_problem"][0].pop("correct"), "by_problem.0.correct"),
+        (lambda found: found["by_problem"][0].update(samples=0), "by_problem.0.samples"),
+        (lambda found: found["by_problem"][0].update(id=[1]), "by_problem.0.id"),
+        (lambda found: found.update(by_problem=[1]), "by_problem.0"),
+        (lambda found: found.update(by_problem=[]), "by_problem"),
+        (lambda found: found.update(protocol=None), "protocol"),
+        (lambda found: found.update(metrics={}), "metrics"),
+        (lambda found: found["metrics"]["pass@1"].update(value=7), "metrics.pass@1.value"),
+        (lambda found: found["metrics"]["pass@1"].update(value=float("nan")), "metrics.pass@1.value"),
+        (lambda found: found.update(tokens={}), "tokens.mean"),
+    ],
+)
+def test_a_damaged_evaluation_is_refused_by_the_place(tmp_path: Path, damage, at: str):
+    runs = [put(tmp_path, "a"), put(tmp_path, "b", seed=1)]
+    path = next((tmp_path / "b" / "evaluations").glob("*.json"))
+    found = json.loads(path.read_text())
+    damage(found)
+    path.write_text(json.dumps(found))
+    with pytest.raises(RecipeError, match=f"is damaged at {re.escape(at)}"):
+        compare.compare(runs)
 
 
 @pytest.mark.parametrize(

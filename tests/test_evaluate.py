@@ -17,8 +17,8 @@ import pytest
 import yaml
 from conftest import MODEL, ROOT, command
 
-from open_r1 import engines, evaluate, graded, held_out, launch, rewards, run, shards
-from open_r1.configs import load_recipe
+from open_r1 import benchmarks, engines, evaluate, graded, held_out, launch, rewards, run, shards
+from open_r1.configs import DatasetConfig, load_recipe
 from open_r1.engines import Completion, Sampling, refusal, seed_of
 from open_r1.errors import RecipeError
 from open_r1.rewards import RewardConfig
@@ -33,6 +33,7 @@ class Adder:
     at_once = 1
     model = "adder"
     asked = 0  # completions, over all instances
+    last = None  # what it was called with
     most = sys.maxsize  # of them, before it fails
     truncated = 0.15
 
@@ -41,6 +42,7 @@ class Adder:
 
     def generate(self, prompts, n, sampling: Sampling, rows=None, done=None):
         made_PN = []
+        Adder.last = prompts, n, sampling
         for prompt, row in zip(prompts, rows, strict=True):
             text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
             if "refuse" in text:
@@ -128,6 +130,51 @@ def test_every_figure_can_be_computed_again_from_the_files(measure):
     assert 0 <= low < figures["metrics"]["pass@1"]["value"] < high <= 1
 
 
+def test_a_benchmark_is_sampled_by_its_protocol(measure):
+    protocol = {
+        "k": 3,
+        "temperature": 0.7,
+        "top_p": 0.8,
+        "max_tokens": 99,
+        "prompt": "boxed",
+        "system_prompt": "Think.",
+    }
+    directory = measure("--seed", "5", "--level", "0.5", benchmark=protocol | {"metrics": ["pass@1"]})
+    prompts, n, sampling = Adder.last
+    assert (n, sampling) == (3, Sampling(0.7, 0.8, max_tokens=99, seed=5))
+    system, question = prompts[0]
+    assert system == {"role": "system", "content": "Think."} and "\\boxed{}" in question["content"]
+    figures = told(directory)
+    assert figures["protocol"] == protocol | {"top_k": 0, "chat_template": None} and figures["level"] == 0.5
+    half = figures["metrics"]["pass@1"]
+    whole = told(measure("--seed", "5", "--rejudge", benchmark=protocol | {"metrics": ["pass@1"]}))["metrics"][
+        "pass@1"
+    ]
+    assert whole["low"] < half["low"] < half["high"] < whole["high"]
+
+
+def test_verdicts_of_two_versions_make_no_figure(measure):
+    directory = measure()
+    recipe = load_recipe(directory.parent / "recipes" / "small" / "evaluate" / "recipe.yaml")
+    [problems] = [held_out.load(benchmark, 0) for benchmark in held_out.measured(recipe)]
+    judged_PK = [list(samples) for _, samples in itertools.groupby(judged(directory), key=lambda row: row["row"])]
+    judged_PK[4][2]["grader"] = "an older one"
+    with pytest.raises(RecipeError, match=r"different versions of the judge \(accuracy\(\) .*; an older one\)"):
+        evaluate.evaluation(run.Run(recipe, directory), problems, judged_PK, "adder")
+
+
+def test_examples_are_the_samples_that_were_judged(measure):
+    directory = measure()
+    texts = {(row["problem"], row["sample"]): row["completion"] for row in sampled(directory)}
+    for example in told(directory)["examples"]:
+        name = next(f"p{i}" for i in range(PROBLEMS) if str(3 * i) == example["solution"])
+        of_problem = [row for row in judged(directory) if row["problem"] == name]
+        shown = [(s["completion"], s["verdict"], s["tokens"], s["answer"]) for s in example["samples"]]
+        made = [(texts[name, row["sample"]], row["verdict"], row["tokens"], row["answer"]) for row in of_problem]
+        assert len(shown) == 2 and set(shown) <= set(made)
+        assert len({verdict for _, verdict, *_ in shown}) == len({row["verdict"] for row in of_problem})
+
+
 def test_completions_are_kept_with_all_that_made_them(measure):
     rows = sampled(measure())
     assert [row["seed"] for row in rows[:2]] == [seed_of(0, 0, 0), seed_of(0, 0, 1)]
@@ -174,9 +221,29 @@ def test_kept_completions_are_judged_again_without_sampling(measure, monkeypatch
     measure("--rejudge", benchmark={"verifier": {"name": "test_evaluate:is_even"}, "metrics": ["pass@1"]})
     assert told(directory)["grader"] != before["grader"] and told(directory)["verifier"] == "test_evaluate:is_even"
     assert {row["reason"] for row in judged(directory)} == {""} and "is_even" in judged(directory)[0]["grader"]
+    # One that reads another column, or none.
+    measure("--rejudge", benchmark={"verifier": {"name": "test_evaluate:half"}, "metrics": ["pass@1"]})
+    assert told(directory)["shares"]["unknown"]["value"] == 1
     # What is sampled otherwise is another run.
     with pytest.raises(RecipeError, match="begun by another recipe"):
         measure("--rejudge", benchmark={"k": 2})
+
+
+def test_judging_again_never_samples(measure, tmp_path):
+    with pytest.raises(RecipeError, match=r"rejudge: 3 of 3 files of completions are not in"):
+        measure("--rejudge")
+    _, words = launch.evaluation("some/model", ["math500"], ["--rejudge", "--metrics", "pass@1", "--k", "8"])
+    assert "runs/model/evaluate/math500--k=8" in words  # the run that has them
+
+
+def test_the_version_changes_with_the_source_of_ones_own_verifier(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    versions = []
+    for name, score in (("mine_before", 1), ("mine_after", 0)):
+        (tmp_path / f"{name}.py").write_text(f"def score(completion):\n    return {score}\n")
+        versions.append(graded.grader_version(RewardConfig(f"{name}:score")).partition(" ")[2])
+    assert versions[0] != versions[1]
+    assert graded.grader_version(RewardConfig("accuracy")) == f"accuracy() {rewards.version()}"
 
 
 def is_even(completion: str, solution: str) -> float:
@@ -214,15 +281,18 @@ def test_departures_from_the_protocol_are_kept_beside_the_figures(write_recipe):
     recipe = load_recipe(path, overrides)
     [benchmark] = held_out.measured(recipe)
     problems = held_out.load(benchmark, 0)
-    assert evaluate.protocol.departures(recipe.args, benchmark, len(problems)) == {
+    assert evaluate.protocol.departures(recipe.args, benchmark, len(problems), problems.there) == {
         "k": [16, 2],
         "temperature": [1.0, 0.5],
         "prompt": ["chat", "r1_zero"],
         "problems": [200, 9],
     }
     recipe = load_recipe(path)
-    assert evaluate.protocol.departures(recipe.args, held_out.measured(recipe)[0], 200) == {}
-    assert evaluate.protocol.departures(recipe.args, held_out.measured(recipe)[0], 199) == {"problems": [200, 199]}
+    assert evaluate.protocol.departures(recipe.args, held_out.measured(recipe)[0], 200, 200) == {}
+    [benchmark] = held_out.measured(recipe)
+    assert evaluate.protocol.departures(recipe.args, benchmark, 199, 199) == {"problems": [200, 199]}
+    more = {"problems": [200, "the first 200 of 201"]}
+    assert evaluate.protocol.departures(recipe.args, benchmark, 200, 201) == more
 
 
 def test_a_benchmark_of_ones_own_departs_from_its_own_file(write_recipe, tmp_path):
@@ -231,7 +301,40 @@ def test_a_benchmark_of_ones_own_departs_from_its_own_file(write_recipe, tmp_pat
     recipe = load_recipe(write_recipe("evaluate", benchmarks=[str(tmp_path / "mine.yaml")], k=2))
     [benchmark] = held_out.measured(recipe)
     assert (benchmark.name, benchmark.k, len(held_out.load(benchmark, 0))) == ("mine", 2, 7)
-    assert evaluate.protocol.departures(recipe.args, benchmark, 7) == {"k": [8, 2]}
+    assert evaluate.protocol.departures(recipe.args, benchmark, 7, 7) == {"k": [8, 2]}
+
+
+@pytest.mark.parametrize("name", benchmarks.names())
+def test_a_shipped_benchmark_as_it_is_departs_from_nothing(write_recipe, name):
+    recipe = load_recipe(write_recipe("evaluate", benchmarks=[name]))
+    [benchmark] = held_out.measured(recipe)
+    assert evaluate.protocol.departures(recipe.args, benchmark, benchmark.problems, benchmark.problems) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "departures"),
+    [
+        ("math500", ["--benchmarks.0.datasets.0.split", "train"], {"datasets.0.split": ["test", "train"]}),
+        ("gsm8k", ["--benchmarks.0.datasets.0.rows", "9"], {"datasets.0.rows": [None, 9]}),
+        ("aime24", ["--benchmarks.0.datasets.0.path", "a.csv"], {"datasets": ["HuggingFaceH4/aime_2024", "a.csv"]}),
+        ("mbpp", ["--benchmarks.0.datasets.0.filters.id.max", "20"],
+            {"datasets.0.filters": [{"id": {"min": 11, "max": 510}}, {"id": {"min": 11, "max": 20}}]}),
+        ("mbpp", ["--benchmarks.0.verifier", "accuracy"], {"verifier": ["code", "accuracy"]}),
+        ("gsm8k", ["--system_prompt", "Think."], {"system_prompt": [None, "Think."]}),
+        ("gsm8k", ["--top_p", "1", "--max_tokens", "9"], {"top_p": [0.95, 1.0], "max_tokens": [32768, 9]}),
+    ],
+)  # fmt: skip
+def test_every_key_that_is_measured_otherwise_is_told(write_recipe, name, overrides, departures):
+    recipe = load_recipe(write_recipe("evaluate", benchmarks=[name]), overrides)
+    [benchmark] = held_out.measured(recipe)
+    assert evaluate.protocol.departures(recipe.args, benchmark, benchmark.problems, benchmark.problems) == departures
+
+
+def test_a_verifiers_parameters_are_of_the_protocol(write_recipe):
+    entry = {"name": "mbpp", "verifier": {"name": "code", "seconds": 1}}
+    recipe = load_recipe(write_recipe("evaluate", benchmarks=[entry]))
+    [benchmark] = held_out.measured(recipe)
+    assert evaluate.protocol.departures(recipe.args, benchmark, 500, 500) == {"verifier.seconds": [None, 1]}
 
 
 def test_refused_prompts_and_unreadable_golds_are_no_evidence(measure):
@@ -290,7 +393,7 @@ def broken(completion: str, solution: str) -> float:
             "maj@k is a vote over answers, and code gives none",
         ),
         ({"benchmarks": [{"name": "tiny", "prompt": "boxd"}]}, "no prompt is named 'boxd'; did you mean 'boxed'"),
-        ({"benchmarks": [{"name": "a/b", "datasets": ["x.jsonl"]}]}, "a name of letters, digits"),
+        ({"benchmarks": [{"name": "a/b", "datasets": ["x.jsonl"]}]}, "a name of at most 100 letters, digits"),
         ({"datasets": ["x.jsonl"]}, "datasets: an evaluation measures `benchmarks`"),
         ({"rewards": ["accuracy"]}, "rewards: evaluate has no rewards"),
         ({"level": 1.5}, "level: of the intervals"),
@@ -324,16 +427,6 @@ def test_other_problems_than_those_begun_with_are_refused(measure, tmp_path):
     run.write_json(directory / "status.json", {"state": "interrupted"})
     with pytest.raises(RecipeError, match="sums changed since"):
         measure(rows=[row | {"solution": "5"} for row in rows_of_problems()])
-
-
-def test_files_without_completions_are_told_of(measure):
-    directory = measure()
-    run.write_json(directory / "status.json", {"state": "interrupted"})
-    path = sorted((directory / "judged").glob("*.parquet"))[0]
-    [rows] = shards.read_file(path)
-    shards.write(path, [[row for row in rows if row["problem"] != "p1"]], graded.FEATURES)
-    with pytest.raises(RecipeError, match="1 problems have no completions, 'p1' first"):
-        measure()
 
 
 def test_a_multiple_choice_votes_by_letter():
@@ -470,6 +563,7 @@ def test_completions_made_elsewhere_are_judged_without_a_model(judge):
     assert figures["metrics"]["pass@1"]["value"] == pytest.approx(mean(right))
     assert figures["tokens"]["mean"]["value"] == pytest.approx(11.5)
     assert figures["departures"]["temperature"] == [0.6, None] and figures["protocol"]["prompt"] is None
+    assert figures["protocol"]["top_k"] is None
     assert (directory / "report.html").is_file()
 
 
@@ -482,6 +576,12 @@ def test_they_may_be_lists_beside_the_prompt_and_without_lengths(judge):
     assert figures["metrics"]["pass@1"]["value"] == 0.5
     assert figures["shares"]["refused"]["value"] == pytest.approx(1 / 3)
     assert figures["tokens"]["mean"]["value"] is None
+
+
+@pytest.mark.parametrize("keys", [{"problems": 3}, {"benchmark": {"problems": 3, "k": 2, "metrics": ["pass@1"]}}])
+def test_of_a_part_of_the_problems_the_other_completions_are_left_out(judge, keys):
+    figures = told(judge(ELSEWHERE, **keys))
+    assert [problem["id"] for problem in figures["by_problem"]] == ["p0", "p1", "p2"]
 
 
 @pytest.mark.parametrize(
@@ -509,3 +609,144 @@ def test_the_command_takes_a_file_of_completions(tmp_path):
     path = written(tmp_path / "answers.jsonl", ELSEWHERE)
     _, words = launch.evaluation(path, ["aime24"], [])
     assert words[:2] == ["--completions", path] and "runs/answers/evaluate/aime24" in words
+
+
+def test_a_refused_rejudge_leaves_the_run_as_it_was(measure):
+    directory = measure()
+    recipe, figures = (directory / "recipe.yaml").read_text(), told(directory)
+    with pytest.raises(RecipeError, match="needs the column 'tests'"):
+        measure("--rejudge", benchmark={"verifier": "code", "metrics": ["pass@1"]})
+    assert (directory / "recipe.yaml").read_text() == recipe and told(directory) == figures
+    run.write_json(directory / "status.json", {"state": "failed"})
+    measure()
+    assert told(directory) == figures
+
+
+def test_lost_or_doubled_verdicts_change_no_figure_in_silence(measure):
+    directory = measure()
+    path = sorted((directory / "judged").glob("*.parquet"))[0]
+    [rows] = shards.read_file(path)
+    for changed in (rows[1:], rows + rows):
+        run.write_json(directory / "status.json", {"state": "interrupted"})
+        shards.write(path, [changed], graded.FEATURES)
+        with pytest.raises(RecipeError, match="have not just one verdict for each of their 4 samples, 'p0' first"):
+            measure()
+
+
+def test_damaged_verdicts_are_made_again_and_damaged_completions_told_of(measure):
+    directory = measure()
+    figures = told(directory)
+    for folder, message in (("judged", None), ("data", "is damaged")):
+        path = sorted((directory / folder).glob("*.parquet"))[0]
+        content = bytearray(path.read_bytes())
+        content[10:60] = bytes(50)  # a page, not the footer
+        path.write_bytes(content)
+        run.write_json(directory / "status.json", {"state": "interrupted"})
+        if message is None:
+            measure()
+            assert told(directory) == figures
+        else:
+            with pytest.raises(RecipeError, match=message):
+                measure()
+    run.write_json(directory / "status.json", {"state": "interrupted"})
+    features = evaluate.datasets.Features({k: v for k, v in evaluate.COLUMNS.items() if k != "model"})
+    shards.write(path, [[]], features)
+    with pytest.raises(RecipeError, match="has no column 'model'"):
+        measure()
+
+
+def test_a_damaged_file_of_a_finished_run_takes_its_verdicts_with_it(measure, write_recipe):
+    directory = measure()
+    name = sorted(path.name for path in (directory / "data").glob("*.parquet"))[1]
+    (directory / "data" / name).write_bytes(b"PAR1")
+    recipe = load_recipe(next(directory.parent.glob("recipes/small/evaluate/*.yaml")))
+    assert not launch.finished(recipe)
+    assert not (directory / "judged" / name).exists() and run.status(directory)["state"] == "interrupted"
+
+
+def test_rows_keep_their_places_however_many_are_read_at_once(measure, monkeypatch):
+    whole = told(measure())
+    monkeypatch.setattr(held_out, "READ_ROWS", 2)
+    assert told(measure("--overwrite")) == whole
+
+
+def test_the_identity_is_that_of_ids_prompts_and_golds(tmp_path):
+    def identity(**change: str) -> str:
+        rows = rows_of_problems()
+        rows[3] |= change
+        source = written(tmp_path / "changed.jsonl", rows)
+        return held_out.load(evaluate.BenchmarkConfig("sums", [DatasetConfig(source)]), 0).identity
+
+    others = [identity(id="q"), identity(prompt="What is 1 + 1?"), identity(solution="5")]
+    assert len({identity(), *others}) == 4 and identity(level="hard") == identity()
+
+
+def test_format_and_language_are_those_of_the_completion():
+    grader = graded.Grader(RewardConfig("accuracy"))
+    texts = [
+        "<think> the sum is even </think> \\boxed{2}",
+        "no tags at all \\boxed{2}",
+        "<think> 这 是 一 个 </think> 2",
+    ]
+    rows = [
+        {"row": 0, "sample": k, "prompt": "?", "solution": "2", "language": "en", "completion": text, "tokens": 5}
+        | {"finish_reason": "stop", "refused": None}
+        for k, text in enumerate(texts)
+    ]
+    found = grader.grade(rows)
+    assert [row["format"] for row in found] == [1.0, 0.0, 1.0]
+    assert found[0]["language"] == 1.0 and found[2]["language"] < 0.5
+
+
+def test_long_answers_are_cut_and_still_told_apart():
+    grader = graded.Grader(RewardConfig("accuracy"))
+    digits = "7" * 5000
+    rows = [
+        {"row": 0, "sample": k, "prompt": "?", "solution": "2", "completion": f"\\boxed{{{digits}{end}}}", "tokens": 5}
+        | {"finish_reason": "stop", "refused": None}
+        for k, end in enumerate((1, 1, 2))
+    ]
+    votes = [row["vote"] for row in grader.grade(rows)]
+    assert votes[0] == votes[1] != votes[2] and max(map(len, votes)) < 300
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"id": "p0", "completion": [{"role": "assistant", "content": "4"}]}], "`completion` must be a text"),
+        ([{"id": "p0", "completion": 4}], "`completion` must be a text"),
+        (
+            [{"id": f"p{i}", "completion": ["1"] * K, "tokens": [1]} for i in range(PROBLEMS)],
+            "row 0: 'tokens' has 1 values, fewer than there are completions",
+        ),
+    ],
+)
+def test_completions_of_another_shape_are_refused(judge, rows, message):
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        judge(rows)
+
+
+def test_completions_beyond_k_are_told_of(judge, capsys):
+    judge(ELSEWHERE, "--k", "3", "--metrics", "pass@1")
+    out = capsys.readouterr().out
+    assert (
+        out.startswith("21 completions of completions") and "7 more, beyond the first of each problem, are not" in out
+    )
+
+
+def test_completions_made_elsewhere_are_judged_whole_at_toy_size(judge):
+    assert told(judge(ELSEWHERE, "--toy"))["samples"] == PROBLEMS * K
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"seed": -1}, "seed: a number from 0"),
+        ({"benchmarks": [{"name": "tiny", "k": 10**9}]}, "tiny.k: at most 10,000"),
+        ({"benchmarks": [{"name": "..", "datasets": ["x.jsonl"]}]}, "a name of at most 100 letters"),
+        ({"benchmarks": [{"name": "a" * 300, "datasets": ["x.jsonl"]}]}, "a name of at most 100 letters"),
+    ],
+)
+def test_values_that_could_only_be_a_slip(write_recipe, keys, message):
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        load_recipe(write_recipe("evaluate", **keys))

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from open_r1 import metrics
-from open_r1.bootstrap import same_problems
+from open_r1.bootstrap import score, t_quantile
 from open_r1.errors import RecipeError
 from open_r1.metrics import Problem, Votes, fails_at, figures, majority, parse, resolve
 from open_r1.rewards.math import vote_key
@@ -288,7 +288,9 @@ def test_same_problems_only_where_the_samples_can_say():
     assert low < 0.5 < high and few["maj@2"]["same_problems"] is not None
     scores_PK = [[1, 0], [1, 1], [0, 0]] * 10
     judged = [rows("".join("wc"[s] for s in scores), f"p{i}") for i, scores in enumerate(scores_PK)]
-    assert figures(judged, ["pass@1"])["metrics"]["pass@1"]["same_problems"] == pytest.approx(same_problems(scores_PK))
+    # A third of the problems have a variance, 1/4 of two samples, of p (1 - p) k / (k - 1) = 1/2 of one.
+    by_hand = score(0.5, 10 * (1 / 2) / 2 / 30**2, 60, t_quantile(0.975, 30))
+    assert figures(judged, ["pass@1"])["metrics"]["pass@1"]["same_problems"] == pytest.approx(by_hand)
 
 
 def test_shares_and_lengths_are_of_samples():

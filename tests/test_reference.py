@@ -17,7 +17,6 @@ from open_r1 import plots, reference
 from open_r1.errors import RecipeError
 from open_r1.reference import curves as curve_module
 from open_r1.reference import files
-from open_r1.reference.curves import t_quantile
 
 # From the papers' tables, not from the files.
 FACTS = [
@@ -398,13 +397,6 @@ def noisy(rng: np.random.Generator, keys: int = 1, steps: range = range(1, 101))
     return {
         f"evaluation/x{i}": dict(zip(steps, rng.normal(size=len(steps)).tolist(), strict=True)) for i in range(keys)
     }
-
-
-def test_the_quantile_of_students_t():
-    # Standard tables.
-    for df, t in ((1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (5, 2.571), (9, 2.262), (30, 2.042)):
-        assert t_quantile(0.95, df) == pytest.approx(t, abs=6e-4)
-    assert t_quantile(0.99, 4) == pytest.approx(4.604, abs=6e-4)
 
 
 @pytest.mark.parametrize("runs", [3, 5])

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from open_r1.bootstrap import interval
-from open_r1.significance import Flip, flipped, holm, paired, power, sign_flip
+from open_r1.significance import Flip, flipped, holm, paired, power, sign_flip, uneven
 
 EIGHTHS = st.lists(st.integers(-8, 8).map(lambda x: x / 8), min_size=1, max_size=10)
 THIRDS = st.lists(st.sampled_from([-1, -2 / 3, -1 / 3, 0, 1 / 3, 2 / 3, 1]), min_size=1, max_size=9)
@@ -118,6 +118,33 @@ def test_two_runs_of_one_model_rarely_differ(shape, P, k):
     noise = 2.5 * math.sqrt(0.05 * 0.95 * simulations)
     assert alarms <= 0.05 * simulations + noise
     assert missed <= 0.07 * simulations + noise
+
+
+def unequal_alarms(a: int, b: int) -> int:
+    """Of 400 tests of 30 hard problems, with a and b samples from the same model."""
+    random, alarms = np.random.default_rng(a + b), 0
+    for _ in range(400):
+        p = random.beta(1, 19, size=30)
+        d = random.binomial(b, p) / b - random.binomial(a, p) / a
+        alarms += sign_flip(d.tolist(), draws=2000) <= 0.05
+    return alarms
+
+
+@pytest.mark.parametrize(("a", "b"), [(16, 4), (64, 16), (8, 4)])
+def test_somewhat_unequal_numbers_of_samples_raise_no_more_false_alarms(a, b):
+    assert not uneven([a] * 30, [b] * 30) and unequal_alarms(a, b) <= 20 + 2.5 * math.sqrt(0.05 * 0.95 * 400)
+
+
+@pytest.mark.parametrize(("a", "b"), [(16, 1), (1, 16), (64, 1)])
+def test_where_numbers_are_called_uneven_the_test_does_raise_false_alarms(a, b):
+    assert uneven([a] * 30, [b] * 30) and unequal_alarms(a, b) > 60
+
+
+def test_uneven():
+    assert uneven([4] * 30, [1] * 30) and not uneven([3] * 30, [1] * 30)
+    assert not uneven([16] * 30, [1] * 3 + [16] * 27) and uneven([16] * 30, [1] * 4 + [16] * 26)
+    assert not uneven([16] * 30, [0] * 20 + [16] * 10), "a problem without a verdict is no difference"
+    assert not uneven([], []) and not uneven([4], [0])
 
 
 def test_a_test_that_takes_samples_for_problems_raises_false_alarms():

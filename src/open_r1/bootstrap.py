@@ -61,27 +61,6 @@ def interval(
     return score(mean, variance, P, t, bounds)
 
 
-def same_problems(scores_PK: Sequence[Sequence[float | None]], *, level: float = 0.95) -> Interval | None:
-    """Where the mean over these very problems lies, by the samples that were drawn of each.
-
-    Args:
-        scores_PK: scores from 0 to 1 of each problem's samples; None is left out, and a problem without any.
-        level: how often such intervals hold the truth.
-
-    Returns:
-        None where a problem has a single sample, which cannot say how much another would differ.
-    """
-    known_PK = [[score for score in scores if score is not None] for scores in scores_PK]
-    known_PK = [scores for scores in known_PK if scores]
-    if not known_PK or min(map(len, known_PK)) < 2:
-        return None
-    P, samples = len(known_PK), sum(map(len, known_PK))
-    # ddof=1 is the factor k / (k - 1) without which the samples of a problem seem to differ too little.
-    variance = sum(float(np.var(scores, ddof=1)) / len(scores) for scores in known_PK) / P**2
-    mean = sum(float(np.mean(scores)) for scores in known_PK) / P
-    return score(mean, variance, samples, t_quantile((1 + level) / 2, samples - P))
-
-
 def score(mean: float, variance: float, observations: int, quantile: float, bounds: Interval = (0.0, 1.0)) -> Interval:
     """Wilson's score interval of a mean of bounded values, for as many observations as would give its variance.
 
@@ -132,7 +111,9 @@ def _expanded_percentile(values_P: np.ndarray, weights_P: np.ndarray, t: float, 
 
 
 def t_quantile(probability: float, freedom: int) -> float:
-    """Student's t: exact for 1 and 2 degrees of freedom, else by its Cornish-Fisher expansion, within 0.2%.
+    """Student's t: exact for 1 and 2 degrees of freedom, else by its Cornish-Fisher expansion.
+
+    Within 0.2% of it at 0.975; the least near is that of 3 degrees at 0.995, 0.8%.
 
     Source: Abramowitz and Stegun 26.7.5. The product does without scipy.
     """

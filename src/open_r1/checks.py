@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     )
 
 
+MOST_SAMPLES = 10_000  # of a problem: more would be a slip, and are held in memory together
+
+
 def check_recipe(task: str, given: dict[str, Any], run: RunConfig, data: DataConfig, model: Any) -> None:
     """Combinations that no library checks, or checks only once the model is loaded."""
     has = given.get
@@ -126,6 +129,8 @@ def check_sharded_task(task: str, args: ShardedConfig, run: RunConfig, data: Dat
         raise RecipeError(f"{key}: {task} does not train a model, so it has no use for this key")
     if data.streaming:
         raise RecipeError(f"streaming: {task} always reads rows as they are needed; remove the key")
+    if not 0 <= args.seed < 2**32:
+        raise RecipeError(f"seed: a number from 0 to {2**32 - 1:,}, got {args.seed}")
     if args.shard_rows < 1:
         raise RecipeError(f"shard_rows: a number of rows, 1 or more, got {args.shard_rows}")
     if args.parts < 1 or not 0 <= args.part < args.parts:
@@ -180,8 +185,8 @@ def _check_evaluate(args: EvaluateConfig, run: RunConfig, data: DataConfig) -> N
         raise RecipeError(f"level: of the intervals, such as 0.95, got {args.level:g}")
     for benchmark in protocol.applied(args):
         at = f"benchmarks.{benchmark.name}"
-        if not re.fullmatch(r"[\w.+-]+", benchmark.name):
-            raise RecipeError(f"{at}: a name of letters, digits, - and _, as files are called by it")
+        if not re.fullmatch(r"[A-Za-z0-9][\w.+-]{0,99}", benchmark.name):
+            raise RecipeError(f"{at}: a name of at most 100 letters, digits, - and _, as files are called by it")
         if not benchmark.datasets:
             raise RecipeError(f"{at}.datasets: the list is empty; where are its problems?")
         if benchmark.prompt is not None and benchmark.prompt not in prompts.PROMPTS:
@@ -190,6 +195,8 @@ def _check_evaluate(args: EvaluateConfig, run: RunConfig, data: DataConfig) -> N
         if benchmark.problems is not None and benchmark.problems < 1:
             raise RecipeError(f"{at}.problems: 1 or more, got {benchmark.problems}")
         _check_sampling(at, benchmark, "k")
+        if benchmark.k > MOST_SAMPLES:
+            raise RecipeError(f"{at}.k: at most {MOST_SAMPLES:,}, got {benchmark.k:,}")
         rewards.check([benchmark.verifier])
         if not benchmark.metrics:
             raise RecipeError(f"{at}.metrics: the list is empty, e.g. `metrics: [pass@1]`")

@@ -6,7 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from . import tables
 from .errors import RecipeError, nearest
@@ -14,10 +17,64 @@ from .errors import RecipeError, nearest
 Json = dict[str, Any]
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # of the runs
-NEEDED = ("name", "identity", "grader", "protocol", "metrics", "shares", "tokens", "by_problem")  # of an evaluation
+NEEDED = (
+    "name",
+    "identity",
+    "grader",
+    "protocol",
+    "metrics",
+    "bounds",
+    "shares",
+    "tokens",
+    "by_problem",
+)  # of an evaluation
 PROTOCOL = ("prompt", "system_prompt", "chat_template", "k", "temperature", "top_p", "top_k", "max_tokens")
 ALLOWED = ("problems", "grader", "verifier", *PROTOCOL)  # what may differ if it is allowed
 ADVICE = {"grader": "judge the older one again (`open-r1 evaluate ... --rejudge`)"}
+
+
+Known = Annotated[float, Field(allow_inf_nan=False)] | None
+Share = Annotated[float, Field(ge=0, le=1)] | None
+
+
+class _Problem(TypedDict):
+    id: str
+    samples: Annotated[int, Field(ge=1)]
+    evidence: Annotated[int, Field(ge=0)]
+    correct: Annotated[int, Field(ge=0)]
+    truncated: Annotated[int, Field(ge=0)]
+    tokens: Known
+
+
+class _Figure(TypedDict):
+    value: Share
+    low: Share
+    high: Share
+
+
+class _Protocol(TypedDict):
+    k: Annotated[int, Field(ge=1)]
+
+
+class _Lengths(TypedDict):
+    mean: dict[Literal["value", "low", "high"], Known]
+
+
+class _Evaluation(TypedDict):
+    """What is read of an evaluation, so that a damaged one is refused before anything is computed from it."""
+
+    name: str
+    identity: str
+    grader: str
+    protocol: _Protocol
+    metrics: Annotated[dict[str, _Figure], Field(min_length=1)]
+    bounds: dict[str, tuple[Share, Share]]
+    shares: dict[str, dict[Literal["value", "low", "high"], Share]]
+    tokens: _Lengths
+    by_problem: Annotated[list[_Problem], Field(min_length=1)]
+
+
+_SHAPE = TypeAdapter(_Evaluation)
 
 
 @dataclass
@@ -70,11 +127,17 @@ def _read(path: Path) -> Json:
     again = "write it again by evaluating the run again; stored completions are not sampled a second time"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: is damaged ({error}); {again}") from error
     missing = [key for key in NEEDED if key not in found] if isinstance(found, dict) else list(NEEDED)
     if missing:
         raise RecipeError(f"{path}: is no evaluation of this version, it lacks {', '.join(missing)}; {again}")
+    try:
+        _SHAPE.validate_python(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join(map(str, first["loc"]))
+        raise RecipeError(f"{path}: is damaged at {at} ({first['msg'].lower()}); {again}") from error
     ids = [problem["id"] for problem in found["by_problem"]]
     if len(set(ids)) < len(ids):
         twice = next(one for one in ids if ids.count(one) > 1)
@@ -85,7 +148,7 @@ def _read(path: Path) -> Json:
 def grouped(runs: Sequence[str], loaded: list[dict[str, Side]]) -> list[Group]:
     """What is compared with what: evaluations of one name, or single ones whatever their names."""
     first, *others = loaded
-    if all(len(sides) == 1 for sides in loaded):
+    if _single(loaded):
         sides = [side for by_name in loaded for side in by_name.values()]
         return [Group(" and ".join(dict.fromkeys(side.path.stem for side in sides)), sides)]
     groups = [
@@ -100,6 +163,21 @@ def grouped(runs: Sequence[str], loaded: list[dict[str, Side]]) -> list[Group]:
             "RUN_DIR:name picks one evaluation of each"
         )
     return groups
+
+
+def _single(loaded: list[dict[str, Side]]) -> bool:
+    return all(len(by_name) == 1 for by_name in loaded)
+
+
+def left_out(loaded: list[dict[str, Side]]) -> list[str]:
+    """Evaluations that only some of the runs have, in words; single ones are compared whatever their names."""
+    if _single(loaded):
+        return []
+    letters: dict[str, list[str]] = {}
+    for by_name in loaded:
+        for name, side in by_name.items():
+            letters.setdefault(name, []).append(side.letter)
+    return [f"{name}: only in {', '.join(having)}" for name, having in letters.items() if len(having) < len(loaded)]
 
 
 def refuse_twice(groups: list[Group]) -> None:

@@ -10,6 +10,7 @@ import json
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from . import comparable, metrics, tables
@@ -18,11 +19,11 @@ from .comparable import ALLOWED, LETTERS, Group, Side
 from .drawings import Differences
 from .errors import RecipeError, nearest
 from .pages.rendering import drawn, render
-from .significance import flipped, holm, paired, power, sign_flip
+from .significance import flipped, holm, paired, power, sign_flip, uneven
 
 Json = dict[str, Any]
 
-OF_SAMPLES = ("truncated", "format", "language")  # shares beside the metrics, where problems have them
+OF_SAMPLES = ("unjudged", "truncated", "format", "language")  # shares beside the metrics, where problems have them
 FLIPS = 10  # told in a terminal
 WIDTH = 100  # of its sentences
 ENDINGS = (".json", ".html")
@@ -42,7 +43,8 @@ def compare(
         seed: of the resampling.
 
     Returns:
-        The comparison, for JSON: `runs`, and by benchmark the figures of each and what each is against the first.
+        The comparison, for JSON: `runs`, evaluations `left_out` as not all have them, and by benchmark the figures of
+        each and what each is against the first.
 
     Raises:
         RecipeError: fewer than two evaluations, one that cannot be read, none in common, or not of one kind.
@@ -60,11 +62,20 @@ def compare(
     tests = sum(pair["p"] is not None for pair in pairs)
     for pair, corrected in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
         pair["p_holm"] = corrected
-    for benchmark in benchmarks:
-        for pair in benchmark["pairs"]:
+    for group, benchmark in zip(groups, benchmarks, strict=True):
+        for side, pair in zip(group.sides[1:], benchmark["pairs"], strict=False):  # without the metric there are none
+            pair["power"] = _power(group.sides[0], side, benchmark["metric"], pair, 1 - (1 - level) / max(1, tests))
             pair["meaning"] = _meaning(benchmark, pair, level, tests)
     named = [{"letter": letter, "run": run} for letter, run in zip(LETTERS, runs, strict=False)]
-    return {"runs": named, "metric": metric, "level": level, "seed": seed, "tests": tests, "benchmarks": benchmarks}
+    return {
+        "runs": named,
+        "metric": metric,
+        "level": level,
+        "seed": seed,
+        "tests": tests,
+        "left_out": comparable.left_out(loaded),
+        "benchmarks": benchmarks,
+    }
 
 
 def _check(runs: Sequence[str], metric: str, allow: Sequence[str], level: float) -> None:
@@ -94,6 +105,8 @@ def _benchmark(group: Group, metric: str, level: float, seed: int) -> Json:
     names = [name for name in first.found["metrics"] if all(name in side.found["metrics"] for side in others)]
     tested = tested if tested in names else None
     names = [*sorted(names, key=lambda name: name != tested), *OF_SAMPLES, "mean_length"]
+    if not any(_unjudged(side.by_id[one]) for side in group.sides for one in ids):
+        names.remove("unjudged")
     return {
         "name": group.name,
         "title": first.found.get("title") or group.name,
@@ -115,16 +128,20 @@ def _benchmark(group: Group, metric: str, level: float, seed: int) -> Json:
 
 
 def _pair(a: Side, b: Side, tested: str, names: list[str], ids: list[str], level: float, seed: int) -> Json:
-    """B against A: differences, the test of one of them, the problems that flipped, what it takes to tell."""
+    """B against A: differences, the test of one of them, the problems that flipped.
+
+    `samples` are each side's samples with evidence of a problem, on average, where these differ too much for the test.
+    """
     differences_P = paired(_values(a, tested, ids), _values(b, tested, ids))
     rates_a, rates_b = (_rates(side, ids) for side in (a, b))
-    counts = [[side.by_id[one][key] for one in ids] for side in (a, b) for key in ("correct", "evidence")]
-    needed = power(*counts, level=level) if tested == "pass@1" else None
+    evidence_a, evidence_b = (_counts(side, "evidence", ids) for side in (a, b))
+    too_uneven = uneven(evidence_a, evidence_b)
     return {
         "run": b.letter,
         "differences": {name: _difference(a, b, name, ids, level, seed) for name in names},
         "p": sign_flip(differences_P, seed=seed),
-        "power": needed._asdict() if needed else None,
+        "samples": [fmean(evidence) for evidence in (evidence_a, evidence_b)] if too_uneven else None,
+        "bounds": _bounds(a, b, tested, ids),
         "flips": [flip._asdict() | {"problem": ids[flip.problem]} for flip in flipped(rates_a, rates_b)],
         "by_problem": [
             {"problem": one, "before": old, "after": new, "difference": difference}
@@ -133,9 +150,49 @@ def _pair(a: Side, b: Side, tested: str, names: list[str], ids: list[str], level
     }
 
 
+def _unjudged(problem: Json) -> float:
+    """Share of a problem's samples that have no verdict."""
+    return 1 - problem["evidence"] / problem["samples"]
+
+
+def _bounds(a: Side, b: Side, tested: str, ids: list[str]) -> list[float] | None:
+    """The difference had the samples without a verdict been as bad for B as they could, and as good; None without any.
+
+    Left out, they would make a run better whose wrong answers cannot be judged.
+    """
+    if not any(_unjudged(side.by_id[one]) for side in (a, b) for one in ids):
+        return None
+    if tested == "pass@1":
+        (low_a, high_a), (low_b, high_b) = (_pass_bounds(side, ids) for side in (a, b))
+    else:
+        (low_a, high_a), (low_b, high_b) = (side.found["bounds"][tested] for side in (a, b))
+    return [low_b - high_a, high_b - low_a]
+
+
+def _pass_bounds(side: Side, ids: list[str]) -> tuple[float, float]:
+    problems = [side.by_id[one] for one in ids]
+    low = fmean(problem["correct"] / problem["samples"] for problem in problems)
+    return low, low + fmean(map(_unjudged, problems))
+
+
+def _power(a: Side, b: Side, tested: str, pair: Json, level: float) -> Json | None:
+    """What it takes to tell a difference in pass@1, at the level that is left to one of all tests."""
+    if tested != "pass@1":
+        return None
+    ids = [problem["problem"] for problem in pair["by_problem"]]
+    needed = power(*(_counts(side, key, ids) for side in (a, b) for key in ("correct", "evidence")), level=level)
+    return needed._asdict() if needed else None
+
+
+def _counts(side: Side, key: str, ids: list[str]) -> list[int]:
+    return [side.by_id[one][key] for one in ids]
+
+
 def _values(side: Side, name: str, ids: list[str]) -> list[float | None]:
     """A figure problem by problem; None where a problem has none."""
     problems = side.by_id
+    if name == "unjudged":
+        return [_unjudged(problems[one]) for one in ids]
     if name == "truncated":
         return [problems[one]["truncated"] / problems[one]["samples"] for one in ids]
     return [problems[one].get("tokens" if name == "mean_length" else name) for one in ids]
@@ -149,7 +206,7 @@ def _rates(side: Side, ids: list[str]) -> list[float | None]:
 
 def _figure(side: Side, name: str, ids: list[str], level: float, seed: int) -> Json:
     """A figure of one side with its interval: as its evaluation has it, or of the common problems."""
-    if len(ids) == len(side.by_id) and side.found.get("level") == level:
+    if name != "unjudged" and len(ids) == len(side.by_id) and side.found.get("level") == level:
         found = side.found
         stored = {**found["metrics"], **found["shares"], "mean_length": found["tokens"]["mean"]}[name]
         return {key: stored[key] for key in ("value", "low", "high")}
@@ -183,6 +240,22 @@ def _meaning(benchmark: Json, pair: Json, level: float, tests: int) -> str:
     size = tables.words(tables.points(difference))
     p = f"p {tables.p_value(pair['p_holm'])}" + (f", corrected for {tests} tests" if tests > 1 else "")
     needs = pair["power"]
+    if pair["samples"]:
+        of_a, of_b = pair["samples"]
+        return (
+            f"Whether {b} is better than {a} cannot be told by this: {size} points, {p}, but of a problem {a} has "
+            f"{of_a:.3g} judged samples and {b} {of_b:.3g}. With numbers so unequal p may be far too small and the "
+            "interval too narrow: two runs of the same model look different in up to a quarter of the cases. "
+            + ("Compare runs of the same k." if not pair["bounds"] else "The samples without a verdict want a judge.")
+        )
+    if pair["p_holm"] <= 1 - level and _open(pair):
+        low, high = (f"{100 * bound:+.1f}" for bound in pair["bounds"])
+        more = "more" if difference["value"] > 0 else "less"
+        return (
+            f"On the samples that have a verdict {b} solves {more} than {a}: {size} points, {p}. But some have none, "
+            f"and had they been judged the difference could be anything from {low} to {high}: neither is better by "
+            "this."
+        )
     if pair["p_holm"] <= 1 - level:
         better = "better" if difference["value"] > 0 else "worse"
         told = f"{b} is {better} than {a}: {size} points, {p}."
@@ -198,9 +271,15 @@ def _meaning(benchmark: Json, pair: Json, level: float, tests: int) -> str:
     return f"{told}; one of {seen:.1f} would take {needs['problems']:,} problems like them{of_each}."
 
 
+def _open(pair: Json) -> bool:
+    """True if the samples without a verdict could turn the difference round."""
+    return pair["bounds"] is not None and pair["bounds"][0] <= 0 <= pair["bounds"][1]
+
+
 def told(compared: Json) -> str:
     """A comparison, as `compare` makes it, for the terminal; without a newline at the end."""
     lines = [f"{run['letter']}  {run['run']}" for run in compared["runs"]]
+    lines += [f"not in all of them: {words}" for words in compared["left_out"]]
     for benchmark in compared["benchmarks"]:
         lines += ["", "", *_lines(benchmark)]
     return "\n".join(lines)
@@ -236,7 +315,7 @@ def write(compared: Json, path: Path) -> None:
         render("compare.html.jinja", path, compared | about)
         return
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(compared, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.write_text(json.dumps(compared, indent=1) + "\n", encoding="utf-8")
     partial.replace(path)
 
 
@@ -279,7 +358,11 @@ def _counted(benchmark: Json) -> str:
     ks = sorted({side["k"] for side in benchmark["sides"]})
     part = "" if benchmark["problems"] == benchmark["of"] else f" of {benchmark['of']:,}"
     samples = " or ".join(f"{k:,}" for k in ks) + (" sample" if ks == [1] else " samples")
-    return f"{benchmark['problems']:,}{part} problems, {samples} of each"
+    told = f"{benchmark['problems']:,}{part} problems, {samples} of each"
+    pairs = [(pair["run"], pair["differences"][benchmark["metric"]]["problems"]) for pair in benchmark["pairs"]]
+    if any(count < benchmark["problems"] for _, count in pairs):
+        told += f"; with a verdict on both sides: {', '.join(f'{count:,} for {run}' for run, count in pairs)}"
+    return told
 
 
 def _without_metric(benchmark: Json) -> str:
@@ -315,7 +398,8 @@ def _rows(benchmark: Json) -> list[Json]:
 
 def _p(pair: Json) -> str:
     corrected = f", corrected {tables.p_value(pair['p_holm']).lstrip('= ')}" if pair["p_holm"] > pair["p"] else ""
-    return f"p {tables.p_value(pair['p'])}{corrected}"
+    doubt = ", not reliable: unequal samples" if pair["samples"] else ", open: unjudged samples" if _open(pair) else ""
+    return f"p {tables.p_value(pair['p'])}{corrected}{doubt}"
 
 
 def _page(benchmark: Json) -> Json:

@@ -213,6 +213,7 @@ class BenchmarkConfig:
         top_p: nucleus sampling.
         max_tokens: of a completion.
         source: where this protocol is from.
+        file: of one's own benchmark, which departures are told from; filled in.
     """
 
     name: str
@@ -228,6 +229,7 @@ class BenchmarkConfig:
     top_p: float = 0.95
     max_tokens: int = 32768
     source: str | None = None
+    file: str | None = None
 
 
 @dataclass
@@ -697,6 +699,8 @@ def _index(items: list, part: str, dotted: str) -> int:
 def default_output_dir(path: Path, task: str, changes: dict[str, Any]) -> str:
     """`runs/<model>/<task>/<variant>`, with the overrides in the name, so that the same command means the same run."""
     shown = PRESENTATION_KEYS | {f"engine.{key}" for key in ENGINE_PRESENTATION_KEYS}
+    if changes.get("rejudge"):  # of the run that has the completions
+        shown = shown | JUDGING_KEYS
     named = {k: v for k, v in changes.items() if k not in shown}
     suffix = "".join(f"--{k}={v}" for k, v in sorted(named.items()) if k != "toy") + (
         "--toy" if "toy" in named else ""

@@ -12,7 +12,6 @@ from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow.parquet
 
 from open_r1 import engines, graded, held_out, metrics, models, protocol, report, run, sampled, shards, tables
 from open_r1.configs import BenchmarkConfig, Recipe
@@ -43,7 +42,15 @@ def main(recipe: Recipe) -> run.Run:
         # Before the files are divided: a process that has none to fill loads no model, and the others would wait.
         this.recipe = models.with_model(recipe)
     todo = run.own_files(this, completions)
+    if todo and args.rejudge and elsewhere is None:
+        raise RecipeError(
+            f"rejudge: {len(todo)} of {completions.count} files of completions are not in {completions.folder}; name "
+            "the run that has them by --output_dir, or sample them first without --rejudge"
+        )
+    if args.rejudge and this.main:
+        run.keep_recipe(this)
     if elsewhere is not None:
+        this.say(elsewhere.told())
         for number in todo:
             shards.write(completions.path(number), [elsewhere.of(sets, completions, number)], COLUMNS)
     elif todo:
@@ -63,7 +70,7 @@ def made_elsewhere(recipe: Recipe, sets: Sets) -> Imported | None:
     args = recipe.args
     if args.completions is None:
         return None
-    return Imported(args.completions, sets, recipe.seed, partial=args.problems is not None)
+    return Imported(args.completions, sets, recipe.seed)
 
 
 def sample(sets: Sets, files: Shards, engine: engines.Engine, number: int, progress: Progress) -> list[Row]:
@@ -100,8 +107,11 @@ def remove_other_verdicts(this: run.Run, verdicts: Shards, sets: Sets) -> None:
 
 
 def graders_of(path: Path) -> dict[str, str]:
-    """Benchmark -> the version that judged it, in one file."""
-    rows = pyarrow.parquet.read_table(path, columns=["benchmark", "grader"]).to_pylist()
+    """Benchmark -> the version that judged it, in one file; of one that is damaged, none."""
+    try:
+        rows = [row for batch in shards.read_file(path, ["benchmark", "grader"]) for row in batch]
+    except RecipeError:
+        return {}
     return {row["benchmark"]: row["grader"] for row in rows}
 
 
@@ -189,11 +199,13 @@ def evaluation(this: run.Run, problems: Problems, judged_PK: list[list[Row]], mo
     """
     benchmark, recipe = problems.benchmark, this.recipe
     at = f"benchmarks.{benchmark.name}"
-    without = [problems.ids[place] for place, samples in enumerate(judged_PK) if not samples]
-    if without:
+    every = list(range(benchmark.k))
+    lacking = [p for p, judged_K in enumerate(judged_PK) if sorted(row["sample"] for row in judged_K) != every]
+    if lacking:
         raise RecipeError(
-            f"{at}: {len(without)} problems have no completions, {without[0]!r} first; files of {this.dir}/data or "
-            "judged were changed. Delete both folders and start again"
+            f"{at}: {len(lacking)} problems have not just one verdict for each of their {benchmark.k} samples, "
+            f"{problems.ids[lacking[0]]!r} first; files of {this.dir}/judged were changed. Delete that folder, and "
+            "the same command judges the completions again"
         )
     graders = {row["grader"] for samples in judged_PK for row in samples}
     if len(graders) > 1:
@@ -218,10 +230,10 @@ def evaluation(this: run.Run, problems: Problems, judged_PK: list[list[Row]], mo
             "k": benchmark.k,
             "temperature": benchmark.temperature,
             "top_p": benchmark.top_p,
-            "top_k": 0,
+            "top_k": 0 if recipe.args.completions is None else None,
             "max_tokens": benchmark.max_tokens,
         },
-        "departures": protocol.departures(recipe.args, benchmark, len(problems)),
+        "departures": protocol.departures(recipe.args, benchmark, len(problems), problems.there),
         "source": benchmark.source,
         "verifier": benchmark.verifier.name,
         "grader": graders.pop(),
@@ -235,10 +247,18 @@ def examples(folder: Path, problems: Problems, judged_PK: list[list[Row]]) -> li
     """A few problems, from the never to the always solved, with samples."""
     order = sorted(range(len(judged_PK)), key=lambda p: sum(row["verdict"] == "correct" for row in judged_PK[p]))
     chosen = sorted({order[round(i)] for i in np.linspace(0, len(order) - 1, min(SHOWN, len(order)))}, key=order.index)
-    wanted = [("benchmark", "=", problems.benchmark.name), ("row", "in", chosen)]
-    columns = ["row", "sample", "completion"]
-    found = pyarrow.parquet.read_table(folder, columns=columns, filters=wanted).to_pylist()
-    texts = {(row["row"], row["sample"]): row["completion"] for row in found}
+    name, columns = problems.benchmark.name, ["benchmark", "row", "sample", "completion"]
+    texts = {
+        (row["row"], row["sample"]): row["completion"]
+        for batch in shards.read(folder, columns)
+        for row in batch
+        if row["benchmark"] == name and row["row"] in chosen
+    }
+    if lost := [place for place in chosen for row in judged_PK[place] if (place, row["sample"]) not in texts]:
+        raise RecipeError(
+            f"{folder}: completions of {name}'s problem {problems.ids[lost[0]]!r} are not there, "
+            "although they were judged; delete data/ and judged/, and the same command makes them again"
+        )
     return [
         graded.example(
             next(problems.read(range(place, place + 1))),

@@ -23,6 +23,7 @@ from .sampled import last_text
 Row = dict[str, Any]
 
 SAMPLES_SHOWN = 2
+LONGEST_ANSWER = 200  # characters that are kept; what is longer goes by its beginning and a digest
 
 FEATURES = datasets.Features(
     {
@@ -106,13 +107,22 @@ class Grader:
     def _vote(self, text: str, row: Row) -> tuple[str, Hashable] | None:
         if self._ballot is None or not text:
             return None
-        return self._ballot(text, **{column: row[column] for column in self._reads})
+        cast = self._ballot(text, **{column: row[column] for column in self._reads})
+        return None if cast is None else (_short(cast[0]), cast[1])
 
 
 def grader_version(verifier: RewardConfig) -> str:
     """The verifier with its parameters and the version of the judges: equal for verdicts that can be compared."""
     given = ", ".join(f"{key}={value!r}" for key, value in sorted(verifier.parameters.items()))
-    return f"{verifier.name}({given}) {rewards.version()}"
+    return f"{verifier.name}({given}) {rewards.version()}{_own_source(verifier.name)}"
+
+
+def _own_source(name: str) -> str:
+    """The version of a scorer that is not among the judges of `rewards.version`: a digest of its file."""
+    module = inspect.getmodule(rewards.find(name))
+    if module is None or module.__name__.startswith(f"{__package__}."):
+        return ""
+    return f", {hashlib.sha256(inspect.getsource(module).encode()).hexdigest()[:12]}"
 
 
 def columns_of(verifier: RewardConfig) -> list[str]:
@@ -132,6 +142,12 @@ def check_columns(verifier: RewardConfig, have: list[str], at: str) -> None:
                 f"{at}: {verifier.name} needs the column {column!r}; the problems have {', '.join(have)}. Name its "
                 f"source with `columns: {{{column}: <their name>}}`"
             )
+
+
+def _short(answer: str) -> str:
+    if len(answer) <= LONGEST_ANSWER:
+        return answer
+    return f"{answer[:LONGEST_ANSWER]}... ({hashlib.sha256(answer.encode('utf-8', 'replace')).hexdigest()[:8]})"
 
 
 def _refused(row: Row) -> Verdict:

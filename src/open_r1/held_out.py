@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -31,17 +33,21 @@ class Problems:
     Args:
         benchmark: as it is measured.
         rows: with `prompt` and the verifier's columns.
+        there: how many its sources have, of which `rows` may be the first; by default as many.
 
     Raises:
         RecipeError: two problems of one id.
     """
 
-    def __init__(self, benchmark: BenchmarkConfig, rows: StoredRows):
+    def __init__(self, benchmark: BenchmarkConfig, rows: StoredRows, there: int | None = None):
         self.benchmark, self.rows = benchmark, rows
+        self.there = len(rows) if there is None else there
         self.grader = graded.Grader(benchmark.verifier, benchmark.max_tokens)
         self.ids: list[str] = []
         self.hashes: list[str] = []  # of the prompts
-        self.identity = graded.identity(self._read_ids())
+        whole = hashlib.sha256()
+        self.identity = graded.identity(self._read_ids(whole))
+        self.looks = whole.hexdigest()[:16]  # of all columns, so that it is the same for another verifier
         repeated = [name for name, count in Counter(self.ids).items() if count > 1]
         if repeated:
             places = ", ".join(str(i) for i, name in enumerate(self.ids) if name == repeated[0])
@@ -58,10 +64,11 @@ class Problems:
         """The problems' places by their ids and by their prompts' hashes."""
         return {name: place for names in (self.hashes, self.ids) for place, name in enumerate(names)}
 
-    def _read_ids(self) -> Iterator[list[Any]]:
-        """Note the problems' ids; what each of them is."""
+    def _read_ids(self, whole: hashlib._Hash) -> Iterator[list[Any]]:
+        """Note the problems' ids, and all of each in `whole`; what each of them is."""
         columns = graded.columns_of(self.benchmark.verifier)
         for row in self.read(range(len(self))):
+            whole.update(json.dumps(row, sort_keys=True, default=str).encode())
             name = row.get("id")
             self.hashes.append(prompt_id(row["prompt"] or ""))
             self.ids.append(self.hashes[-1] if name is None else str(name))
@@ -105,8 +112,7 @@ class Sets:
     def identity(self, *more: dict[str, Any]) -> dict[str, Any]:
         """What tells these problems, and `more` sources, from others, for `run.same_rows`."""
         told = [
-            {"path": problems.benchmark.name, "rows": len(problems), "looks": problems.identity}
-            for problems in self.sets
+            {"path": problems.benchmark.name, "rows": len(problems), "looks": problems.looks} for problems in self.sets
         ]
         return {"sources": [*told, *more], "kept": None}
 
@@ -118,8 +124,17 @@ def load(benchmark: BenchmarkConfig, seed: int) -> Problems:
         RecipeError: a source that cannot be loaded, a column that is missing, two problems of one id.
     """
     at = f"benchmarks.{benchmark.name}"
-    rows = data.stored(benchmark.datasets, "evaluate", seed, f"{at}.datasets")
+    try:
+        rows = data.stored(benchmark.datasets, "evaluate", seed, f"{at}.datasets")
+    except RecipeError as error:
+        # Of a source that cannot be had; what is missing in one that can, is told by its place in the recipe.
+        told = str(error)
+        if told.startswith("datasets: "):
+            copy = f"{{name: {benchmark.name}, datasets: [{{path: {benchmark.name}.jsonl, columns: ...}}]}}"
+            told = f"{at}: {told.removeprefix('datasets: ')}. A local copy goes in its place: `{copy}`"
+        raise RecipeError(told) from error
     graded.check_columns(benchmark.verifier, list(rows.features), at)
-    if benchmark.problems is not None and benchmark.problems < len(rows):
+    there = len(rows)
+    if benchmark.problems is not None and benchmark.problems < there:
         rows = rows.keep(np.arange(benchmark.problems))
-    return Problems(benchmark, rows)
+    return Problems(benchmark, rows, there)

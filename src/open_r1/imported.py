@@ -27,15 +27,14 @@ class Imported:
     Args:
         source: `completion` (a text, or a list of them), and `id` or `prompt` of the problem; with several benchmarks
             also `benchmark`; further columns of `KNOWN`.
-        sets: the problems.
+        sets: the problems; where they are a part of what their sources have, completions of the others are left out.
         seed: of a source that is a function.
-        partial: the sets are parts of their benchmarks, so completions of other problems are left out.
 
     Raises:
         RecipeError: a missing column, a completion of no problem, problems without one.
     """
 
-    def __init__(self, source: DatasetConfig, sets: Sets, seed: int, partial: bool = False):
+    def __init__(self, source: DatasetConfig, sets: Sets, seed: int):
         self.at = f"completions ({source.path})"
         self.rows: datasets.Dataset = data.stored([source], "imported", seed, "completions").parts[0][1]
         have = self.rows.column_names
@@ -43,14 +42,19 @@ class Imported:
             raise RecipeError(f"{self.at}: `id` or `prompt` must say which problem a row answers; it has {have}")
         if len(sets.sets) > 1 and "benchmark" not in have:
             raise RecipeError(f"{self.at}: with several benchmarks, the column `benchmark` must say whose a row is")
-        self._several = isinstance(self.rows.features["completion"], datasets.List)
+        completion = self.rows.features["completion"]
+        text = completion.feature if isinstance(completion, datasets.List | datasets.LargeList) else completion
+        if text not in (data.TEXT, datasets.Value("large_string"), datasets.Value("null")):
+            raise RecipeError(f"{self.at}: `completion` must be a text, or a list of texts; it is {completion}")
+        self._several = isinstance(self.rows.features["completion"], datasets.List | datasets.LargeList)
+        self.k = {problems.benchmark.name: problems.benchmark.k for problems in sets.sets}
         # (benchmark, place) -> row and, of a list of completions, number in it
         self.places: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
-        self._find(sets, partial)
+        self._find(sets)
         for problems in sets.sets:
             self._check(problems)
 
-    def _find(self, sets: Sets, partial: bool) -> None:
+    def _find(self, sets: Sets) -> None:
         known = {problems.benchmark.name: problems.places() for problems in sets.sets}
         only = next(iter(known)) if len(known) == 1 else None
         columns = [c for c in ("benchmark", "id", "prompt") if c in self.rows.column_names]
@@ -64,7 +68,7 @@ class Imported:
                 continue
             count = len(row["completion"] or []) if self._several else 1
             self.places[benchmark, place] += [(i, j) for j in range(count)]
-        if lost and not partial:
+        if lost and all(len(problems) == problems.there for problems in sets.sets):
             raise RecipeError(
                 f"{self.at}: {len(lost)} rows are of no problem of the benchmark, {', '.join(lost[:SHOWN])} first; "
                 "`id` must be the problem's id, or `prompt` its text as the benchmark has it"
@@ -92,7 +96,7 @@ class Imported:
                 text = row["completion"][j] if self._several else row["completion"]
                 told = {key: row.get(key) for key in KNOWN}
                 if self._several:
-                    told = {key: value[j] if isinstance(value, list) else value for key, value in told.items()}
+                    told = {key: self._own(i, key, value, j) for key, value in told.items()}
                 yield told | {
                     "benchmark": name,
                     "problem": problems.ids[place],
@@ -100,10 +104,27 @@ class Imported:
                     "row": place,
                     "sample": sample,
                     "completion": text,
-                    "finish_reason": told["finish_reason"] or ("refused" if text is None else "stop"),
+                    "finish_reason": "refused" if text is None else told["finish_reason"] or "stop",
                     "refused": "no completion" if text is None else None,
                     "model": told["model"] or self.at,
                 }
+
+    def _own(self, i: int, column: str, value: Any, j: int) -> Any:
+        """A completion's value of a column that may have one for each."""
+        if not isinstance(value, list):
+            return value
+        if j >= len(value):
+            raise RecipeError(
+                f"{self.at}, row {i}: {column!r} has {len(value)} values, fewer than there are completions"
+            )
+        return value[j]
+
+    def told(self) -> str:
+        """How many are judged, and how many are not."""
+        taken = sum(min(len(found), self.k[name]) for (name, _), found in self.places.items())
+        left = sum(map(len, self.places.values())) - taken
+        more = f"; {left:,} more, beyond the first of each problem, are not" if left else ""
+        return f"{taken:,} completions of {self.at} are judged{more}"
 
     def identity(self) -> dict[str, Any]:
         """What tells this file from another, for `run.same_rows`."""

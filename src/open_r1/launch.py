@@ -119,8 +119,14 @@ def finished(recipe: Recipe) -> bool:
     """True if the run of this name is finished, and was this recipe's."""
     if not run.is_finished(recipe.run_dir):
         return False
-    if recipe.task in SHARDED_TASKS and (damaged := shards.damaged(recipe.run_dir / "data")):
-        print(f"{', '.join(damaged)} of {recipe.run_dir}/data cannot be read, and is made again", flush=True)
+    folders = ("data", "judged") if recipe.task == "evaluate" else ("data",)
+    damaged = {name for folder in folders for name in shards.damaged(recipe.run_dir / folder)}
+    if recipe.task in SHARDED_TASKS and damaged:
+        print(f"{', '.join(sorted(damaged))} of {recipe.run_dir} cannot be read, and is made again", flush=True)
+        if recipe.task == "evaluate":
+            # Verdicts are of those very completions.
+            for name in damaged:
+                (recipe.run_dir / "judged" / name).unlink(missing_ok=True)
         run.write_json(recipe.run_dir / "status.json", run.status(recipe.run_dir) | {"state": "interrupted"})
         return False
     if not recipe.run.overwrite:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from . import benchmarks
 
 if TYPE_CHECKING:
-    from .configs import BenchmarkConfig, EvaluateConfig
+    from .configs import BenchmarkConfig, DatasetConfig, EvaluateConfig
+    from .rewards import RewardConfig
 
 REPLACED = ("k", "metrics", "problems", "temperature", "top_p", "max_tokens")  # keys of a recipe that go for all
 COMPARED = ("k", "temperature", "top_p", "max_tokens", "prompt", "system_prompt")
 UNKNOWN = ("temperature", "top_p", "max_tokens", "prompt")
-NAMED = ("datasets", "verifier")  # compared by what they name
 
 
 def applied(
@@ -34,29 +34,49 @@ def applied(
     return [dataclasses.replace(benchmark, **changes) for benchmark in args.benchmarks]
 
 
-def departures(args: EvaluateConfig, benchmark: BenchmarkConfig, problems: int) -> dict[str, list[Any]]:
+def departures(args: EvaluateConfig, benchmark: BenchmarkConfig, problems: int, there: int) -> dict[str, list[Any]]:
     """What is measured otherwise than the benchmark's file says: key -> [the file's, this run's].
 
     Args:
         args: of the recipe; of a benchmark of one's own, what its list of them says is the protocol.
         benchmark: as it is measured.
-        problems: how many there were.
+        problems: how many were measured.
+        there: how many its sources have.
     """
-    defaults = {field.name: field.default for field in dataclasses.fields(benchmark)}
-    listed = next(vars(entry) for entry in args.benchmarks if entry.name == benchmark.name)
-    file = benchmarks.written({"name": benchmark.name, "datasets": [{}]}) or listed
+    defaults = vars(type(benchmark)(benchmark.name))
+    listed = next(entry for entry in args.benchmarks if entry.name == benchmark.name)
+    file = benchmarks.written({"name": benchmark.name, "datasets": [{}], "file": benchmark.file}) or vars(listed)
     told = {key: [file.get(key, defaults[key]), getattr(benchmark, key)] for key in COMPARED}
-    told |= {key: [_names(file.get(key)), _names(getattr(benchmark, key))] for key in NAMED if file.get(key)}
-    if file.get("problems") is not None:
-        told["problems"] = [file["problems"], problems]
+    told |= _sources(file["datasets"], benchmark.datasets)
+    told |= _changed("verifier", "name", file.get("verifier", defaults["verifier"]), benchmark.verifier)
+    if (own := file.get("problems")) is not None:
+        told["problems"] = [own, problems if there <= own or problems != own else f"the first {own} of {there}"]
     return {key: pair for key, pair in told.items() if pair[0] != pair[1]}
 
 
-def _names(value: Any) -> str:
-    """What sources or a verifier are called, from a file or as dataclasses."""
-    if isinstance(value, list):
-        return ", ".join(dict.fromkeys(map(_names, value)))
+def _sources(file: list[Any], ours: list[DatasetConfig]) -> dict[str, list[Any]]:
+    """Where other sources are named, these; of the same ones, each key that differs."""
+    named = [list(dict.fromkeys(_keys("path", source)["path"] for source in sources)) for sources in (file, ours)]
+    if named[0] != named[1] or len(file) != len(ours):
+        return {"datasets": [", ".join(paths) for paths in named]}
+    changed: dict[str, list[Any]] = {}
+    for i, (source, own) in enumerate(zip(file, ours, strict=True)):
+        changed |= _changed(f"datasets.{i}", "path", source, own)
+    return changed
+
+
+def _changed(at: str, name: str, file: Any, ours: DatasetConfig | RewardConfig) -> dict[str, list[Any]]:
+    """The keys of a source or a verifier that differ, under `at` itself if it is another one altogether."""
+    default = _keys(name, type(ours)(getattr(ours, name)))
+    before, now = default | _keys(name, file), _keys(name, ours)
+    if before[name] != now[name]:
+        return {at: [before[name], now[name]]}
+    return {f"{at}.{key}": [before.get(key), now.get(key)] for key in sorted({*before, *now})}
+
+
+def _keys(name: str, value: Any) -> dict[str, Any]:
+    """All keys as a file writes them: a mere text is the `name`, and a verifier's parameters stand beside it."""
     if isinstance(value, str):
-        return value
-    mapping = value if isinstance(value, dict) else dataclasses.asdict(value)
-    return str(mapping.get("path") or mapping.get("name"))
+        return {name: value}
+    given = dict(value if isinstance(value, dict) else vars(value))
+    return given | given.pop("parameters", {})

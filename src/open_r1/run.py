@@ -377,8 +377,14 @@ def prepare_directory(run: Run) -> None:
         # This process is alone here, so these are what killed ones left.
         for folder in (directory, directory / "data", directory / "judged"):
             shards.remove_partial(folder)
+    if not (known and run.recipe.given.get("rejudge")):
+        keep_recipe(run)
+
+
+def keep_recipe(run: Run) -> None:
+    """Write the recipe that the directory is of; one that judges again does so once its problems are accepted."""
     kept = {key: value for key, value in run.recipe.given.items() if key not in ("overwrite", "rejudge")}
-    write_text(directory / "recipe.yaml", yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
+    write_text(run.dir / "recipe.yaml", yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
 
 
 _held: dict[Path, list[int]] = {}  # directories this process has locked, with the descriptors that hold them
@@ -524,7 +530,7 @@ def _computed(given: dict[str, Any], rejudge: bool = False) -> dict[str, Any]:
         kept = {key: value for key, value in kept.items() if key not in JUDGING_KEYS}
         kept["benchmarks"] = [
             {key: value for key, value in benchmark.items() if key not in BENCHMARK_JUDGING_KEYS}
-            for benchmark in kept["benchmarks"]
+            for benchmark in kept.get("benchmarks", [])
         ]
     if isinstance(kept.get("engine"), dict):
         kept["engine"] = {k: v for k, v in kept["engine"].items() if k not in ENGINE_PRESENTATION_KEYS}

@@ -107,8 +107,7 @@ def _fill(
     rows = make(engine, number, progress)
     if all(row["refused"] for row in rows) and not progress.tokens and not _any_answered(files.folder):
         raise RecipeError(
-            f"datasets: every prompt of the rows {rows[0]['row']} to {rows[-1]['row']} is refused: "
-            f"{rows[0]['refused']}"
+            f"every prompt of the rows {rows[0]['row']} to {rows[-1]['row']} is refused: {rows[0]['refused']}"
         )
     shards.write(files.path(number), [rows], features)
     return len(rows), sum(row["tokens"] for row in rows)

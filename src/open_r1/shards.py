@@ -169,10 +169,24 @@ def read(folder: Path, columns: list[str] | None = None, batch_rows: int = 1000)
 
 
 def read_file(path: Path, columns: list[str] | None = None, batch_rows: int = 1000) -> Iterator[list[dict[str, Any]]]:
-    """The same of one file."""
-    with pyarrow.parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_rows, columns=columns):
-            yield batch.to_pylist()
+    """The same of one file.
+
+    Raises:
+        RecipeError: it is damaged, or lacks one of the columns.
+    """
+    again = "delete it, and the same command makes it again"
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            lacking = [name for name in columns or () if name not in file.schema_arrow.names]
+            if lacking:
+                raise RecipeError(f"{path} has no column {lacking[0]!r}; {again}")
+            for batch in file.iter_batches(batch_rows, columns=columns):
+                yield batch.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        # Arrow's own OSError, of bytes that it cannot read, has no number.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise RecipeError(f"{path} is damaged ({error}); {again}") from error
 
 
 def count_rows(folder: Path) -> int:

@@ -83,6 +83,8 @@ def shrink(given: dict[str, Any]) -> dict[str, Any]:
     if task == "evaluate":
         small = {key: value for key, value in small.items() if key not in REPLACED}
         small["benchmarks"] = [_small_benchmark(benchmark) for benchmark in given["benchmarks"]]
+        if given.get("completions"):  # there is nothing to make smaller, and completions are of their problems
+            small |= {key: given[key] for key in REPLACED if key in given} | {"benchmarks": given["benchmarks"]}
     if task == "mix" and "rows" in given:
         small["rows"] = min(64, given["rows"])
     tokenizer = str(given.get("tokenizer_name_or_path") or "")

@@ -49,6 +49,8 @@ def written(entry: str | dict[str, Any]) -> dict[str, Any]:
         RecipeError: as of `find`.
     """
     name = entry if isinstance(entry, str) else entry["name"]
+    if isinstance(entry, dict) and entry.get("file") and Path(entry["file"]).is_file():
+        return _own(Path(entry["file"]))
     if name.endswith(SUFFIXES):
         return _own(Path(name))
     if name in names():
@@ -64,7 +66,7 @@ def written(entry: str | dict[str, Any]) -> dict[str, Any]:
 def _own(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RecipeError(f"benchmarks: there is no file {path}")
-    protocol = {"name": path.stem} | _read(path)
+    protocol = {"name": path.stem} | _read(path) | {"file": str(path)}
     # A figure by this name is taken for one by the shipped protocol.
     if protocol["name"] in names():
         raise RecipeError(

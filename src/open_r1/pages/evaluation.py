@@ -109,6 +109,7 @@ def _beside(row: reference.Row) -> Json:
         "words": reference.words(row),
         "model": row.figure.model,
         "source": row.figure.source,
+        "note": row.figure.protocol.get("note"),
         "departures": reference.departures(row),
     }
 
@@ -119,7 +120,7 @@ def _counted(found: Json, name: str) -> int:
 
 def _scaling(found: Json) -> Scaling | None:
     """How the score grows with samples; nothing where one sample is all there is."""
-    lines = {f"{kind}@k": scores for kind, scores in found["curves"].items() if scores and None not in scores}
+    lines = {f"{kind}@k": scores for kind, scores in found["curves"].items() if scores}
     drawable = any(len(scores) > 1 for scores in lines.values())
     return Scaling("Score by number of samples", lines) if drawable else None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import figures, plots, reference, tables
+from ..errors import RecipeError
 from ..plots import Plot
 from .reading import ROWS, Json, as_text, duration, read_json, read_rows, value_text
 
@@ -20,6 +21,9 @@ def training(run_dir: Path, recipe: Json, status: Json, summary: Json) -> Json:
     rows = list(read_rows(run_dir / "metrics.jsonl"))
     before, after = (read_json(run_dir / "evaluations" / f"{name}.json") for name in ("before", "after"))
     sides = {"before": before, "after": after}
+    for name, side in sides.items():
+        if side and "tokens" not in side:
+            raise RecipeError(f"{run_dir}/evaluations/{name}.json is no evaluation of this version; train again")
     shown = [tables.summarized(side) if side else summary.get(name) or {} for name, side in sides.items()]
     task = recipe.get("task") or _task(rows)
     weights = _weights(recipe)

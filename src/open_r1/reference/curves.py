@@ -20,6 +20,7 @@ import numpy as np
 import yaml
 
 from .. import figures
+from ..bootstrap import t_quantile
 from ..errors import RecipeError
 from ..plots import Line, Plot, Points
 from .files import SHARE, Curves, Track, find
@@ -205,31 +206,6 @@ def write(curves: Json, path: str | Path) -> Path:
     return _replace(path, head + text)
 
 
-def t_quantile(level: float, df: int) -> float:
-    """t of Student's distribution with |T| < t in a share `level` of cases.
-
-    For whole degrees of freedom the distribution function has a finite form (Abramowitz and Stegun, 26.7.3, 26.7.4).
-    """
-
-    def within(t: float) -> float:
-        theta = math.atan(t / math.sqrt(df))
-        sin, cos = math.sin(theta), math.cos(theta)
-        odd = df % 2
-        term = total = (cos if df > 1 else 0.0) if odd else 1.0
-        for j in range(2 + odd, df - 1, 2):
-            term *= (j - 1) / j * cos**2
-            total += term
-        return 2 / math.pi * (theta + sin * total) if odd else sin * total
-
-    low, high = 0.0, 1.0
-    while within(high) < level:
-        high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if within(middle) < level else (low, middle)
-    return high
-
-
 def _inside(points: Points, track: Track, made_of: str) -> Json:
     """How a run's points lie in a band."""
     steps = [step for step in points if track.step[0] <= step <= track.step[-1]]
@@ -364,7 +340,7 @@ def _track(key: str, series: list[Points], folders: list[Path], level: float) ->
     if not steps:
         raise RecipeError(f"{key!r} was never logged at one step by all runs")
     n = len(series)
-    wide = t_quantile(level, n - 1) * math.sqrt(1 + 1 / n)
+    wide = t_quantile((1 + level) / 2, n - 1) * math.sqrt(1 + 1 / n)
     # The last step is kept, as that is where a run is judged.
     chosen = steps[:: -(-len(steps) // POINTS)]
     chosen += [steps[-1]] if chosen[-1] != steps[-1] else []
