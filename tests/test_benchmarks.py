@@ -103,7 +103,7 @@ def test_an_entry_is_a_name_a_file_or_a_mapping(tmp_path):
     mine.write_text("datasets: [rows.jsonl]\nk: 8\n")
     assert benchmarks.find("aime24")["k"] == 64
     assert benchmarks.find({"name": "aime24", "k": 4}) == benchmarks.find("aime24") | {"k": 4}
-    assert benchmarks.find(str(mine)) == {"name": "mine", "datasets": ["rows.jsonl"], "k": 8}
+    assert benchmarks.find(str(mine)) == {"name": "mine", "datasets": ["rows.jsonl"], "k": 8, "file": str(mine)}
     assert benchmarks.find({"name": str(mine), "k": 2})["k"] == 2
     assert benchmarks.find({"name": "new", "datasets": ["rows.jsonl"]}) == {"name": "new", "datasets": ["rows.jsonl"]}
     mine.write_text("name: other\ndatasets: [rows.jsonl]\n")

@@ -562,7 +562,7 @@ def test_completions_made_elsewhere_are_judged_without_a_model(judge):
     right = [min(i + 1, K) / K for i in range(PROBLEMS)]
     assert figures["metrics"]["pass@1"]["value"] == pytest.approx(mean(right))
     assert figures["tokens"]["mean"]["value"] == pytest.approx(11.5)
-    assert figures["departures"]["temperature"] == [0.6, None] and figures["protocol"]["prompt"] is None
+    assert figures["departures"]["temperature"] == [0.6, "unknown"] and figures["protocol"]["prompt"] is None
     assert figures["protocol"]["top_k"] is None
     assert (directory / "report.html").is_file()
 
@@ -587,7 +587,8 @@ def test_of_a_part_of_the_problems_the_other_completions_are_left_out(judge, key
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (ELSEWHERE[1:], "1 problems of sums have fewer than 4 completions, p0 first; set --k to what all"),
+        (ELSEWHERE[1:], "1 of 7 problems of sums have fewer than 4 completions, p0 first; `--k 3` takes what all"),
+        (ELSEWHERE[K:], "p0 first; 1 have none; --problems N measures the first N only"),
         ([*ELSEWHERE, {"id": "q", "completion": "", "tokens": 1}], "1 rows are of no problem of the benchmark"),
         ([{"completion": "4"}], "`id` or `prompt` must say which problem a row answers"),
         ([{"id": "p0", "answer": "4"}], "needs the columns completion; it has id, answer"),
@@ -750,3 +751,52 @@ def test_completions_made_elsewhere_are_judged_whole_at_toy_size(judge):
 def test_values_that_could_only_be_a_slip(write_recipe, keys, message):
     with pytest.raises(RecipeError, match=re.escape(message)):
         load_recipe(write_recipe("evaluate", **keys))
+
+
+def test_a_reference_that_is_none_is_refused_before_anything_is_sampled(measure, monkeypatch):
+    monkeypatch.setattr(engines, "open_engine", lambda recipe: pytest.fail("nothing is to be sampled"))
+    with pytest.raises(RecipeError, match="did you mean 'students'"):
+        measure(reference="studnets")
+    with pytest.raises(RecipeError, match="did you mean 'DeepSeek-R1-Distill-Qwen-7B'"):
+        measure(reference="students/DeepSeek-R1-Distil-Qwen-7B")
+
+
+def test_published_figures_stand_below_the_table(measure, capsys):
+    benchmark = {"name": "math500", "problems": PROBLEMS, "prompt": "boxed", "metrics": ["pass@1"]}
+    measure(benchmark=benchmark, reference="students/DeepSeek-R1-Distill-Qwen-7B")
+    out = capsys.readouterr().out
+    assert "beside what was published" in out and "92.8%" in out
+    measure("--overwrite", reference="students")
+    assert "students has no figure of these benchmarks and metrics" in capsys.readouterr().out
+
+
+def test_a_finished_evaluation_is_shown_again(measure, write_recipe, capsys):
+    directory = measure()
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("sums")]
+    path = str(next(directory.parent.glob("recipes/small/evaluate/*.yaml")))
+    launch.train(path, [])
+    out = capsys.readouterr().out
+    assert table[0] in out and "this run is finished already" in out
+
+
+def test_other_metrics_of_a_finished_run_are_a_matter_of_judging_again(measure):
+    measure()
+    with pytest.raises(RecipeError, match="add --rejudge to judge the stored completions by this one"):
+        measure("--metrics", "pass@3")
+    with pytest.raises(RecipeError) as refused:
+        measure("--k", "2", "--metrics", "pass@1")
+    assert "--rejudge" not in str(refused.value)
+
+
+def test_problems_are_told_by_their_questions(measure):
+    assert told(measure())["by_problem"][2]["question"] == "What is 2 + 4?"
+
+
+def test_a_run_that_is_not_there_is_no_hub_name(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "tiny" / "sft" / "base").mkdir(parents=True)
+    (tmp_path / "runs" / "tiny" / "sft" / "base" / "recipe.yaml").write_text("{}")
+    with pytest.raises(RecipeError, match="no run or file runs/tiny/sft/bse; did you mean 'runs/tiny/sft/base'"):
+        launch.evaluation("runs/tiny/sft/bse", ["tiny"], [])
+    with pytest.raises(RecipeError, match=r"no run or file answers\.jsonl"):
+        launch.evaluation("answers.jsonl", ["tiny"], [])

@@ -547,7 +547,7 @@ def test_a_published_curve_is_drawn_to_the_scale_of_the_run(tmp_path):
     (plot,) = reference.reference_plots(folder, "r1_zero_curves")
     laid = plot.lines[0]
     assert (min(laid.points.values()), max(laid.points.values())) == (pytest.approx(10), pytest.approx(20))
-    assert max(laid.points) == 100 and laid.band is None and laid.label == "DeepSeek-R1-Zero, to scale"
+    assert max(laid.points) == 100 and laid.band is None and laid.label == "DeepSeek-R1-Zero, rescaled"
     assert plot.unit == "tokens"
 
 
@@ -558,3 +558,14 @@ def test_a_band_reaches_into_the_plot(tmp_path):
     ax = Figure().add_subplot()
     plots.Plot("t", "reward", "reward", [line], last=1).draw(ax)
     assert ax.get_ylim()[1] >= 3 and len(ax.collections) == 1
+
+
+def test_a_curve_that_jumps_over_its_band_on_both_sides_is_not_called_normal(tmp_path):
+    steps = list(range(1, 41))
+    rows = [{"step": step, "reward": 1.0 + (0.5 if step % 2 else -0.5)} for step in steps]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    track = {"step": [1, 40], "mean": [1.0, 1.0], "low": [0.9, 0.9], "high": [1.1, 1.1]}
+    content = {"title": "T", "source": "s", "steps": 40, "band": {"level": 0.95}, "metrics": {"reward": track}}
+    (tmp_path / "curve.yaml").write_text(yaml.safe_dump(content))
+    placed = reference.place(tmp_path, str(tmp_path / "curve.yaml"))
+    assert placed["verdict"].startswith("often outside the band: reward; 0 of 40 points inside")

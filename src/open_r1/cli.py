@@ -40,7 +40,8 @@ def main() -> None:
         help="measure a model on benchmarks",
         usage="open-r1 evaluate MODEL BENCHMARK [BENCHMARK ...] [--processes N] [--key value ...]",
         description="Sample, judge and tell with intervals, each benchmark by its own protocol. MODEL is a hub name, "
-        "a folder, or a run directory, whose prompt is then taken as well. BENCHMARK is a name or a YAML file.",
+        "a folder, a file of completions, or a run directory, whose prompt is then taken as well. BENCHMARK is a name "
+        "or a YAML file.",
         epilog="For example: open-r1 evaluate runs/tiny/grpo/r1_zero tiny   --k 4   --engine.name vllm   --rejudge",
     )
 
@@ -240,6 +241,8 @@ def _compare(arguments: argparse.Namespace) -> None:
         return
     from . import reference, report
 
+    if arguments.output:
+        raise RecipeError("--output: is of comparisons between runs; beside a reference the run's report has it all")
     if len(arguments.runs) != 1:
         raise RecipeError("--reference: one run is set beside a reference; compare several runs without it")
     run_dir = Path(arguments.runs[0])

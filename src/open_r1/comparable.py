@@ -30,7 +30,10 @@ NEEDED = (
 )  # of an evaluation
 PROTOCOL = ("prompt", "system_prompt", "chat_template", "k", "temperature", "top_p", "top_k", "max_tokens")
 ALLOWED = ("problems", "grader", "verifier", *PROTOCOL)  # what may differ if it is allowed
-ADVICE = {"grader": "judge the older one again (`open-r1 evaluate ... --rejudge`)"}
+ADVICE = {
+    "grader": "judge the older one again (`open-r1 evaluate ... --rejudge`), or, of a training's before and after, "
+    "measure its models (`open-r1 evaluate RUN ...`)"
+}
 
 
 Known = Annotated[float, Field(allow_inf_nan=False)] | None

@@ -6,6 +6,7 @@ comparison, `told` says it in a terminal, `write` keeps it as JSON or as a page.
 
 from __future__ import annotations
 
+import itertools
 import json
 import textwrap
 from collections.abc import Sequence
@@ -56,7 +57,9 @@ def compare(
     comparable.refuse_differing(runs, groups, allow)
     benchmarks = [_benchmark(group, metric, level, seed) for group in groups]
     if all(benchmark["metric"] is None for benchmark in benchmarks):
-        there = dict.fromkeys(name for group in groups for side in group.sides for name in side.found["metrics"])
+        firsts = [group.sides[0].found["metrics"] for group in groups]
+        every = [side.found["metrics"] for group in groups for side in group.sides]
+        there = [name for name in dict.fromkeys(itertools.chain(*firsts)) if all(name in have for have in every)]
         raise RecipeError(f"--metric {metric}: not among the metrics that all runs have; there are {', '.join(there)}")
     pairs = [pair for benchmark in benchmarks for pair in benchmark["pairs"]]
     tests = sum(pair["p"] is not None for pair in pairs)
@@ -142,7 +145,11 @@ def _pair(a: Side, b: Side, tested: str, names: list[str], ids: list[str], level
         "p": sign_flip(differences_P, seed=seed),
         "samples": [fmean(evidence) for evidence in (evidence_a, evidence_b)] if too_uneven else None,
         "bounds": _bounds(a, b, tested, ids),
-        "flips": [flip._asdict() | {"problem": ids[flip.problem]} for flip in flipped(rates_a, rates_b)],
+        "flips": [
+            flip._asdict()
+            | {"problem": ids[flip.problem], "question": a.by_id[ids[flip.problem]].get("question") or ""}
+            for flip in flipped(rates_a, rates_b)
+        ],
         "by_problem": [
             {"problem": one, "before": old, "after": new, "difference": difference}
             for one, old, new, difference in zip(ids, rates_a, rates_b, differences_P, strict=True)
@@ -339,10 +346,15 @@ def _flips(first: str, pair: Json) -> list[str]:
     if not flips:
         return []
     rates = [
-        (tables.setting(flip["problem"]), *(f"{100 * flip[key]:.1f}%" for key in ("before", "after")))
+        (
+            tables.setting(flip["problem"]),
+            *(f"{100 * flip[key]:.1f}%" for key in ("before", "after")),
+            flip["question"],
+        )
         for flip in flips[:FLIPS]
     ]
-    table = [f"  {line}" for line in tables.aligned([("problem", first, pair["run"]), *rates])]
+    head = ("problem", first, pair["run"], "")
+    table = [f"  {line}" for line in tables.aligned([head, *rates], left=(0, 3))]
     more = [f"  and {len(flips) - FLIPS:,} more"] if len(flips) > FLIPS else []
     return [_told_flips(first, pair), *table, *more, ""]
 

@@ -523,7 +523,7 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
 # Keys that change where and how a run is shown, not what it computes: they name no new run and break no resume.
 PRESENTATION_KEYS = {
     "output_dir", "overwrite", "report_to", "run_name", "print_every", "disable_tqdm", "task", "part", "parts",
-    "hub_dataset_id", "hub_private", "rejudge",
+    "hub_dataset_id", "hub_private", "rejudge", "reference",
 }  # fmt: skip
 # Of an engine, what says where and how fast it works; its other parameters may change what it writes.
 ENGINE_PRESENTATION_KEYS = {
@@ -537,7 +537,7 @@ CHOICE_KEYS = {
 }  # fmt: skip
 
 # Keys of an evaluation that its completions do not depend on, and of its benchmarks.
-JUDGING_KEYS = {"metrics", "level", "reference"}
+JUDGING_KEYS = {"metrics", "level"}
 BENCHMARK_JUDGING_KEYS = {"metrics", "verifier", "title", "source"}
 
 
@@ -699,7 +699,7 @@ def _index(items: list, part: str, dotted: str) -> int:
 def default_output_dir(path: Path, task: str, changes: dict[str, Any]) -> str:
     """`runs/<model>/<task>/<variant>`, with the overrides in the name, so that the same command means the same run."""
     shown = PRESENTATION_KEYS | {f"engine.{key}" for key in ENGINE_PRESENTATION_KEYS}
-    if changes.get("rejudge"):  # of the run that has the completions
+    if task == "evaluate":  # the completions are the same
         shown = shown | JUDGING_KEYS
     named = {k: v for k, v in changes.items() if k not in shown}
     suffix = "".join(f"--{k}={v}" for k, v in sorted(named.items()) if k != "toy") + (

@@ -332,7 +332,10 @@ def _named(source: DatasetConfig, at: str, seed: int, streaming: bool = False) -
     have = columns(rows)
     for ours, theirs in source.columns.items():
         if theirs not in have:
-            raise RecipeError(f"{at}: column {theirs!r} (for {ours!r}) is missing; it has {', '.join(have)}")
+            raise RecipeError(
+                f"{at}: column {theirs!r} (for {ours!r}) is missing; it has {', '.join(have)}. "
+                f"Name the one to take with `columns: {{{ours}: <its name>}}`"
+            )
     taken = {theirs: ours for ours, theirs in source.columns.items() if theirs != ours}
     # A column that ours displaces would collide with the renamed one.
     displaced = [ours for ours in taken.values() if ours in have]

@@ -39,6 +39,8 @@ class Scaling:
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xlim(0.95, 1.05 * max(most, 2))
         ax.set_xlabel("samples of a problem")
+        low, high = ax.get_ylim()
+        ax.set_ylim(max(low, 0.0), min(high, 1.02))
         ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
         ax.annotate("share of problems", (0, 1), xytext=(0, 6), xycoords="axes fraction", textcoords="offset points")

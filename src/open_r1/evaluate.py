@@ -13,7 +13,20 @@ from typing import Any
 import datasets
 import numpy as np
 
-from open_r1 import engines, graded, held_out, metrics, models, protocol, report, run, sampled, shards, tables
+from open_r1 import (
+    engines,
+    graded,
+    held_out,
+    metrics,
+    models,
+    protocol,
+    reference,
+    report,
+    run,
+    sampled,
+    shards,
+    tables,
+)
 from open_r1.configs import BenchmarkConfig, Recipe
 from open_r1.data import TEXT
 from open_r1.errors import RecipeError
@@ -32,6 +45,8 @@ COLUMNS = datasets.Features({"benchmark": TEXT, "problem": TEXT, **sampled.COLUM
 def main(recipe: Recipe) -> run.Run:
     args = recipe.args
     engines.check(args.engine)
+    if args.reference is not None:
+        reference.figures_of(args.reference)  # a name that is none is refused before anything is sampled
     this = run.start(recipe)
     sets = Sets([held_out.load(benchmark, recipe.seed) for benchmark in held_out.measured(recipe)], recipe.seed)
     elsewhere = made_elsewhere(recipe, sets)
@@ -180,6 +195,15 @@ def summarize(this: run.Run, sets: Sets) -> None:
     }
     run.finish_files(this, summary)
     this.say(report.evaluation_table(evaluations))
+    this.say(beside(evaluations, this.recipe.args.reference))
+
+
+def beside(evaluations: list[dict[str, Any]], name: str | None) -> str:
+    """The published figures of the same benchmarks, for the terminal; nothing where none are known."""
+    rows = [row for told in evaluations for row in reference.beside(told, reference=name)]
+    if rows:
+        return f"\nbeside what was published:\n{reference.table(rows)}"
+    return f"{name} has no figure of these benchmarks and metrics" if name else ""
 
 
 def engine_of(recipe: Recipe) -> str:
@@ -215,6 +239,8 @@ def evaluation(this: run.Run, problems: Problems, judged_PK: list[list[Row]], mo
         )
     names = [metrics.resolve(name, benchmark.k) for name in benchmark.metrics]
     told = metrics.figures(judged_PK, names, level=recipe.args.level, seed=recipe.seed)
+    for line, question in zip(told["by_problem"], problems.questions, strict=True):
+        line["question"] = question
     return {
         "name": benchmark.name,
         "title": benchmark.title or benchmark.name,

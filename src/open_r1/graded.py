@@ -13,6 +13,7 @@ import datasets
 from . import rewards
 from .data import TEXT
 from .errors import RecipeError
+from .prompts import Messages
 from .rewards import RewardConfig
 from .rewards.batch import ScoredBatch
 from .rewards.format import think_format
@@ -23,6 +24,7 @@ from .sampled import last_text
 Row = dict[str, Any]
 
 SAMPLES_SHOWN = 2
+QUESTION = 100  # characters of a question that are kept beside its figures
 LONGEST_ANSWER = 200  # characters that are kept; what is longer goes by its beginning and a digest
 
 FEATURES = datasets.Features(
@@ -161,6 +163,12 @@ def _as_verdict(result: Any) -> Verdict:
     if result in (0, 1):
         return Verdict("correct" if result else "wrong")
     return Verdict("unknown", "no verdict" if result is None else f"a score of {result:g} is no verdict")
+
+
+def beginning(prompt: str | Messages | None) -> str:
+    """The first words of a question, on one line."""
+    line = " ".join(last_text(prompt).split())
+    return line if len(line) <= QUESTION else line[: QUESTION - 1] + "…"
 
 
 def identity(problems: Iterable[list[Any]]) -> str:

@@ -45,6 +45,7 @@ class Problems:
         self.grader = graded.Grader(benchmark.verifier, benchmark.max_tokens)
         self.ids: list[str] = []
         self.hashes: list[str] = []  # of the prompts
+        self.questions: list[str] = []  # their beginnings
         whole = hashlib.sha256()
         self.identity = graded.identity(self._read_ids(whole))
         self.looks = whole.hexdigest()[:16]  # of all columns, so that it is the same for another verifier
@@ -71,6 +72,7 @@ class Problems:
             whole.update(json.dumps(row, sort_keys=True, default=str).encode())
             name = row.get("id")
             self.hashes.append(prompt_id(row["prompt"] or ""))
+            self.questions.append(graded.beginning(row["prompt"]))
             self.ids.append(self.hashes[-1] if name is None else str(name))
             yield [self.ids[-1], row["prompt"], *(row.get(column) for column in columns)]
 

@@ -77,11 +77,16 @@ class Imported:
     def _check(self, problems: Problems) -> None:
         """Every problem must have as many as are asked for: the lost ones may have been the hard ones."""
         name, k = problems.benchmark.name, problems.benchmark.k
-        short = [problems.ids[p] for p in range(len(problems)) if len(self.places[name, p]) < k]
+        counts = [len(self.places[name, p]) for p in range(len(problems))]
+        short = [problems.ids[p] for p, count in enumerate(counts) if count < k]
         if short:
+            least = min(counts)
+            advice = f"`--k {least}`{' --metrics pass@1' if least == 1 else ''} takes what all have"
+            if not least:
+                advice = f"{counts.count(0)} have none; --problems N measures the first N only"
             raise RecipeError(
-                f"{self.at}: {len(short)} problems of {name} have fewer than {k} completions, "
-                f"{', '.join(short[:SHOWN])} first; set --k to what all of them have"
+                f"{self.at}: {len(short)} of {len(counts)} problems of {name} have fewer than {k} completions, "
+                f"{', '.join(short[:SHOWN])} first; {advice}"
             )
 
     def of(self, sets: Sets, files: Shards, number: int) -> list[Row]:
@@ -104,7 +109,7 @@ class Imported:
                     "row": place,
                     "sample": sample,
                     "completion": text,
-                    "finish_reason": "refused" if text is None else told["finish_reason"] or "stop",
+                    "finish_reason": "refused" if text is None else told["finish_reason"],
                     "refused": "no completion" if text is None else None,
                     "model": told["model"] or self.at,
                 }

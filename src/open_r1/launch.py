@@ -20,7 +20,7 @@ from .configs import (
     parse_overrides,
     read_yaml,
 )
-from .errors import RecipeError
+from .errors import RecipeError, nearest
 
 CONFIGS = Path("recipes/accelerate_configs")
 
@@ -81,6 +81,9 @@ def evaluation(model: str, benchmarks: list[str], overrides: list[str]) -> tuple
         words = [word for key in prompts if given.get(key) is not None for word in (f"--{key}", str(given[key]))]
         *_, of_model, task, variant = path.resolve().parts
         weights, name = str(trained), Path(of_model, "evaluate", f"{task}-{variant}+{measured}")
+    elif not path.exists() and (path.suffix in data.BUILDERS or model.startswith((".", "/", "~", "runs/"))):
+        known = sorted(str(found.parent) for found in Path("runs").glob("*/*/*/recipe.yaml"))
+        raise RecipeError(f"there is no run or file {model}{nearest(model, known)}")
     elif path.is_dir() and not (path / "config.json").is_file():
         raise RecipeError(f"{path} holds neither a model (config.json) nor a run (recipe.yaml)")
     directory = default_output_dir(name.with_name(f"{name.name}.yaml"), "evaluate", parse_overrides(overrides))
@@ -139,6 +142,9 @@ def already_finished(recipe: Recipe) -> run.Run:
     done = run.Run(recipe, recipe.run_dir)
     summary = done.dir / "summary.json"
     shown = run.read_json(summary) if summary.is_file() else {}
+    if recipe.task == "evaluate":
+        paths = [done.dir / "evaluations" / f"{benchmark.name}.json" for benchmark in recipe.args.benchmarks]
+        done.say(report.evaluation_table([run.read_json(path) for path in paths]))
     if "before" in shown:
         done.say(report.table(shown["before"], shown["after"]))
     done.say("this run is finished already; add --overwrite to run it again, or choose another --output_dir")

@@ -98,6 +98,9 @@ class Evaluator:
         problems = self.problems[:rows]
         judged_PK, completions_PK = self._judged(problems, step)
         settings, recipe = self.settings, self.run.recipe
+        told = metrics.figures(judged_PK, self.metrics, level=LEVEL, seed=self.seed)
+        for line, problem in zip(told["by_problem"], problems, strict=True):
+            line["question"] = graded.beginning(problem["prompt"])
         return {
             "title": "Held-out problems",
             "step": step,
@@ -123,7 +126,7 @@ class Evaluator:
             "verifier": VERIFIER.name,
             "grader": self.grader.version,
             "level": LEVEL,
-            **metrics.figures(judged_PK, self.metrics, level=LEVEL, seed=self.seed),
+            **told,
             "examples": [
                 graded.example(problem, judged_K, completions_K)
                 for problem, judged_K, completions_K in zip(problems[:SHOWN], judged_PK, completions_PK, strict=False)

@@ -290,7 +290,10 @@ def bounds(name: str, problems_P: list[Problem]) -> list[float] | None:
 def shares(judged_PK: list[list[Row]], level: float, seed: int) -> dict[str, Any]:
     """Shares of samples: well formed, in the problem's language, truncated, by verdict, refused, without an answer."""
     told = {name: _over_samples(judged_PK, name, level, seed) for name in ("format", "language")}
-    cut_PK = [[{"truncated": float(s["finish_reason"] == "length")} for s in samples] for samples in judged_PK]
+    cut_PK = [
+        [{"truncated": float(s["finish_reason"] == "length")} for s in samples if s["finish_reason"] is not None]
+        for samples in judged_PK
+    ]
     told["truncated"] = _over_samples(cut_PK, "truncated", level, seed)
     samples = [sample for samples in judged_PK for sample in samples]
     counts = {verdict: sum(s["verdict"] == verdict for s in samples) for verdict in EVIDENCE + DOUBT}

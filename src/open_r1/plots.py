@@ -181,7 +181,7 @@ class Histogram:
         ax.set_ylim(0, 1.05 * max(floor) or 1)
         ax.grid(visible=False, axis="x")
         if self.ticks is None:
-            ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+            ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 2.5, 5, 10]))
             ax.xaxis.set_major_formatter("{x:,.0f}")
         else:
             ax.set_xticks(list(self.ticks), list(self.ticks.values()))

@@ -131,6 +131,7 @@ def check_evaluation(recipe: Recipe, rows: int) -> Findings:
             f"{benchmark.name}: {count:,} problems, {benchmark.k * count:,} completions of at most "
             f"{benchmark.max_tokens:,} tokens, {', '.join(benchmark.metrics)}"
         )
+        findings.table.append(f"{benchmark.name}:")
         if recipe.args.completions is None and tried:
             show_prompt(recipe, tried[0], benchmark.prompt, benchmark.system_prompt, findings)
             findings.table.append("")

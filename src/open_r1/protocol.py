@@ -51,6 +51,8 @@ def departures(args: EvaluateConfig, benchmark: BenchmarkConfig, problems: int, 
     told |= _changed("verifier", "name", file.get("verifier", defaults["verifier"]), benchmark.verifier)
     if (own := file.get("problems")) is not None:
         told["problems"] = [own, problems if there <= own or problems != own else f"the first {own} of {there}"]
+    if args.completions is not None:
+        told |= {key: [told[key][0], "unknown"] for key in UNKNOWN if told[key][1] is None}
     return {key: pair for key, pair in told.items() if pair[0] != pair[1]}
 
 

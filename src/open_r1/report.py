@@ -50,7 +50,9 @@ def write(run_dir: Path) -> Path:
     about = {
         "name": run_dir.parts[-3:],
         "state": status.get("state"),
-        "facts": shown["counted"] + _facts(recipe, environment),
+        "facts": (["toy size: the figures mean nothing"] if recipe.get("toy") else [])
+        + shown["counted"]
+        + _facts(recipe, environment),
         "contamination": _contamination(run_dir),
         "recipe": recipe_text,
         "environment": {**environment, **(environment.get("packages") or {})},

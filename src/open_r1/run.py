@@ -541,8 +541,11 @@ def refuse_another_recipe(recipe: Recipe) -> None:
     """An existing directory is continued, and its model used, only by the recipe that began it."""
     told = changes(recipe)
     if told:
+        began = yaml.safe_load((recipe.run_dir / "recipe.yaml").read_text(encoding="utf-8"))
+        judged = recipe.task == "evaluate" and _computed(began, True) == _computed(recipe.given, True)
+        advice = "--rejudge to judge the stored completions by this one, --overwrite" if judged else "--overwrite"
         raise RecipeError(
-            f"output_dir: {recipe.run_dir} was begun by another recipe ({told}); add --overwrite to start anew, or "
+            f"output_dir: {recipe.run_dir} was begun by another recipe ({told}); add {advice} to start anew, or "
             "choose another --output_dir"
         )
 

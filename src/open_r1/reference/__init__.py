@@ -12,7 +12,7 @@ Shares are 0..1 here. Published figures stand in their files as they were printe
 
 from .curves import make, place, reference_plots, save, told, write
 from .files import Curves, Published, find, names
-from .published import Figure, Row, beside, departures, figures, table, words
+from .published import Figure, Row, beside, departures, figures, figures_of, table, words
 
 __all__ = [
     "Curves",
@@ -22,6 +22,7 @@ __all__ = [
     "beside",
     "departures",
     "figures",
+    "figures_of",
     "find",
     "make",
     "names",

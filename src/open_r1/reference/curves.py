@@ -32,6 +32,7 @@ FILE = "reference.json"  # of a run directory: the curves it was set beside, and
 LEAST_RUNS = 3  # of a band; that of two is 16 standard deviations wide to each side
 # A curve has left the band once a tenth of its points lie outside, in a row and on one side; these at least.
 IN_A_ROW, PART_IN_A_ROW = 3, 0.1
+OFTEN_OUTSIDE = 0.7  # share of points inside, of 95 in 100 that there should be, below which a curve is not normal
 POINTS = 200  # of one stored curve; of a longer one every so many steps, each as it was, not averaged
 DRAWN = 1000  # points of the run's line in a plot
 DIGITS = 6  # significant, of a stored curve
@@ -254,7 +255,11 @@ def _summary(placed: Json, curves: Curves) -> str:
     left = [f"{key} ({metric['left']['side']})" for key, metric in placed.items() if metric.get("left")]
     inside, points = (sum(metric.get(name, 0) for metric in placed.values()) for name in ("inside", "points"))
     counted = f"{inside} of {points} points inside"
-    return f"left the band: {', '.join(left)}; {counted}" if left else f"no curve left the band; {counted}"
+    if left:
+        return f"left the band: {', '.join(left)}; {counted}"
+    often = [key for key, metric in placed.items() if metric.get("share", 1) < OFTEN_OUTSIDE]
+    # Points that jump over the band on both sides, as of a noisier run.
+    return f"often outside the band: {', '.join(often)}; {counted}" if often else f"no curve left the band; {counted}"
 
 
 def _verdict(inside: int, points: int, left: Json | None, made_of: str) -> str:
@@ -435,7 +440,7 @@ def _scaled(track: Track, curves: Curves, points: Points, planned: int) -> Line:
     span = max(theirs.values()) - min(theirs.values()) or 1.0
     scale = (max(points.values()) - min(points.values())) / span
     laid = {step: min(points.values()) + scale * (value - min(theirs.values())) for step, value in theirs.items()}
-    return Line(f"{curves.title}, to scale", laid, colour="grey")
+    return Line(f"{curves.title}, rescaled", laid, colour="grey")
 
 
 def _plot(key: str, points: Points, stored: Line) -> Plot:

@@ -136,7 +136,7 @@ def beside(evaluation: Json, model: str | None = None, reference: str | None = N
     Raises:
         RecipeError: there is no such reference, or no such model in it.
     """
-    figures_F = _named(reference) if reference else _of(model or evaluation.get("model") or "")
+    figures_F = figures_of(reference) if reference else _of(model or evaluation.get("model") or "")
     rows: dict[tuple, Row] = {}
     for figure in figures_F:
         if figure.benchmark == evaluation["name"] and figure.metric in evaluation["metrics"]:
@@ -152,7 +152,12 @@ def _of(model: str) -> list[Figure]:
     return [figure for figure in every if wanted & {figure.model.casefold(), (figure.hub or "").casefold()}]
 
 
-def _named(reference: str) -> list[Figure]:
+def figures_of(reference: str) -> list[Figure]:
+    """Published figures of a file (`students`), or of one model in it (`students/o1-mini`).
+
+    Raises:
+        RecipeError: there is no such reference, or no such model in it.
+    """
     file, _, model = (reference, "", "") if reference.endswith((".yaml", ".yml")) else reference.partition("/")
     found = figures(file)
     models = list(dict.fromkeys(figure.model for figure in found))
@@ -164,8 +169,8 @@ def _named(reference: str) -> list[Figure]:
 def _row(evaluation: Json, figure: Figure) -> Row:
     measured = evaluation["metrics"][figure.metric]
     ours = measured["value"]
-    # With a part of the problems, or others, ours is a sample of what theirs is the value of.
-    same = not {"problems", "datasets"} & set(evaluation["departures"])
+    # With a part of the problems ours is a sample of what theirs is the value of; a copy of all is the same set.
+    same = "problems" not in evaluation["departures"]
     over = "samples" if same and measured.get("same_problems") else "problems"
     low, high = measured["same_problems"] if over == "samples" else (measured["low"], measured["high"])
     explained = None
@@ -178,7 +183,9 @@ def _row(evaluation: Json, figure: Figure) -> Row:
         explained = below - figure.rounding - 1e-12 <= figure.value <= above + figure.rounding + 1e-12
     stated = {key: evaluation["protocol"][key] for key in figure.protocol if key in evaluation["protocol"]}
     differs = {key: [figure.protocol[key], value] for key, value in stated.items() if value != figure.protocol[key]}
-    differs |= {key: evaluation["departures"][key] for key in ("problems",) if key in evaluation["departures"]}
+    differs |= {
+        key: evaluation["departures"][key] for key in ("problems", "datasets") if key in evaluation["departures"]
+    }
     return Row(
         benchmark=evaluation["name"],
         metric=figure.metric,
