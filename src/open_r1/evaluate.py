@@ -195,7 +195,8 @@ def summarize(this: run.Run, sets: Sets) -> None:
     }
     run.finish_files(this, summary)
     this.say(report.evaluation_table(evaluations))
-    this.say(beside(evaluations, this.recipe.args.reference))
+    if published := beside(evaluations, this.recipe.args.reference):
+        this.say(published)
 
 
 def beside(evaluations: list[dict[str, Any]], name: str | None) -> str:

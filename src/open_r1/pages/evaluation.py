@@ -96,7 +96,8 @@ def _problem_row(problem: Json, columns: list[str]) -> list[str]:
     rate, *others = ["-" if value is None else f"{100 * value:.1f}%" for value in rates]
     counts = [f"{problem[key]:,}" for key in ("correct", "evidence")]
     tokens = "-" if problem["tokens"] is None else f"{problem['tokens']:,.1f}"
-    return [problem["id"], f"{problem['row']}", rate, *counts, *others, tokens, f"{problem['truncated']:,}"]
+    told = [problem["id"], f"{problem['row']}", rate, *counts, *others, tokens, f"{problem['truncated']:,}"]
+    return [*told, problem.get("question") or ""]
 
 
 def _beside(row: reference.Row) -> Json:
