@@ -20,7 +20,7 @@ import yaml
 from conftest import MODEL, PROBLEMS, ROOT, command
 from standin import servers
 
-from open_r1 import engines, run, sample, shards
+from open_r1 import directory, engines, run, sample, shards
 from open_r1.configs import load_recipe
 from open_r1.errors import RecipeError
 from open_r1.progress import Progress, spoken
@@ -370,7 +370,7 @@ def test_a_full_disk_ends_with_what_it_says_and_nothing_else(write_recipe, tmp_p
 
     def fails(path, batches, features):
         monkeypatch.setattr(run, "write_json", full)
-        with shards.telling_if_full(path):
+        with directory.telling_if_full(path):
             full()
 
     monkeypatch.setattr(shards, "write", fails)

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from open_r1 import data, groups, judged, run, selection, shards, sift
+from open_r1 import data, directory, groups, judged, run, selection, shards, sift
 from open_r1.configs import (
     DataConfig,
     DatasetConfig,
@@ -531,7 +531,7 @@ def test_the_parts_of_an_array_judge_their_share_and_one_of_them_selects(selecte
     first = selected([], "parts", **keys, datasets=source, parts=2, part=1)
     assert run.status(first)["state"] == "waiting" and not (first / "data").exists()
     assert [path.name[6:11] for path in sorted((first / "judged").iterdir())] == ["00001", "00003"]
-    run._held.clear()  # the first part's process has ended
+    directory.let_go()  # the first part's process has ended
     both = selected([], "parts", **keys, datasets=source, parts=2, part=0)
     assert run.status(both)["state"] == "finished" and everything(both) == alone
 
@@ -570,7 +570,9 @@ def test_judged_samples_are_selected_from_again_without_rewards(selected):
 
 def test_nothing_left_is_an_error_that_shows_the_funnel(selected, tmp_path, capsys):
     rows = [row | {"completion": think(-1)} for row in samples()]
-    with pytest.raises(RecipeError, match="nothing is left to train on"):
+    with pytest.raises(
+        RecipeError, match=r"left to train on: correct dropped the last 24 samples, 24 of them as `wrong`"
+    ):
         selected(rows, filters=["correct"], curriculum=[0.5])
     directory = tmp_path / "run"
     assert "wrong 24" in capsys.readouterr().out and steps_of(directory)["correct"]["dropped"] == 24
@@ -579,33 +581,41 @@ def test_nothing_left_is_an_error_that_shows_the_funnel(selected, tmp_path, caps
     assert [path.name for path in (directory / "curriculum").iterdir()] == ["never.parquet"]
 
 
-SLOW = """
+HANGS = """
+import os
 import time
+from pathlib import Path
 from open_r1.rewards import Verdict
 
+def hang_if(there):
+    if any(Path("killed").glob(there)) and os.environ.get("HANGS_AT") == there:
+        time.sleep(600)
+
 def judge(completion, solution):
-    time.sleep(0.02)
+    hang_if("judged/*.parquet")
     return Verdict("correct" if solution in completion else "wrong")
 
 def keep(samples):
-    time.sleep(0.02)
+    hang_if(".selecting/data/*")
     return [None if row["verdict"] == "correct" else "wrong" for row in samples]
 """
 
 
 def test_a_selection_killed_in_judging_and_in_selecting_ends_the_same(selected, tmp_path, monkeypatch):
-    (tmp_path / "slow.py").write_text(SLOW)
+    (tmp_path / "hangs.py").write_text(HANGS)
     monkeypatch.syspath_prepend(tmp_path)
-    keys = {"rewards": ["slow:judge"], "filters": ["slow:keep", "pass_rate"], "curriculum": [0.5], "shard_rows": 4}
+    keys = {"rewards": ["hangs:judge"], "filters": ["hangs:keep", "pass_rate"], "curriculum": [0.5], "shard_rows": 4}
     whole = selected(samples(60), "whole", **keys)
     recipe = tmp_path / "recipes" / "small" / "select" / "whole.yaml"
     killed = tmp_path / "killed"
+    # A row at a time, so that some are written before the last are filtered.
     code = "from open_r1 import selection; from open_r1.configs import load_recipe as load; import sys; "
-    code += "selection.main(load(sys.argv[1], ['--output_dir', sys.argv[2]]))"
+    code += "selection.CHUNK_ROWS = 1; selection.main(load(sys.argv[1], ['--output_dir', sys.argv[2]]))"
     environment = {"PYTHONPATH": str(tmp_path), "PATH": "", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    for moment in ("judged/*.parquet", ".selecting/data/.*"):
+    for moment in ("judged/*.parquet", ".selecting/data/*"):
         words = [sys.executable, "-c", code, str(recipe), str(killed)]
-        process = subprocess.Popen(words, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL)
+        hanging = environment | {"HANGS_AT": moment}
+        process = subprocess.Popen(words, env=hanging, cwd=tmp_path, stdout=subprocess.DEVNULL)
         while process.poll() is None and not list(killed.glob(moment)):
             time.sleep(0.005)
         assert process.poll() is None, f"it ended before {moment} was there"

@@ -9,7 +9,7 @@ import datasets
 import pyarrow.parquet
 import pytest
 
-from open_r1 import shards
+from open_r1 import directory, shards
 from open_r1.errors import RecipeError
 from open_r1.shards import Shards
 
@@ -109,7 +109,7 @@ def test_a_value_that_does_not_fit_is_named(tmp_path):
 def test_a_device_that_is_really_full(tmp_path):
     with (
         pytest.raises(RecipeError, match="the disk is full"),
-        shards.replacing(tmp_path / "a.parquet"),
+        directory.replacing(tmp_path / "a.parquet"),
         open("/dev/full", "w") as full,
     ):
         full.write("x")

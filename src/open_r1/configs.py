@@ -1,14 +1,15 @@
 """Recipes: flat YAML onto TRL's config dataclasses plus ours.
 
 A recipe is `recipes/<model>/<task>/<variant>.yaml`. Its keys are the field names of TRL's config for the task
-(`SFTConfig`, `GRPOConfig`, `DPOConfig`), of TRL's `ModelConfig`, and of the dataclasses below. Whatever is wrong with
-a recipe is said here, before a model or a dataset is loaded.
+(`SFTConfig`, `GRPOConfig`, `RLOOConfig`, `DPOConfig`, `RewardConfig`), of TRL's `ModelConfig`, and of the dataclasses
+below. Whatever is wrong with a recipe is said here, before a model or a dataset is loaded.
 
 Nothing heavy is imported until a recipe is resolved, so that the command line stays quick.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import re
@@ -25,7 +26,9 @@ from .rewards import RewardConfig
 from .toy import DROPPED, shrink
 
 HF_SEED = 42  # transformers' default of `seed`
-TRAINERS = ("sft", "grpo", "dpo", "reward")
+# Safe; libyaml's is ten times as fast, which hundreds of recipes make seconds.
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+TRAINERS = ("sft", "grpo", "rloo", "dpo", "reward")
 DATA_TASKS = ("sample", "select", "mix")
 SHARDED_TASKS = (*DATA_TASKS, "evaluate")  # these write files of rows, which tell by themselves what is done
 TASKS = (*TRAINERS, *SHARDED_TASKS)
@@ -414,8 +417,8 @@ class RunConfig:
     """What a run starts from, where it runs, and what it leaves behind.
 
     Args:
-        task: sft, grpo, dpo, reward, sample, select, mix or evaluate; normally the recipe's folder says it.
-        rewards: rewards of GRPO, and judges of a selection.
+        task: sft, grpo, rloo, dpo, reward, sample, select, mix or evaluate; normally the recipe's folder says it.
+        rewards: rewards of GRPO and RLOO, and judges of a selection.
         max_error_share: the run stops when the judges themselves failed on more than this share of a step.
         preflight: try the rewards on a few rows before training, and refuse to start if they cannot work.
         evaluation: held-out problems.
@@ -519,6 +522,15 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
         # TRL's table shows the whole batch at every step; callbacks.CompletionTable shows a few rows now and then.
         "num_completions_to_print": 0,
     },
+    "rloo": {
+        # REINFORCE leave-one-out (arXiv 2402.14740), with the group, temperature and KL coefficient of R1-Zero in
+        # place of TRL's 2 and 0.05. The KL is part of the reward here, summed over the completion.
+        "beta": 0.001,
+        "num_generations": 16,
+        "temperature": 1.0,
+        "log_completions": True,
+        "num_completions_to_print": 0,
+    },
 }
 # Keys that change where and how a run is shown, not what it computes: they name no new run and break no resume.
 PRESENTATION_KEYS = {
@@ -539,6 +551,25 @@ CHOICE_KEYS = {
 # Keys of an evaluation that its completions do not depend on, and of its benchmarks.
 JUDGING_KEYS = {"metrics", "level"}
 BENCHMARK_JUDGING_KEYS = {"metrics", "verifier", "title", "source"}
+
+
+def computed(given: dict[str, Any], rejudge: bool = False) -> dict[str, Any]:
+    """A recipe's keys without those that change nothing of what is computed.
+
+    Args:
+        given: the recipe.
+        rejudge: nor those that change only how completions are judged, and what is told of them.
+    """
+    kept = {key: value for key, value in given.items() if key not in PRESENTATION_KEYS}
+    if rejudge:
+        kept = {key: value for key, value in kept.items() if key not in JUDGING_KEYS}
+        kept["benchmarks"] = [
+            {key: value for key, value in benchmark.items() if key not in BENCHMARK_JUDGING_KEYS}
+            for benchmark in kept.get("benchmarks", [])
+        ]
+    if isinstance(kept.get("engine"), dict):
+        kept["engine"] = {k: v for k, v in kept["engine"].items() if k not in ENGINE_PRESENTATION_KEYS}
+    return kept
 
 
 def array_part() -> dict[str, int]:
@@ -570,24 +601,7 @@ def load_recipe(
         RecipeError: unknown key, wrong type or impossible combination; names the key and the nearest valid one.
     """
     path = Path(path)
-    named = parse_overrides(overrides or [])
-    changes = dict(named)
-    written = read_yaml(path)
-    task = _task(path, written | {key: changes[key] for key in ("task",) if key in changes})
-    if task == "evaluate":
-        # Each by all of its keys, so that `--benchmarks.0.k 4` finds its place, and the run keeps what was measured.
-        listed = {key: changes.pop(key) for key in ("benchmarks",) if key in changes}
-        written = apply_overrides(written, listed)
-        written["benchmarks"] = [benchmarks.find(entry) for entry in _as_list(written.get("benchmarks"))]
-    given = apply_overrides(written, changes)
-    given = (COMMON_DEFAULTS if task in TRAINERS else {}) | TASK_DEFAULTS.get(task, {}) | given | {"task": task}
-    given.setdefault("output_dir", default_output_dir(path, task, named))
-    if given.get("base_recipe") and not given.get("toy"):
-        given.setdefault("model_name_or_path", base_model(given["base_recipe"], int(given.get("seed", HF_SEED))))
-    if given.get("toy"):
-        # What the command line says outright stands.
-        given = apply_overrides(shrink(given), {k: v for k, v in changes.items() if k not in DROPPED})
-
+    task, given = resolve(path, parse_overrides(overrides or []))
     groups = _groups(task)
     values = _sort_into_groups(given, groups, path)
     run = _fill(RunConfig, values["run"], "recipe")
@@ -598,8 +612,8 @@ def load_recipe(
     checks.check_recipe(task, given | typed, run, data, model)
     if not planned:
         checks.check_machine(given | typed, run, model)
-    if task == "grpo":
-        checks.check_grpo(given | typed, run, processes)
+    if task in checks.RL_TASKS:
+        checks.check_rl(given | typed, run, processes)
     recipe = Recipe(task=task, path=path, given=given, args=None, model=model, data=data, run=run)
     if task in SHARDED_TASKS:
         array = array_part() | typed
@@ -618,12 +632,39 @@ def load_recipe(
     return recipe
 
 
+def resolve(path: Path, changes: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A recipe's task, and its keys with overrides and our defaults, none of them checked yet.
+
+    Args:
+        path: of the recipe.
+        changes: dotted key -> value.
+    """
+    named = changes
+    changes = dict(named)
+    written = read_yaml(path)
+    task = _task(path, written | {key: changes[key] for key in ("task",) if key in changes})
+    if task == "evaluate":
+        # Each by all of its keys, so that `--benchmarks.0.k 4` finds its place, and the run keeps what was measured.
+        listed = {key: changes.pop(key) for key in ("benchmarks",) if key in changes}
+        written = apply_overrides(written, listed)
+        written["benchmarks"] = [benchmarks.find(entry) for entry in _as_list(written.get("benchmarks"))]
+    given = apply_overrides(written, changes)
+    given = (COMMON_DEFAULTS if task in TRAINERS else {}) | TASK_DEFAULTS.get(task, {}) | given | {"task": task}
+    given.setdefault("output_dir", default_output_dir(path, task, named))
+    if given.get("base_recipe") and not given.get("toy"):
+        given.setdefault("model_name_or_path", base_model(given["base_recipe"], int(given.get("seed", HF_SEED))))
+    if given.get("toy"):
+        # What the command line says outright stands.
+        given = apply_overrides(shrink(given), {k: v for k, v in changes.items() if k not in DROPPED})
+    return task, given
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         known = sorted(str(p) for p in Path("recipes").glob("*/*/*.yaml"))
         raise RecipeError(f"no recipe at {path}{nearest(str(path), known)}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), LOADER)
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
@@ -653,6 +694,19 @@ def parse_overrides(words: list[str]) -> dict[str, Any]:
     return changes
 
 
+def words_of(changes: dict[str, Any]) -> list[str]:
+    """Overrides as the command-line words that `parse_overrides` reads."""
+    return [f"--{key}={_word(value)}" for key, value in changes.items()]
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, str) and _value(value) == value:
+        return value
+    # Not JSON, whose 1e-05 YAML takes for a text.
+    written = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=float("inf"))
+    return written.removesuffix("...\n").strip()
+
+
 def _value(word: str) -> Any:
     """A word of the command line as YAML, where that is what was meant: not `Answer: yes`, `#### (.+)` or `no`."""
     try:
@@ -665,7 +719,7 @@ def _value(word: str) -> Any:
 
 def apply_overrides(written: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """A copy of `written` with `changes`; a dotted key reaches into lists (by index) and mappings."""
-    given = yaml.safe_load(yaml.safe_dump(written, allow_unicode=True))
+    given = copy.deepcopy(written)
     for dotted, value in changes.items():
         *parents, last = dotted.split(".")
         place: Any = given
@@ -754,8 +808,8 @@ def _groups(task: str) -> dict[str, type]:
 
     if task in ("sample", "evaluate"):
         return groups | {"model": trl.ModelConfig, "args": SampleConfig if task == "sample" else EvaluateConfig}
-    args = {"sft": "SFTConfig", "grpo": "GRPOConfig", "dpo": "DPOConfig", "reward": "RewardConfig"}[task]
-    return groups | {"model": trl.ModelConfig, "args": getattr(trl, args)}
+    args = {"sft": "SFT", "grpo": "GRPO", "rloo": "RLOO", "dpo": "DPO", "reward": "Reward"}[task]
+    return groups | {"model": trl.ModelConfig, "args": getattr(trl, f"{args}Config")}
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -19,6 +19,7 @@ import yaml
 
 from . import shards
 from .configs import HF_SEED, PRESENTATION_KEYS, is_recipe, made_by
+from .directory import replacing
 
 TEXT_COLUMNS = ("messages", "prompt", "completion", "chosen")
 COUNTED = ("tokens", "kind", "language", "license")
@@ -192,7 +193,7 @@ def write(run_dir: Path) -> Path:
     ]
     front = yaml.safe_dump(header, sort_keys=False, allow_unicode=True)
     path = run_dir / "data" / "README.md"
-    with shards.replacing(path) as partial:
+    with replacing(path) as partial:
         partial.write_text(f"---\n{front}---\n\n" + "\n\n".join(sections) + "\n", encoding="utf-8")
     return path
 

@@ -143,6 +143,12 @@ class Funnel:
             "examples": examples,
         }
 
+    def end(self) -> str:
+        """Which step dropped the last samples of a selection of which nothing is left, and why."""
+        name, step = next((name, step) for name, step in self.steps.items() if not step.kept)
+        (reason, count), *_ = step.reasons.most_common()
+        return f"{name} dropped the last {step.dropped:,} samples, {count:,} of them as `{reason}`"
+
     def table(self) -> str:
         """The steps for the terminal, each with its most frequent reasons."""
         width = max(len(name) for name in [*self.steps, "step"])

@@ -18,7 +18,6 @@ import platform
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 import urllib.parse
@@ -34,17 +33,28 @@ import yaml
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, Trainer
 
-from . import dataset_card, hub, quiet, report, shards
+from . import dataset_card, hub, lineage, quiet, report, shards
 from .configs import (
-    BENCHMARK_JUDGING_KEYS,
     CHOICE_KEYS,
-    ENGINE_PRESENTATION_KEYS,
-    JUDGING_KEYS,
-    PRESENTATION_KEYS,
     SHARDED_TASKS,
     Recipe,
+    computed,
     load_recipe,
     world_size,
+)
+from .directory import (
+    LOCK,
+    commit,
+    held,
+    is_finished,
+    let_go,
+    lock,
+    read_json,
+    read_jsonl,
+    status,
+    telling_if_full,
+    write_json,
+    write_text,
 )
 from .errors import RecipeError
 from .models import save_merged, settle_tokens
@@ -64,7 +74,6 @@ PACKAGES = (
     "wandb",
 )
 LEAST_BYTES = 200 * 2**20  # for logs, report and completions; the model is counted once it is known
-LOCK = ".lock"
 JUDGED = ("judged", "sources.json", "contamination.json", "contaminated.jsonl")  # what judging leaves
 
 
@@ -113,6 +122,12 @@ _process_began: list[float] = [psutil.Process().create_time()]
 def _clock() -> float:
     """When a run began: for the first of a process, when the process did (imports take seconds); else now."""
     return _process_began.pop() if _process_began else time.time()
+
+
+def begin_in_a_fork() -> None:
+    """In a process that was forked to run one recipe: neither the parent's clock nor its locks are its own."""
+    _process_began[:] = [psutil.Process().create_time()]
+    let_go()
 
 
 def start(recipe: Recipe) -> Run:
@@ -205,7 +220,7 @@ def guarded(task: Callable[[], Run]) -> None:
 
 def end_held_runs(state: str) -> None:
     """Say in the status of this process's unfinished runs how they ended."""
-    for directory in _held:
+    for directory in held():
         known = status(directory)
         if known.get("state") == "running":
             # On a full disk this fails as well, and must not take the place of what the run has to say.
@@ -285,7 +300,7 @@ def finish_files(run: Run, summary: dict[str, Any]) -> None:
     try:
         # The report says how the run ended.
         run.set_status("finished")
-        with shards.telling_if_full(run.dir / "report.html"):
+        with telling_if_full(run.dir / "report.html"):
             report.write(run.dir)
     except BaseException:
         run.set_status("interrupted")
@@ -385,25 +400,7 @@ def keep_recipe(run: Run) -> None:
     """Write the recipe that the directory is of; one that judges again does so once its problems are accepted."""
     kept = {key: value for key, value in run.recipe.given.items() if key not in ("overwrite", "rejudge")}
     write_text(run.dir / "recipe.yaml", yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
-
-
-_held: dict[Path, list[int]] = {}  # directories this process has locked, with the descriptors that hold them
-
-
-def lock(directory: Path, part: int | None = None) -> None:
-    """Hold the directory until this process ends, however it ends; the parts of a job array share it.
-
-    Raises:
-        RecipeError: another process holds it, or the same part.
-    """
-    if directory.resolve() in _held:
-        return
-    _held[directory.resolve()] = held = []
-    if part is None:
-        held.append(_hold(directory / LOCK, fcntl.LOCK_EX))
-    else:
-        held.append(_hold(directory / LOCK, fcntl.LOCK_SH))
-        held.append(_hold(directory / f"{LOCK}-{part}", fcntl.LOCK_EX))
+    lineage.write(run.recipe)
 
 
 def same_rows(run: Run, found: dict[str, Any]) -> None:
@@ -474,20 +471,6 @@ def wait_for_launch(run: Run, files: Shards) -> None:
         time.sleep(1)
 
 
-def _hold(path: Path, kind: int) -> int:
-    held = os.open(path, os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(held, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(held, 20).decode() or "unknown"
-        os.close(held)
-        del _held[path.parent.resolve()]
-        raise RecipeError(f"another process ({holder}) is running in {path.parent}; wait for it, or stop it") from None
-    os.truncate(held, 0)
-    os.write(held, str(os.getpid()).encode())
-    return held
-
-
 def require_space(directory: Path, needed: int) -> None:
     """Refuse to start what cannot be saved.
 
@@ -502,10 +485,6 @@ def require_space(directory: Path, needed: int) -> None:
         )
 
 
-def is_finished(directory: Path) -> bool:
-    return status(directory).get("state") == "finished"
-
-
 def changes(recipe: Recipe) -> str:
     """What the recipe that began the run directory computes otherwise; empty if nothing."""
     return "; ".join(f"{key}: {before!r} -> {now!r}" for key, (before, now) in changed(recipe).items())
@@ -514,27 +493,8 @@ def changes(recipe: Recipe) -> str:
 def changed(recipe: Recipe) -> dict[str, tuple[Any, Any]]:
     """The keys in which a recipe and the one that began its run directory differ, with both values."""
     began = yaml.safe_load((recipe.run_dir / "recipe.yaml").read_text(encoding="utf-8"))
-    before, now = (_computed(given, bool(recipe.given.get("rejudge"))) for given in (began, recipe.given))
+    before, now = (computed(given, bool(recipe.given.get("rejudge"))) for given in (began, recipe.given))
     return {k: (before.get(k), now.get(k)) for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)}
-
-
-def _computed(given: dict[str, Any], rejudge: bool = False) -> dict[str, Any]:
-    """A recipe's keys without those that change nothing of what is computed.
-
-    Args:
-        given: the recipe.
-        rejudge: nor those that change only how completions are judged, and what is told of them.
-    """
-    kept = {key: value for key, value in given.items() if key not in PRESENTATION_KEYS}
-    if rejudge:
-        kept = {key: value for key, value in kept.items() if key not in JUDGING_KEYS}
-        kept["benchmarks"] = [
-            {key: value for key, value in benchmark.items() if key not in BENCHMARK_JUDGING_KEYS}
-            for benchmark in kept.get("benchmarks", [])
-        ]
-    if isinstance(kept.get("engine"), dict):
-        kept["engine"] = {k: v for k, v in kept["engine"].items() if k not in ENGINE_PRESENTATION_KEYS}
-    return kept
 
 
 def refuse_another_recipe(recipe: Recipe) -> None:
@@ -542,7 +502,7 @@ def refuse_another_recipe(recipe: Recipe) -> None:
     told = changes(recipe)
     if told:
         began = yaml.safe_load((recipe.run_dir / "recipe.yaml").read_text(encoding="utf-8"))
-        judged = recipe.task == "evaluate" and _computed(began, True) == _computed(recipe.given, True)
+        judged = recipe.task == "evaluate" and computed(began, True) == computed(recipe.given, True)
         advice = "--rejudge to judge the stored completions by this one, --overwrite" if judged else "--overwrite"
         raise RecipeError(
             f"output_dir: {recipe.run_dir} was begun by another recipe ({told}); add {advice} to start anew, or "
@@ -657,17 +617,6 @@ def environment() -> dict[str, Any]:
     }
 
 
-def commit() -> str | None:
-    """The source's git commit, `-dirty` if it has uncommitted changes; None outside a checkout."""
-    here = Path(__file__).parent
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.stdout.strip() + ("-dirty" if dirty.stdout.strip() else "")
-
-
 def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -675,32 +624,3 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor()
-
-
-def status(directory: Path) -> dict[str, Any]:
-    path = directory / "status.json"
-    return read_json(path) if path.is_file() else {}
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Rows of a file whose last line may have been cut by a kill."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    with shards.replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")

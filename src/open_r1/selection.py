@@ -34,6 +34,7 @@ from open_r1.configs import Recipe, SelectConfig
 from open_r1.curriculum import Curriculum
 from open_r1.data import MESSAGES
 from open_r1.deduplicate import Deduplicator
+from open_r1.directory import replacing
 from open_r1.errors import RecipeError
 from open_r1.funnel import Funnel
 from open_r1.progress import EVERY, spoken
@@ -145,8 +146,9 @@ def select(this: run.Run, features: datasets.Features) -> dict[str, Any]:
     if not count:
         report.write(this.dir)
         raise RecipeError(
-            f"filters: nothing is left to train on. The table above, {this.dir}/funnel.json and rejected.jsonl say "
-            "which step dropped what; the verdicts are kept in judged/"
+            f"filters: nothing is left to train on: {funnel.end()}. Loosen that filter or leave it out, or sample "
+            f"more (`sampling.n`, more prompts, a better model); {this.dir}/rejected.jsonl has examples, and the "
+            "verdicts are kept"
         )
     return {
         "output": args.output,
@@ -304,7 +306,7 @@ def batched(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
 
 def write_jsonl(path: Path, rows: list[Row]) -> None:
     # Escaped, because a model may write half of a surrogate pair.
-    with shards.replacing(path) as partial:
+    with replacing(path) as partial:
         partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 

@@ -6,12 +6,8 @@ what is left to do, and several processes share the work by the files' numbers.
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
-import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +15,7 @@ import datasets
 import pyarrow
 import pyarrow.parquet
 
+from .directory import replacing
 from .errors import RecipeError
 
 ROW_GROUP_BYTES = 32 << 20  # of a file's parts that are read at once; long chains of thought make them few rows
@@ -117,43 +114,6 @@ def write(path: Path, batches: Iterable[list[dict[str, Any]]], features: dataset
             per_group = max(1, int(len(rows) * ROW_GROUP_BYTES / max(table.nbytes, 1)))
             writer.write_table(table, row_group_size=per_group)
     return count
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A name to write to, which takes the place of `path` once the block is left, and is deleted if it fails.
-
-    Raises:
-        RecipeError: the disk is full.
-    """
-    # Processes may write the same file at once: each to a name of its own.
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    with telling_if_full(path):
-        try:
-            yield partial
-            descriptor = os.open(partial, os.O_RDONLY)
-            try:
-                # Otherwise the name could reach the disk before the bytes, and a power cut would leave it empty.
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def telling_if_full(path: Path) -> Iterator[None]:
-    """Say of a full disk that nothing is lost."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise RecipeError(
-                f"the disk is full: {path} could not be written. What was finished before it is kept; free some "
-                "space, and the same command goes on"
-            ) from error
-        raise
 
 
 def remove_partial(folder: Path) -> None:
