@@ -117,7 +117,7 @@ def test_task_comes_from_the_folder(tmp_path):
     path = tmp_path / "recipes" / "m" / "training" / "x.yaml"
     path.parent.mkdir(parents=True)
     path.write_text("seed: 1\n")
-    assert "'training' is not one of sft, grpo, dpo" in refused(path)
+    assert "'training' is not one of sft, grpo, rloo, dpo" in refused(path)
 
 
 def test_missing_and_malformed_files(tmp_path):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import torch
 from accelerate.utils import gather_object, is_peft_model, send_to_device
 from tqdm.auto import tqdm
@@ -20,7 +21,7 @@ from .rewards.batch import Reward
 from .run import LEAST_BYTES, Run, Stopped, read_json, require_space, seal
 
 # Trainer attributes that live between steps and that its own checkpoint leaves out. `_step` and `_buffered_inputs` are
-# GRPO's place in a generation cycle; the rest are sums that are still to be logged.
+# GRPO's and RLOO's place in a generation cycle; the rest are sums that are still to be logged.
 CARRIED = ("_step", "_buffered_inputs", "_metrics", "_total_train_tokens", "_tr_loss", "_globalstep_last_logged")
 
 
@@ -129,7 +130,7 @@ class MetricsFile(TrainerCallback):
 
     Args:
         run: its directory gets the file.
-        reward_functions: of GRPO; why samples were left without a verdict is counted beside the values.
+        reward_functions: of GRPO or RLOO; why samples were left without a verdict is counted beside the values.
     """
 
     def __init__(self, run: Run, reward_functions: list[Any]):
@@ -219,6 +220,31 @@ class CompletionTable(TrainerCallback):
             table.add_row("rewards", "   ".join(f"{name} {score}" for name, score in given.items()), end_section=True)
         with tqdm.external_write_mode():
             Console().print(table)
+
+
+class CompletionFiles(TrainerCallback):
+    """The step's completions as `completions/completions_<step>.parquet`: RLOO's trainer writes none, GRPO's does."""
+
+    def __init__(self, trainer: Trainer, run: Run):
+        self.trainer = trainer
+        self.folder = run.dir / "completions"
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        recorded = self.trainer._logs
+        taken = logs and ("loss" in logs or "eval_loss" in logs)
+        if not (taken and args.log_completions and state.is_world_process_zero and recorded["prompt"]):
+            return
+        columns = {
+            "step": [state.global_step] * len(recorded["prompt"]),
+            "prompt": list(recorded["prompt"]),
+            "completion": list(recorded["completion"]),
+            **{name: list(values) for kind in ("rewards", "extra") for name, values in recorded[kind].items()},
+            "advantage": list(recorded["advantages"]),
+        }
+        self.folder.mkdir(exist_ok=True)
+        pyarrow.parquet.write_table(
+            pyarrow.table(columns), self.folder / f"completions_{state.global_step:05d}.parquet"
+        )
 
 
 def _text(value: str | list[dict[str, Any]]) -> str:

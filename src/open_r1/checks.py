@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
 
 
+RL_TASKS = ("grpo", "rloo")  # these sample completions and reward them
 MOST_SAMPLES = 10_000  # of a problem: more would be a slip, and are held in memory together
 
 
@@ -50,8 +51,8 @@ def check_recipe(task: str, given: dict[str, Any], run: RunConfig, data: DataCon
         _check_contamination(data.contamination)
     if not 0 <= run.max_error_share <= 1:
         raise RecipeError(f"max_error_share: a share from 0 to 1, got {run.max_error_share}")
-    if task not in ("grpo", "select") and run.rewards:
-        raise RecipeError(f"rewards: {task} has no rewards; they belong to grpo and select recipes")
+    if task not in (*RL_TASKS, "select") and run.rewards:
+        raise RecipeError(f"rewards: {task} has no rewards; they belong to grpo, rloo and select recipes")
     if model is not None and not (model.model_name_or_path or run.random_init or run.base_recipe):
         engine = has("engine")
         if has("completions"):
@@ -300,7 +301,8 @@ def check_machine(given: dict[str, Any], run: RunConfig, model: Any) -> None:
             )
 
 
-def check_grpo(given: dict[str, Any], run: RunConfig, processes: int) -> None:
+def check_rl(given: dict[str, Any], run: RunConfig, processes: int) -> None:
+    """Combinations of grpo and rloo recipes."""
     if not run.rewards:
         raise RecipeError("rewards: the list is empty; e.g. `rewards: [{name: accuracy}, {name: think_format}]`")
     if given.get("reward_weights") is not None:

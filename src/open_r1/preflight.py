@@ -17,6 +17,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from . import contamination, data, engines, held_out, models, protocol, rewards
+from .checks import RL_TASKS
 from .configs import DATA_TASKS, Recipe
 from .errors import RecipeError
 from .prompts import PROMPTS
@@ -77,7 +78,7 @@ def check(recipe: Recipe, rows: int = 64) -> Findings:
     if tokenizer is not None:
         findings.table += [*rendered(recipe, tried[0], tokenizer), ""]
         check_lengths(recipe, tried, tokenizer, findings)
-    if recipe.task == "grpo":
+    if recipe.task in RL_TASKS:
         opens = tokenizer is not None and models.opens_think(tried[0]["prompt"], tokenizer)
         limit = int(recipe.given.get("max_completion_length") or 256)
         scored = ScoredBatch(recipe.run.rewards, opens_think=opens, max_tokens=limit)
@@ -172,7 +173,7 @@ def show_prompt(
 
 
 def before_training(run: Run, rows: data.Rows, functions: list[Reward], tokenizer: PreTrainedTokenizerBase) -> None:
-    """The same on a few rows, at the start of every GRPO run; warnings are printed.
+    """The same on a few rows, at the start of every GRPO and RLOO run; warnings are printed.
 
     Raises:
         RecipeError: training would be pointless; `preflight: false` starts it all the same.
@@ -382,7 +383,7 @@ def check_lengths(
 ) -> None:
     """Rows that the trainer would cut."""
     limit = recipe.given.get("max_length")
-    if recipe.task == "grpo" or limit is None:
+    if recipe.task in RL_TASKS or limit is None:
         return
     lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in map(_longest(tokenizer), rows)]
     cut = sum(length > limit for length in lengths)
@@ -414,7 +415,7 @@ def _texts(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[str]
 
 def rendered(recipe: Recipe, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The first row as the model will read it, special tokens and all."""
-    what = "prompt" if recipe.task in ("grpo", "sample", "evaluate") else "row"
+    what = "prompt" if recipe.task in (*RL_TASKS, "sample", "evaluate") else "row"
     lines = [f"the first {what}, as the model reads it:"]
     for text in _texts(row, tokenizer):
         shown = text if len(text) <= 1500 else f"{text[:1000]}\n[...]\n{text[-500:]}"

@@ -1,0 +1,53 @@
+"""Reinforcement learning by REINFORCE leave-one-out: a sample is held against the mean reward of its siblings."""
+
+from __future__ import annotations
+
+from accelerate.utils import gather_object
+from trl import RLOOTrainer, get_peft_config, get_quantization_config
+
+from open_r1 import callbacks, contamination, data, live, models, preflight, rewards, run
+from open_r1.configs import Recipe
+
+
+def main(recipe: Recipe) -> run.Run:
+    this = run.start(recipe)
+    tokenizer = models.load_tokenizer(recipe)
+    rows = data.load_datasets(recipe.data.datasets, "rloo", recipe.data, recipe.args.seed, recipe.run.rewards)
+    rows = contamination.guard(this, rows, recipe.data.contamination)
+    held_out = data.load_eval_datasets(recipe, recipe.run.rewards)
+    problems = live.load_problems(recipe)
+    base = models.model_path(recipe, tokenizer)
+    recipe.args.model_init_kwargs = models.model_init_kwargs(recipe)
+    recipe.args.reward_weights = [reward.weight for reward in recipe.run.rewards]
+    judges = rewards.build(
+        recipe.run.rewards,
+        opens_think=models.opens_think(next(iter(rows))["prompt"], tokenizer),
+        max_tokens=recipe.args.max_completion_length,
+        max_error_share=recipe.run.max_error_share,
+        records=this.dir,
+        gather=gather_object,
+    )
+    preflight.before_training(this, rows, judges, tokenizer)
+    trainer = RLOOTrainer(
+        model=base,
+        args=recipe.args,
+        train_dataset=rows,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        reward_funcs=judges,
+        quantization_config=get_quantization_config(recipe.model),
+        peft_config=get_peft_config(recipe.model),
+    )
+    more = [callbacks.CompletionFiles(trainer, this), callbacks.CompletionTable(trainer, recipe.run.print_every)]
+    judge = live.Evaluator(problems, trainer, this) if problems else None
+    if judge:
+        more.append(callbacks.LiveEvaluation(judge.record, judge.settings.every, resumed=this.checkpoint is not None))
+    callbacks.train(trainer, this, *more)
+    if judge:
+        judge.summarize()
+    run.finish(this, trainer, tokenizer, base)
+    return this
+
+
+if __name__ == "__main__":
+    run.from_command_line(main)
