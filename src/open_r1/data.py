@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import datasets
 import numpy as np
 import pyarrow
 
+from .checks import RL_TASKS
 from .configs import DataConfig, DatasetConfig, Recipe, is_recipe, made_by, seed_override
 from .errors import RecipeError
 from .prompts import PROMPTS, Messages, Prompt
@@ -33,6 +35,7 @@ BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "c
 # Column layouts that each task's trainer reads; the first that the source has is used.
 LAYOUTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "grpo": (("prompt",),),
+    "rloo": (("prompt",),),
     # What was sampled comes before the messages that its source may have brought along.
     "sft": (("prompt", "completion"), ("messages",), ("text",)),
     "dpo": (("prompt", "chosen", "rejected"), ("chosen", "rejected")),
@@ -56,7 +59,7 @@ def load_datasets(
 
     Args:
         sources: the recipe's `datasets`, `eval_datasets` or `evaluation.datasets`.
-        task: sft, grpo, dpo or reward.
+        task: sft, grpo, rloo, dpo or reward.
         data: how prompts are presented, and whether to stream.
         seed: of the mixture and of sources that are functions.
         rewards: of the recipe; a row must have the columns of those that apply to its kind.
@@ -68,6 +71,11 @@ def load_datasets(
     if len(parts) == 1:
         return parts[0]
     names = [columns(part) for part in parts]
+    if task in ("dpo", "reward") and len({"prompt" in own for own in names}) > 1:
+        raise RecipeError(
+            "datasets: some of these pairs have a `prompt`, some only repeat it in both answers, and in a mixture the "
+            "first would lose it; name the others' with `columns`, or take a version that has one"
+        )
     # Kept are the columns of all sources, and those that only rows of one kind have: others are None there.
     wanted = columns_used(rewards or []) | {"reference"}
     if any(reward.kinds for reward in rewards or []):
@@ -131,7 +139,7 @@ def prepare(
     rows = rows.map(_presenter(source, at, layout, data, rewards), with_indices=True)
     if isinstance(rows, datasets.Dataset) and not len(rows):
         raise RecipeError(f"{at}: no rows" + (" are left after the filters" if source.filters else ""))
-    if task != "grpo":
+    if task not in RL_TASKS:
         # What the trainer does not read must not reach its collator.
         rows = rows.select_columns(list(layout))
     return rows
@@ -481,6 +489,10 @@ def _presenter(
             elif column in ("completion", "chosen", "rejected"):
                 messages = as_messages(value, at, i)
                 new[column] = messages[-1]["content"] if prompt.plain else messages
+        repeated = [] if prompt.plain or not {"prompt", "chosen"} <= new.keys() else _asked(new)
+        if repeated:
+            new["prompt"] = presented(repeated, prompt, data.system_prompt, at, i)
+            new |= {side: new[side][len(repeated) :] for side in ("chosen", "rejected")}
         return new
 
     return present
@@ -495,6 +507,13 @@ def presented(value: Any, prompt: Prompt, system_prompt: str | None, at: str, i:
     if prompt.plain:
         raise RecipeError(f"{at}, row {i}: a plain prompt takes one question, and this is a conversation: {messages}")
     return _with_system(messages, system_prompt)
+
+
+def _asked(pair: dict[str, Any]) -> Messages:
+    """The conversation that both sides of a preference pair repeat before their answers; empty if they do not."""
+    both = zip(pair["chosen"][:-1], pair["rejected"][:-1], strict=False)
+    shared = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], both)]
+    return shared if shared and shared[0]["role"] != "assistant" else []
 
 
 def _with_system(messages: Messages, system_prompt: str | None) -> Messages:

@@ -2,7 +2,7 @@
 
 The code path stays the recipe's own (trainer, loss, LoRA or 4-bit, prompt, chat template, rewards); model, tokenizer,
 data and batch shrink. What cannot be had without a download is replaced and said: a hub model by a random one of its
-architecture, a hub tokenizer by a byte-level one, a hub dataset by the miniature's problems.
+architecture, a hub tokenizer by a byte-level one, a hub dataset by the miniature's problems, a reward model by a rule.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ SIZE = {
 }
 TASK_SIZE: dict[str, dict[str, Any]] = {
     "grpo": {"num_generations": 4, "max_completion_length": 16},
+    "rloo": {"num_generations": 4, "max_completion_length": 16},
     "sft": {"max_length": 512},
     "dpo": {"max_length": 512},
     "reward": {"max_length": 512},
@@ -59,8 +60,8 @@ ROWS = {"sample": 8}  # others: 64
 # Train and test problems of the miniature share long runs of words, but never a whole problem.
 GATE = {"against": [{"path": "open_r1.tiny.problems:problems", "args": {"rows": 64, "split": "test"}}], "ngram": 40}
 MAKERS = {
-    "grpo": "problems", "sft": "pretraining", "dpo": "preferences", "reward": "preferences", "sample": "problems",
-    "select": "samples", "mix": "conversations",
+    "grpo": "problems", "rloo": "problems", "sft": "pretraining", "dpo": "preferences", "reward": "preferences",
+    "sample": "problems", "select": "samples", "mix": "conversations",
 }  # fmt: skip
 
 
@@ -85,6 +86,8 @@ def shrink(given: dict[str, Any]) -> dict[str, Any]:
         small["benchmarks"] = [_small_benchmark(benchmark) for benchmark in given["benchmarks"]]
         if given.get("completions"):  # there is nothing to make smaller, and completions are of their problems
             small |= {key: given[key] for key in REPLACED if key in given} | {"benchmarks": given["benchmarks"]}
+    if given.get("rewards"):
+        small["rewards"] = [_small_reward(reward) for reward in given["rewards"]]
     if task == "mix" and "rows" in given:
         small["rows"] = min(64, given["rows"])
     tokenizer = str(given.get("tokenizer_name_or_path") or "")
@@ -114,6 +117,17 @@ def shrink(given: dict[str, Any]) -> dict[str, Any]:
     return small
 
 
+def _small_reward(reward: dict[str, Any] | str) -> dict[str, Any] | str:
+    """A reward model that would first have to be trained or downloaded gives its place and name to a rule."""
+    if isinstance(reward, str) or reward.get("name") != "reward_model":
+        return reward
+    model = str(reward.get("model", ""))
+    if model.startswith("runs/stages/") or Path(model).is_dir():  # another stage of a pipeline has made it by then
+        return reward
+    kept = {key: reward[key] for key in ("weight", "kinds") if key in reward}
+    return kept | {"name": "tag_count", "label": reward.get("label", "reward_model")}
+
+
 def _small_benchmark(benchmark: dict[str, Any]) -> dict[str, Any]:
     """A benchmark with the miniature's problems in place of those that cannot be had without a download."""
     sources = [_source(source) for source in benchmark.get("datasets") or []]
@@ -126,8 +140,15 @@ def _small_benchmark(benchmark: dict[str, Any]) -> dict[str, Any]:
 
 
 def _local(path: str) -> bool:
-    """True if a path needs no download, and no recipe to be run first."""
-    return ":" in path or (Path(path).exists() and path != "" and Path(path).suffix not in (".yaml", ".yml"))
+    """True if a path needs no download, and no recipe to be run first.
+
+    What lies under `runs` another stage of a pipeline leaves there, by the time it is read.
+    """
+    return (
+        ":" in path
+        or path.startswith("runs/")
+        or (Path(path).exists() and path != "" and Path(path).suffix not in (".yaml", ".yml"))
+    )
 
 
 def _source(source: dict[str, Any] | str) -> dict[str, Any]:

@@ -119,18 +119,30 @@ def pretraining(
     return Dataset.from_dict({"prompt": prompts, "completion": completions})
 
 
-def problems(seed: int, rows: int, split: Split = "train", distinct: bool = False) -> Dataset:
+def problems(
+    seed: int, rows: int, split: Split = "train", distinct: bool = False, steps: tuple[int, int] = (2, len(KEYS))
+) -> Dataset:
     """Return questions of one split: `prompt` (one message), `solution`, `language`, `steps` (how many digits).
 
     Drawn with repetition, or, as a benchmark must be, all `distinct`: the few short sums are then soon used up, and so
     many are a ValueError that there are hardly as many.
+
+    Args:
+        seed: of the draw.
+        rows: how many.
+        split: the two never share a sum.
+        distinct: without repetition.
+        steps: least and most digits of a sum, of 2 to 6; others are a ValueError.
     """
     from datasets import Dataset
 
+    least, most = steps
+    if not 2 <= least <= most <= len(KEYS):
+        raise ValueError(f"steps: the least and the most digits, of 2 to {len(KEYS)}, got {least} and {most}")
     rng = random.Random(f"problems {split} {seed}")
     asked: list[tuple[list[int], Language]] = []
     for _ in range(100 * rows if distinct else rows):
-        drawn = _digits(rng, len(KEYS), split), rng.choice(LANGUAGES)
+        drawn = _digits(rng, most, split, least), rng.choice(LANGUAGES)
         if len(asked) < rows and not (distinct and drawn in asked):
             asked.append(drawn)
     if len(asked) < rows:
@@ -162,11 +174,34 @@ def small_talk(seed: int, rows: int) -> Dataset:
     )
 
 
-def conversations(seed: int, rows: int) -> Dataset:
-    """Return solved problems as a select recipe's run holds them: `messages`, `kind` (math), `language`, `tokens`."""
+def remarks(seed: int) -> Dataset:
+    """Return every remark of the small talk once: `prompt` (one message), `solution` (its answer), `language`.
+
+    The same whatever the seed, which every source is called with.
+    """
     from datasets import Dataset
 
-    made = problems(seed, rows)
+    said = [(language, pair) for language in LANGUAGES for pair in SMALL_TALK[language].items()]
+    return Dataset.from_dict(
+        {
+            "prompt": [[{"role": "user", "content": remark}] for _, (remark, _) in said],
+            "solution": [answer for _, (_, answer) in said],
+            "language": [language for language, _ in said],
+        }
+    )
+
+
+def conversations(seed: int, rows: int, steps: tuple[int, int] = (2, len(KEYS))) -> Dataset:
+    """Return solved problems as a select recipe's run holds them: `messages`, `kind` (math), `language`, `tokens`.
+
+    Args:
+        seed: of the draw.
+        rows: how many.
+        steps: least and most digits of a sum.
+    """
+    from datasets import Dataset
+
+    made = problems(seed, rows, steps=steps)
     digits = [[int(word) for word in prompt[0]["content"].split() if word.isdigit()] for prompt in made["prompt"]]
     solved = [solve(summed, language) for summed, language in zip(digits, made["language"], strict=True)]
     return Dataset.from_dict(
@@ -234,8 +269,44 @@ def preferences(seed: int, rows: int, split: Split = "train", close: float = 0.0
     )
 
 
-def _digits(rng: random.Random, most: int, split: Split) -> list[int]:
-    steps = rng.randint(2, most)
+def talk_preferences(seed: int, rows: int) -> Dataset:
+    """Return pairs of small talk: `prompt`, `chosen` (what SMALL_TALK answers), `rejected`.
+
+    Rejected is what a reader would like less: the answer to another remark, the same in the other language, an answer
+    that breaks off, or a guess at a sum that nobody asked for.
+    """
+    from datasets import Dataset
+
+    rng = random.Random(f"talk preferences {seed}")
+    pairs = [_disliked(rng, rng.choice(LANGUAGES)) for _ in range(rows)]
+    return Dataset.from_dict(
+        {
+            "prompt": [[{"role": "user", "content": remark}] for remark, _, _ in pairs],
+            "chosen": [[{"role": "assistant", "content": answer}] for _, answer, _ in pairs],
+            "rejected": [[{"role": "assistant", "content": answer}] for _, _, answer in pairs],
+        }
+    )
+
+
+def _disliked(rng: random.Random, language: Language) -> tuple[str, str, str]:
+    """A remark, its answer, and an answer liked less."""
+    own, other = SMALL_TALK[language], SMALL_TALK[LANGUAGES[language == "en"]]
+    number = rng.randrange(len(own))
+    remarks, answers = list(own), list(own.values())
+    answer, guess = answers[number], rng.randrange(10)
+    rejected = rng.choice(
+        [
+            rng.choice(answers[:number] + answers[number + 1 :]),
+            list(other.values())[number],
+            answer.rpartition(" ")[0],
+            FULL.format(reasoning=f"{MAYBE[language]} {guess}", answer=guess),
+        ]
+    )
+    return remarks[number], answer, rejected
+
+
+def _digits(rng: random.Random, most: int, split: Split, least: int = 2) -> list[int]:
+    steps = rng.randint(least, most)
     while True:
         digits = rng.choices(DIGITS, k=steps)
         if split_of(digits) == split:
