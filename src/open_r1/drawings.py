@@ -1,4 +1,4 @@
-"""Drawings of evaluations: how a score grows with samples, and how problems differ between two runs."""
+"""Drawings of evaluations: how a score grows with samples, how problems differ between two runs, several models."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from .plots import COLOURS, LARGE
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+NAME = 20  # characters of a model's name
 SIDES = {-1: ("orange", "worse"), 0: ("grey", "the same"), 1: ("blue", "better")}
 
 
@@ -104,6 +105,47 @@ class Differences:
             f"{self.title}: problems {counts}; "
             f"{100 * self.mean:+.1f} points in the mean [{100 * low:.1f}, {100 * high:.1f}]."
         )
+
+
+@dataclass(frozen=True)
+class Models:
+    """A share of several models: the mean of each with its band, and its seeds as faint dots.
+
+    Args:
+        title: of the drawing.
+        unit: what it is a share of, below the axis.
+        rows: name -> its mean (`{"value", "low", "high"}`) and the values of its seeds.
+    """
+
+    title: str
+    unit: str
+    rows: dict[str, tuple[dict[str, float | None], list[float]]]
+
+    margins: ClassVar = (1.5, 0.48)
+
+    @property
+    def size(self) -> tuple[float, float]:
+        return LARGE[0], 0.26 * len(self.rows) + 0.9
+
+    def draw(self, ax: Axes) -> None:
+        for y, (mean, values_S) in enumerate(self.rows.values()):
+            if mean["low"] is not None:
+                ax.plot([mean["low"], mean["high"]], [y, y], color=COLOURS["blue"], linewidth=5, alpha=0.25)
+            if len(values_S) > 1:
+                ax.plot(values_S, [y] * len(values_S), "o", color=COLOURS["grey"], markersize=3.5, alpha=0.7)
+            ax.plot([mean["value"]], [y], "o", color=COLOURS["blue"], markersize=5.5)
+        names = [name if len(name) <= NAME else name[: NAME - 1] + "…" for name in self.rows]
+        ax.set_yticks(range(len(names)), names)
+        ax.set_ylim(len(names) - 0.4, -0.6)
+        ax.grid(visible=False, axis="y")
+        ax.set_xlim(-0.02, 1.02)
+        ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
+        ax.set_xlabel(self.unit)
+
+    def told(self) -> str:
+        """The drawing in words: the mean of each model."""
+        means = "; ".join(f"{name} {100 * mean['value']:.1f}%" for name, (mean, _) in self.rows.items())
+        return f"{self.title}: {means}."
 
 
 def _side(difference: float) -> int:

@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 from dataclasses import dataclass, replace
+from statistics import fmean, stdev
 from typing import Any
 
 from .plots import Funnel, Histogram, Line, Plot, Points, Step, percent
@@ -129,6 +130,62 @@ def curves(rows: list[dict[str, Any]], task: str) -> list[Plot]:
         if (lines or held_out) and judged and curve.task in ("", task):
             grid.append(Plot(curve.title, curve.unit, ", ".join(curve.keys), lines + held_out))
     return grid
+
+
+# What of a training is drawn over the seeds of a pipeline; its own report has the rest.
+REWARDED = (
+    Curve("Total reward", "reward", ("reward",)),
+    Curve("Accuracy on held-out problems", "share correct", ("evaluation/pass@1",)),
+    Curve("Mean response length", "tokens", ("completions/mean_length",)),
+    Curve("Language consistency", "share of words", ("rewards/language_consistency/mean",)),
+)
+OF_SEEDS = {
+    "grpo": REWARDED,
+    "rloo": REWARDED,
+    "sft": (
+        Curve("Loss", "nats per token", ("loss",)),
+        Curve("Token accuracy", "share of tokens", ("mean_token_accuracy",)),
+    ),
+    "dpo": (
+        Curve("Loss", "loss", ("loss",)),
+        Curve("Preference accuracy", "share of pairs", ("rewards/accuracies",)),
+        Curve("Preference margin", "implicit reward", ("rewards/margins",)),
+    ),
+    "reward": (
+        Curve("Loss", "loss", ("loss",)),
+        Curve("Preference accuracy", "share of pairs", ("accuracy",)),
+    ),
+}
+
+
+def over_seeds(rows_S: list[list[dict[str, Any]]], task: str) -> list[Plot]:
+    """The curves of a training over its seeds: each seed's as a faint line, their mean, and one standard deviation.
+
+    Args:
+        rows_S: the logged rows of each seed; the mean is taken at the steps that all of them have.
+        task: of `OF_SEEDS`.
+    """
+    grid = []
+    last = max((row["step"] for rows in rows_S for row in rows), default=0)
+    for curve in OF_SEEDS.get(task, ()):
+        found_S = [points for rows in rows_S if (points := series(rows, curve.keys[0]))]
+        lines_S = [_smooth(points) if len(points) >= 40 else points for points in found_S]
+        if lines_S:
+            lines = _mean_and_seeds(lines_S)
+            grid.append(Plot(curve.title, curve.unit, curve.keys[0], lines, last))
+    return grid
+
+
+def _mean_and_seeds(points_S: list[Points]) -> list[Line]:
+    if len(points_S) == 1:
+        return [Line("", points_S[0])]
+    common = [step for step in points_S[0] if all(step in points for points in points_S)]
+    values_TS = [[points[step] for points in points_S] for step in common]
+    means = {step: fmean(values_S) for step, values_S in zip(common, values_TS, strict=True)}
+    spread = {step: stdev(values_S) for step, values_S in zip(common, values_TS, strict=True)}
+    band = tuple({step: means[step] + side * spread[step] for step in common} for side in (-1, 1))
+    seeds = [Line("", points, "faint", "grey") for points in points_S]
+    return seeds + ([Line("", means, band=band)] if means else [])
 
 
 def lengths(histogram: dict[str, list]) -> Histogram:
