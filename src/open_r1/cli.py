@@ -21,8 +21,10 @@ def main() -> None:
     verbs.add_parser(
         "train",
         help="run a recipe",
-        usage="open-r1 train [RECIPE] [--processes N] [--key value ...]",
-        description=f"Run a recipe of any task (default: {DEFAULT_RECIPE}). Any of its keys can be overridden.",
+        usage="open-r1 train [RECIPE] [--processes N] [--key value ...]\n"
+        "       open-r1 train PIPELINE [--dry-run] [--from STAGE ...] [--only STAGE ...] [--STAGE.key value ...]",
+        description=f"Run a recipe of any task (default: {DEFAULT_RECIPE}), or a pipeline of many. Any key can be "
+        "overridden; a pipeline's by the name of its stage.",
         epilog="For example: --seed 7   --datasets.0.path rows.jsonl   --lora_target_modules q_proj v_proj   --toy",
     )
 
@@ -84,7 +86,15 @@ def main() -> None:
     judge.add_argument("--output", required=True)
     judge.set_defaults(run=_judge)
 
-    report = verbs.add_parser("report", help="write the report of a run again")
+    lineage = verbs.add_parser(
+        "lineage",
+        help="tell what a run is made of",
+        description="Every recipe, seed and commit that a run, its model or its dataset comes from.",
+    )
+    lineage.add_argument("run_dir")
+    lineage.set_defaults(run=_lineage)
+
+    report = verbs.add_parser("report", help="write the report of a run or a pipeline again")
     report.add_argument("run_dir")
     report.set_defaults(run=_report)
 
@@ -108,7 +118,18 @@ def main() -> None:
 
 def _train(words: list[str]) -> None:
     recipe, overrides = _recipe(words)
-    _run(lambda: (recipe, overrides))
+    try:
+        from .pipeline import graph
+
+        if not graph.is_pipeline(recipe):
+            return _run(lambda: (recipe, overrides))
+        _before_libraries()
+        from . import pipeline
+
+        sys.exit(pipeline.main(recipe, overrides))
+    except RecipeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _evaluate(words: list[str]) -> None:
@@ -127,13 +148,7 @@ def _evaluate(words: list[str]) -> None:
 
 def _run(planned: Callable[[], tuple[str, list[str]]]) -> None:
     """Run the recipe with the overrides that `planned` gives, once the libraries may be loaded."""
-    # Both are read when the libraries load. Tokenizers would warn about every fork. OpenMP's threads wait for each
-    # other by spinning: beside another busy process steps took 15 times as long; this bound costs a tenth when alone.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    from . import quiet
-
-    quiet.hold()
+    _before_libraries()
     if sys.stderr.isatty():
         print("loading libraries ...", file=sys.stderr)
     from . import launch, run
@@ -144,6 +159,17 @@ def _run(planned: Callable[[], tuple[str, list[str]]]) -> None:
         return launch.train(recipe, overrides, processes)
 
     run.guarded(task)
+
+
+def _before_libraries() -> None:
+    """Settings that are read when the libraries load, and what they then have to say."""
+    # Tokenizers would warn about every fork. OpenMP's threads wait for each other by spinning: beside another busy
+    # process steps took 15 times as long; this bound costs a tenth when alone.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    from . import quiet
+
+    quiet.hold()
 
 
 def _without_processes(overrides: list[str]) -> tuple[list[str], int | None]:
@@ -261,12 +287,22 @@ def _reference(arguments: argparse.Namespace) -> None:
     print(arguments.output)
 
 
+def _lineage(arguments: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from . import lineage
+
+    print(lineage.told(Path(arguments.run_dir)))
+
+
 def _report(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from . import report
+    from . import pipeline, report
 
-    print(report.write(Path(arguments.run_dir)))
+    directory = Path(arguments.run_dir)
+    write = pipeline.report if (directory / "pipeline.yaml").is_file() else report.write
+    print(write(directory))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,14 @@ def read_rows(path: Path) -> Iterator[Json]:
                 continue
 
 
+def benchmarks_of(run_dir: Path) -> list[str]:
+    """Names of the benchmarks of an evaluation, in the order of its recipe; none of another run."""
+    import yaml
+
+    listed = (yaml.safe_load(read_text(run_dir / "recipe.yaml")) or {}).get("benchmarks") or []
+    return [entry["name"] if isinstance(entry, dict) else str(entry) for entry in listed]
+
+
 def files_there(folder: Path, what: str = "files") -> list[str]:
     """How many of a dataset's files are there, while some are missing."""
     totals = [int(path.stem.rpartition("-of-")[2]) for path in folder.glob("train-*-of-*.parquet")]

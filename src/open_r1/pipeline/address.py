@@ -1,0 +1,209 @@
+"""What a stage's result depends on, as an address: its recipe, the code that matters, and its local files.
+
+The recipe names the addresses of the stages that it takes something from, so that an address stands for all that
+came before it as well. A comment, a docstring or a plot changes no address.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from .. import rewards
+from ..benchmarks import FOLDER as BENCHMARKS
+from ..configs import TRAINERS, computed
+from ..engines import ENGINES
+
+PACKAGE = Path(__file__).parents[1]
+STAGES = Path("runs/stages")  # each at its address; pipelines share them
+# What shows, checks or starts a run, and does not change what comes of it.
+PRESENTATION = {
+    "benchmarks", "checks", "claims", "cli", "comparable", "compare", "dataset_card", "directory", "drawings",
+    "errors", "figures", "hub", "launch", "lineage", "pages", "pipeline", "plots", "preflight", "progress", "quiet",
+    "reference", "report", "significance", "tables", "toy",
+}  # fmt: skip
+LIBRARIES = {
+    **dict.fromkeys(TRAINERS, ("torch", "transformers", "trl", "accelerate", "peft", "datasets")),
+    "sample": ("torch", "transformers", "datasets"),
+    "evaluate": ("torch", "transformers", "datasets", "math-verify"),
+    "select": ("datasets", "math-verify"),
+    "mix": ("transformers", "datasets"),
+}
+PATH_KEYS = ("path", "model", "model_name_or_path", "tokenizer_name_or_path", "file")
+SOURCES = ("datasets", "eval_datasets", "against")  # of these a bare text is a path
+WHOLE = 64 << 20  # bytes; of larger files the ends are read
+END = 8 << 20
+NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # package.module:function
+
+
+def of(task: str, given: dict[str, Any]) -> dict[str, Any]:
+    """All that the result of a recipe depends on.
+
+    Args:
+        task: of the recipe.
+        given: its keys.
+
+    Returns:
+        `recipe` (its keys, without those that change nothing of what is computed), `code` (module -> digest), `files`
+        (path -> digest), `libraries` (name -> version), and the `digest` of all of these.
+    """
+    found: dict[str, Any] = {
+        "recipe": computed(given),
+        "code": code(task, given),
+        "files": {path: content(Path(path)) for path in sorted(set(_paths(given)))},
+        "libraries": _versions(task, given),
+    }
+    text = json.dumps(found, sort_keys=True, default=str)
+    return found | {"digest": hashlib.sha256(text.encode()).hexdigest()[:12]}
+
+
+def code(task: str, given: dict[str, Any]) -> dict[str, str]:
+    """Digests of the modules that a recipe's task runs, by their names."""
+    roots = {f"open_r1.{'selection' if task == 'select' else task}"}
+    roots |= {name.partition(":")[0] for name in _texts(given) if NAMED.fullmatch(name)}
+    for reward in [*(given.get("rewards") or []), *(b.get("verifier") for b in given.get("benchmarks") or [])]:
+        name = reward.get("name", "") if isinstance(reward, dict) else str(reward)
+        roots.add(rewards.REWARDS.get(name, name).partition(":")[0])
+    engine = given.get("engine") or {}
+    name = engine.get("name", "transformers") if isinstance(engine, dict) else str(engine)
+    roots.add(ENGINES.get(name, name).partition(":")[0])
+    found: dict[str, str] = {}
+    left = sorted(roots)
+    while left:
+        module = left.pop()
+        path = _source(module)
+        if module in found or path is None:
+            continue
+        found[module], imported = _module(path, module)
+        left += imported
+    return dict(sorted(found.items()))
+
+
+def content(path: Path) -> str:
+    """Digest of a file, or of all files of a folder; of large ones the size and both ends."""
+    digest = hashlib.sha256()
+    files = sorted(f for f in path.rglob("*") if f.is_file() and ".cache" not in f.parts) if path.is_dir() else [path]
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.relative_to(path) if path.is_dir() else ''} {size}\0".encode())
+        with file.open("rb") as opened:
+            if size <= WHOLE:
+                digest.update(opened.read())
+            else:
+                digest.update(opened.read(END))
+                opened.seek(-END, 2)
+                digest.update(opened.read(END))
+    return digest.hexdigest()[:16]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in nested lists and mappings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
+
+
+def _paths(value: Any) -> Iterator[str]:
+    """Local files and folders that a recipe names; stages of the pipeline go by their addresses."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _paths(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            named = [item] if key in PATH_KEYS else item if key in SOURCES and isinstance(item, list) else []
+            for path in named:
+                if isinstance(path, str) and (BENCHMARKS / f"{path}.yaml").is_file() and key == "against":
+                    yield str(BENCHMARKS / f"{path}.yaml")
+                elif isinstance(path, str) and not _of_a_stage(path) and Path(path).exists():
+                    yield path
+            yield from _paths(item)
+
+
+def _of_a_stage(path: str) -> bool:
+    return path.startswith(f"{STAGES}/")
+
+
+def _versions(task: str, given: dict[str, Any]) -> dict[str, str]:
+    names = {*LIBRARIES[task], *(("math-verify",) if given.get("rewards") else ())}
+    names |= {"bitsandbytes"} if given.get("load_in_4bit") or given.get("load_in_8bit") else set()
+    return {name: _version(name) for name in sorted(names)}
+
+
+@cache
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+@cache
+def _source(module: str) -> Path | None:
+    """The file of a module; None if it is none of Python's source, or of an installed library."""
+    if module.startswith("open_r1"):
+        base = PACKAGE.joinpath(*module.split(".")[1:])
+        return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    origin = Path(found.origin) if found and found.origin and found.origin.endswith(".py") else None
+    return None if origin is None or "site-packages" in origin.parts else origin
+
+
+def _module(path: Path, name: str) -> tuple[str, list[str]]:
+    """Digest of a module's code, and the modules of this package that it imports."""
+    stat = path.stat()
+    return _parsed(path, name, stat.st_mtime_ns, stat.st_size)
+
+
+@cache
+def _parsed(path: Path, name: str, modified: int, size: int) -> tuple[str, list[str]]:
+    """The same of a file as it is now, which its time and size tell."""
+    tree = ast.parse(path.read_bytes())
+    imported = sorted(_imports(tree, name, path.name == "__init__.py"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and _is_text(body[0].value):
+            node.body = body[1:] or [ast.Pass()]  # a docstring
+    more = b"".join(
+        path.read_bytes() for path in sorted((PACKAGE / "templates").glob("*.jinja")) if not _is_page(path)
+    )
+    text = ast.dump(tree).encode() + (more if name == "open_r1.prompts" else b"")
+    return hashlib.sha256(text).hexdigest()[:16], imported
+
+
+def _is_page(template: Path) -> bool:
+    return template.name.endswith(".html.jinja")
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def _imports(tree: ast.AST, name: str, package: bool) -> set[str]:
+    """Modules of this package that a module imports, anywhere in it, but for annotations only."""
+    parts = name.split(".") if package else name.split(".")[:-1]
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = [ast.Pass()]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = parts[: len(parts) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+    own = {module for module in found if module.startswith("open_r1.")}
+    return {module for module in own if module.split(".")[1] not in PRESENTATION and _source(module)}

@@ -1,0 +1,247 @@
+"""What a pipeline would do: a run directory for each stage and seed, what is there, and why the rest is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..configs import DATA_TASKS, SHARDED_TASKS, resolve
+from ..directory import is_finished, read_json, write_json
+from ..errors import RecipeError, nearest
+from . import address
+from .graph import Pipeline, Stage, in_order, reward_models
+
+ADDRESS = ".address.json"  # of a stage's directory: what its address is made of
+STATE = "state.json"  # of a pipeline's directory
+DONE = ("cached", "finished")
+
+
+@dataclass
+class Job:
+    """A run directory to be filled: one stage for one seed, or for all seeds if it has a seed of its own.
+
+    Args:
+        stage: whose recipe is run.
+        seed: of the pipeline; None stands for the recipe's own.
+        changes: all overrides of the recipe, wires and directory included.
+        dir: named by the address.
+        address: what the result depends on (`address.of`).
+        gpus: that it wants.
+        upstream: the jobs it takes something from.
+        places: (stage, seed) of everything in the pipeline that this one run stands for.
+        state: waiting, running, finished, cached, failed, interrupted, blocked or skipped.
+        why: it is not cached, or does not run.
+        error: what a failed one said.
+        began, ended, seconds: of its last start (Unix time), and of the run, earlier starts included.
+        peak_memory: bytes of its processes, proportionally shared.
+    """
+
+    stage: Stage
+    seed: int | None
+    changes: dict[str, Any]
+    dir: Path
+    address: dict[str, Any]
+    gpus: int = 0
+    upstream: list[Job] = field(default_factory=list)
+    places: list[tuple[Stage, int | None]] = field(default_factory=list)
+    state: str = "waiting"
+    why: str | None = None
+    error: str | None = None
+    began: float | None = None
+    ended: float | None = None
+    seconds: float | None = None
+    peak_memory: int | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.state in DONE
+
+    @property
+    def named(self) -> str:
+        """`zero, seed 1`"""
+        return self.stage.name + ("" if self.seed is None else f", seed {self.seed}")
+
+
+def make(pipeline: Pipeline, chosen: set[str] | None = None) -> list[Job]:
+    """The jobs of a pipeline, each after those it takes something from.
+
+    Args:
+        pipeline: read and checked.
+        chosen: names of the only stages that may run; None for all.
+
+    Raises:
+        RecipeError: a recipe's keys cannot be resolved, or a chosen stage needs one that is neither there nor chosen.
+    """
+    jobs: dict[Path, Job] = {}
+    before = {(told["name"], told["seed"]): Path(told["dir"]) for told in read_state(pipeline.dir).get("stages", [])}
+    for seed in pipeline.seeds:
+        of_stage: dict[str, Job] = {}
+        for stage in in_order(pipeline.stages):
+            job = _job(stage, seed, of_stage, pipeline.toy)
+            job = of_stage[stage.name] = jobs.setdefault(job.dir, job)
+            job.places.append((stage, seed))
+            if job.why is None and job.state == "waiting":
+                job.why = missing(job.dir, stage.task) or ""
+                if not job.why:
+                    job.state, job.seconds = "cached", read_json(job.dir / "status.json").get("seconds")
+                else:
+                    job.why = _reason(job, before.get((stage.name, seed)))
+    if chosen is not None:
+        _skip_others(jobs.values(), chosen)
+    return list(jobs.values())
+
+
+def _job(stage: Stage, seed: int | None, of_stage: dict[str, Job], toy: bool) -> Job:
+    """The job of a stage with one seed, its upstream known."""
+    changes = dict(stage.overrides)
+    try:
+        wired = _wired(stage, of_stage, resolve(Path(stage.recipe), changes)[1])
+        changes |= (
+            wired | ({} if seed is None or "seed" in changes else {"seed": seed}) | ({"toy": True} if toy else {})
+        )
+        task, given = resolve(Path(stage.recipe), changes)
+    except RecipeError as error:
+        raise RecipeError(f"stages ({stage.name}): {error}") from error
+    found = address.of(task, given)
+    path = Path(stage.recipe)
+    directory = address.STAGES / f"{path.parents[1].name}-{path.parent.name}-{path.stem}-{found['digest']}"
+    gpus = given.get("gpus") or 0
+    upstream = list({id(of_stage[name]): of_stage[name] for name in stage.upstream}.values())
+    return Job(stage, seed, changes | {"output_dir": str(directory)}, directory, found, int(gpus), upstream)
+
+
+def _wired(stage: Stage, of_stage: dict[str, Job], given: dict[str, Any]) -> dict[str, Any]:
+    """What the wires of a stage override in its recipe."""
+    changes: dict[str, Any] = {}
+    for name in stage.inputs["model"]:
+        changes |= {"model_name_or_path": str(of_stage[name].dir / "model")}
+        changes |= {"base_recipe": None} if given.get("base_recipe") else {}
+    for place, name in enumerate(stage.wires.get("data", [])):
+        if name:
+            entry = given["datasets"][place]
+            key = f"datasets.{place}" if isinstance(entry, str) else f"datasets.{place}.path"
+            changes[key] = str(of_stage[name].dir / "data")
+    for place, name in zip(reward_models(given), stage.wires.get("reward_model", []), strict=False):
+        if name:
+            changes[f"rewards.{place}.model"] = str(of_stage[name].dir / "model")
+    return changes
+
+
+def missing(directory: Path, task: str) -> str | None:
+    """Why a stage's directory does not hold its result; None if it does."""
+    if not directory.is_dir():
+        return "new"
+    if not is_finished(directory):
+        return "not finished yet"
+    if task == "evaluate":
+        there = any((directory / "evaluations").glob("*.json"))
+    elif task in DATA_TASKS:
+        there = any((directory / "data").glob("*.parquet"))
+    else:
+        there = any((directory / "model").glob("*.safetensors"))
+    what = "evaluations are" if task == "evaluate" else "data is" if task in SHARDED_TASKS else "model is"
+    return None if there else f"its {what} gone"
+
+
+def _reason(job: Job, before: Path | None) -> str:
+    """Why a job has to run, by what its stage was when the pipeline was last started."""
+    if before is None:
+        return job.why or "new"
+    if before == job.dir:
+        return "its directory is gone" if job.why == "new" else job.why or "new"
+    known = before / ADDRESS
+    if not known.is_file():
+        return "changed; what it was made of is not known any more"
+    names = {str(one.dir): one.stage.name for one in job.upstream}
+    return "; ".join(differences(read_json(known), job.address, names)) or "changed"
+
+
+def differences(before: dict[str, Any], now: dict[str, Any], stages: dict[str, str] | None = None) -> list[str]:
+    """What differs between two addresses, in words.
+
+    Args:
+        before, now: of `address.of`.
+        stages: directories of stages -> their names.
+    """
+    told = []
+    old, new = _flat(before["recipe"]), _flat(now["recipe"])
+    made_anew = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if a == b:
+            continue
+        if all(isinstance(value, str) and value.startswith(f"{address.STAGES}/") for value in (a, b)):
+            made_anew.append((stages or {}).get(str(Path(b).parent), key))
+        else:
+            told.append(f"{key}: {_shown(a)} -> {_shown(b)}")
+    for what, words in (("code", "code changed"), ("files", "files changed"), ("libraries", "other versions")):
+        names = [name for name in {**before[what], **now[what]} if before[what].get(name) != now[what].get(name)]
+        told += [f"{words}: {', '.join(sorted(names))}"] if names else []
+    return told or ([f"because of {', '.join(made_anew)}"] if made_anew else [])
+
+
+def _flat(value: Any, at: str = "") -> dict[str, Any]:
+    """Nested keys as dotted ones."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        return {at: value}
+    flat: dict[str, Any] = {}
+    for key, item in items:
+        flat |= _flat(item, f"{at}.{key}" if at else f"{key}")
+    return flat
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else f"{value}"
+
+
+def _skip_others(jobs: Iterable[Job], chosen: set[str]) -> None:
+    """Leave out what was not chosen; refuse what then lacks its inputs."""
+    for job in jobs:
+        if not job.done and not chosen & {stage.name for stage, _ in job.places}:
+            job.state, job.why = "skipped", "not chosen"
+    for job in jobs:
+        lacking = [other.named for other in job.upstream if other.state == "skipped"]
+        if job.state == "waiting" and lacking:
+            raise RecipeError(
+                f"{job.named} needs {' and '.join(lacking)}, which is not there; choose it as well, or run the whole "
+                "pipeline"
+            )
+
+
+def chosen(pipeline: Pipeline, start: list[str] | None, only: list[str] | None) -> set[str] | None:
+    """Names of the stages that `--from` and `--only` choose; None if neither is given.
+
+    Args:
+        pipeline: whose stages.
+        start: these and all that depend on them.
+        only: these alone. `measured` stands for all that `measured` is a head of.
+
+    Raises:
+        RecipeError: there is no such stage.
+    """
+    if start is None and only is None:
+        return None
+    names = [stage.name for stage in pipeline.stages]
+    found: set[str] = set()
+    for flag, given in (("from", start), ("only", only)):
+        for word in given or []:
+            meant = [name for name in names if word in (name, name.partition(".")[0])]
+            if not meant:
+                raise RecipeError(f"--{flag}: there is no stage named {word!r}{nearest(word, names)}")
+            found |= pipeline.after(meant) if flag == "from" else set(meant)
+    return found
+
+
+def read_state(directory: Path) -> dict[str, Any]:
+    """What a pipeline's directory says of its last start; nothing if there was none."""
+    path = directory / STATE
+    return read_json(path) if path.is_file() else {}
+
+
+def keep_address(job: Job) -> None:
+    """Say in a job's directory what its address is made of; the name's dot leaves the directory empty for its run."""
+    job.dir.mkdir(parents=True, exist_ok=True)
+    write_json(job.dir / ADDRESS, job.address)
