@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 import shlex
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -16,15 +17,19 @@ from conftest import ROOT, shared
 from open_r1 import benchmarks, engines, filters, launch, reference, rewards
 from open_r1.configs import DataConfig, FilterConfig, _typed, load_recipe, parse_overrides
 from open_r1.judge import judge
+from open_r1.pipeline import graph, plan
 from open_r1.rewards import RewardConfig
 
 README = (ROOT / "README.md").read_text()
 OF_REWARDS = (ROOT / "src/open_r1/rewards/README.md").read_text()
 OF_DATA = (ROOT / "recipes/DATA.md").read_text()
 OF_EVALUATION = (ROOT / "recipes/EVALUATION.md").read_text()
+OF_PIPELINES = (ROOT / "recipes/PIPELINES.md").read_text()
 COMMANDS = [
     line.split(" #")[0].strip()
-    for block in re.findall(r"```sh\n(.*?)```", README + OF_REWARDS + OF_DATA + OF_EVALUATION, re.DOTALL)
+    for block in re.findall(
+        r"```sh\n(.*?)```", README + OF_REWARDS + OF_DATA + OF_EVALUATION + OF_PIPELINES, re.DOTALL
+    )
     for line in block.splitlines()
     if line.strip()
 ]
@@ -52,6 +57,9 @@ def test_command(line, monkeypatch, tmp_path):
     if words[1] in ("evaluate", "compare", "reference"):
         check_measuring(words, tmp_path)
         return
+    if words[1] == "lineage":
+        assert (ROOT / "recipes" / "pipelines" / f"{words[2].split('/')[2]}.yaml").is_file()
+        return
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), "a target of the Makefile"
         values = dict(word.split("=", 1) for word in words[2:])
@@ -66,6 +74,11 @@ def test_command(line, monkeypatch, tmp_path):
         overrides = words[3 : words.index("--processes")] if "--processes" in words else words[3:]
     if "gsm8k.jsonl" in line:
         overrides = [str(shared("gsm8k", "train.jsonl")) if w == "gsm8k.jsonl" else w for w in overrides] + ["--toy"]
+    if graph.is_pipeline(recipe):
+        flags = {"dry_run"}
+        changes = {key: value for key, value in parse_overrides(overrides).items() if key not in flags}
+        graph.read(Path(recipe), changes)
+        return
     load_recipe(recipe, overrides)
 
 
@@ -94,13 +107,16 @@ def check_measuring(words, tmp_path):
 
 
 def test_linked_files_exist():
-    for folder, text in ((ROOT, README), (ROOT / "recipes", OF_EVALUATION), (ROOT / "recipes", OF_DATA)):
+    for folder, text in (
+        (ROOT, README),
+        *((ROOT / "recipes", text) for text in (OF_EVALUATION, OF_DATA, OF_PIPELINES)),
+    ):
         for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
             assert (folder / target).exists(), target
 
 
 def test_every_benchmark_is_in_the_table_with_its_protocol():
-    rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| (\d+) \| `(\w+)` \|$", OF_EVALUATION, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| (\d+) \| `([\w.:]+)` \|$", OF_EVALUATION, re.MULTILINE)
     written = [benchmarks.written(name) for name in benchmarks.names()]
     told = [(b["name"], f"{b['problems']:,}", str(b["k"]), b.get("verifier", "accuracy")) for b in written]
     assert rows == told
@@ -110,6 +126,16 @@ def test_the_example_of_own_benchmarks_is_valid(write_recipe):
     (example,) = re.findall(r"```yaml\n(.*?)```", OF_EVALUATION, re.DOTALL)
     recipe = load_recipe(write_recipe("evaluate", **yaml.safe_load(example)))
     assert [benchmark.name for benchmark in recipe.args.benchmarks] == ["aime24", "sums"]
+
+
+def test_the_example_of_a_pipeline_can_be_planned(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (example,) = re.findall(r"```yaml\n(.*?)```", OF_PIPELINES, re.DOTALL)
+    (tmp_path / "example.yaml").write_text(example)
+    pipeline = graph.read(tmp_path / "example.yaml")
+    assert [job.stage.name for job in plan.make(pipeline) if job.seed == 0] == [
+        "base", "small_talk", "talker", "measured.base", "measured.talker"
+    ]  # fmt: skip
 
 
 def test_every_engine_and_every_filter_is_in_its_table():
