@@ -26,7 +26,7 @@ LAYERS = [
     ["tiny", "filters", "toy", "metrics", "significance", "seeds", "bootstrap", "rewards", "sandbox", "prompts"],
     ["protocol"],
     ["benchmarks"],
-    ["directory", "errors", "quiet"],
+    ["directory", "errors", "processes", "quiet"],
 ]
 TASKS = next(layer for layer in LAYERS if "grpo" in layer)  # these never import one another
 RANK = {name: (i, j) for i, layer in enumerate(LAYERS) for j, name in enumerate(layer)}

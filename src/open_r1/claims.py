@@ -440,6 +440,8 @@ def _marked(told: Json) -> Json:
                 return {"mark": "not clear", "why": f"{a['file']} and {b['file']} asked different problems"}
     # A stage whose seed is fixed is one run, however many seeds share it.
     distinct = list({(a["run"], b["run"]): (a, b) for a, b in pairs}.values())
+    if len(distinct) > 1 and relation not in BOUNDS and 1 in [len({p[side]["run"] for p in pairs}) for side in (0, 1)]:
+        return {"mark": "not clear", "why": "one side is a single run, whose own chance the seeds do not show"}
     if len(distinct) > 1:
         differences = [a["value"] - b["value"] for a, b in distinct]
         mean = seeds.mean(differences)

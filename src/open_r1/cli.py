@@ -130,6 +130,9 @@ def _train(words: list[str]) -> None:
     except RecipeError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        sys.exit(130)
 
 
 def _evaluate(words: list[str]) -> None:
@@ -301,7 +304,7 @@ def _report(arguments: argparse.Namespace) -> None:
     from . import pipeline, report
 
     directory = Path(arguments.run_dir)
-    write = pipeline.report if (directory / "pipeline.yaml").is_file() else report.write
+    write = pipeline.report if (directory / pipeline.WRITTEN).is_file() else report.write
     print(write(directory))
 
 

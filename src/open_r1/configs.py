@@ -429,6 +429,7 @@ class RunConfig:
         accelerate_config: name of a file in recipes/accelerate_configs for more than one process.
         toy: shrink model, data and batch so that the recipe runs on CPU in seconds.
         overwrite: delete an existing run directory of this name first.
+        report: draw report.html and plots/ at the end; `open-r1 report` draws them later.
         print_every: steps between tables of sampled completions on the terminal; 0 prints none.
         threads: CPU threads per process; None divides the cores among the processes of this machine.
     """
@@ -445,6 +446,7 @@ class RunConfig:
     accelerate_config: str | None = None
     toy: bool = False
     overwrite: bool = False
+    report: bool = True
     print_every: int = 25
     threads: int | None = None
 
@@ -535,7 +537,7 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
 # Keys that change where and how a run is shown, not what it computes: they name no new run and break no resume.
 PRESENTATION_KEYS = {
     "output_dir", "overwrite", "report_to", "run_name", "print_every", "disable_tqdm", "task", "part", "parts",
-    "hub_dataset_id", "hub_private", "rejudge", "reference",
+    "hub_dataset_id", "hub_private", "rejudge", "reference", "report",
 }  # fmt: skip
 # Of an engine, what says where and how fast it works; its other parameters may change what it writes.
 ENGINE_PRESENTATION_KEYS = {

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,7 +114,7 @@ def lock(directory: Path, part: int | None = None) -> None:
 def _hold(path: Path, kind: int) -> int:
     held = os.open(path, os.O_RDWR | os.O_CREAT)
     try:
-        fcntl.flock(held, kind | fcntl.LOCK_NB)
+        _flock(held, kind)
     except BlockingIOError:
         holder = os.read(held, 20).decode() or "unknown"
         os.close(held)
@@ -122,6 +123,20 @@ def _hold(path: Path, kind: int) -> int:
     os.truncate(held, 0)
     os.write(held, str(os.getpid()).encode())
     return held
+
+
+def _flock(descriptor: int, kind: int) -> None:
+    """Lock, unless another process holds it for longer than a look at it takes (`is_locked`).
+
+    Raises:
+        BlockingIOError: it does.
+    """
+    for _ in range(4):
+        try:
+            return fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.05)
+    return fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
 
 
 def held() -> list[Path]:
@@ -138,7 +153,7 @@ def let_go() -> None:
 
 
 def is_locked(directory: Path) -> bool:
-    """True if a process other than this one holds the directory."""
+    """True if a process holds the directory."""
     try:
         descriptor = os.open(directory / LOCK, os.O_RDWR)
     except FileNotFoundError:

@@ -21,6 +21,7 @@ from .configs import (
     read_yaml,
 )
 from .errors import RecipeError, nearest
+from .processes import die_with_parent
 
 CONFIGS = Path("recipes/accelerate_configs")
 
@@ -173,7 +174,7 @@ def in_processes(recipe: Recipe, overrides: list[str], processes: int) -> run.Ru
     cores = os.cpu_count() or 1
     threads = str(max(1, cores // processes))
     environment = {"OMP_NUM_THREADS": threads, "PYTHONWARNINGS": "ignore"} | os.environ
-    launcher = subprocess.Popen(command, env=environment, preexec_fn=run.die_with_parent)
+    launcher = subprocess.Popen(command, env=environment, preexec_fn=die_with_parent)
     received: list[int] = []
     # The launcher passes it on to the processes, which stop after their step with a checkpoint.
     before = {signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: (received.append(15), launcher.terminate()))}

@@ -24,15 +24,18 @@ def write(recipe: Recipe) -> None:
     for run in inputs.values():
         found = read(Path(run))
         upstream |= found["upstream"] | {run: found["made"]}
+    here = recipe.run_dir / FILE
+    commits = read_json(here)["made"]["commits"] if here.is_file() else []
     made = {
         "file": str(recipe.path),
         "task": recipe.task,
         "seed": recipe.seed,
-        "commit": commit(),
+        # Of each start: a run may have been begun by one and ended by another.
+        "commits": list(dict.fromkeys([*commits, commit() or "unknown"])),
         "inputs": inputs,
         "recipe": recipe.given,
     }
-    write_json(recipe.run_dir / FILE, {"run": str(recipe.run_dir), "made": made, "upstream": upstream})
+    write_json(here, {"run": str(recipe.run_dir), "made": made, "upstream": upstream})
 
 
 def read(run_dir: Path) -> Json:
@@ -70,8 +73,8 @@ def told(run_dir: Path) -> str:
     Raises:
         RecipeError: the directory has none.
     """
-    # A stage may be named by its place in a pipeline, and a model or dataset by its own folder.
-    run_dir = run_dir if (run_dir / FILE).is_file() else run_dir.parent
+    if (run_dir.parent / FILE).is_file():
+        run_dir = run_dir.parent  # a model or dataset by its own folder
     found = read(run_dir)
     runs = found["upstream"] | {found["run"]: found["made"]}
     lines: list[str] = []
@@ -83,7 +86,7 @@ def told(run_dir: Path) -> str:
         if run in seen:
             return
         seen.add(run)
-        about = f"{made['file']}, seed {made['seed']}, commit {made['commit'] or 'unknown'}"
+        about = f"{made['file']}, seed {made['seed']}, commit {', '.join(made['commits'])}"
         lines.append(f"{indent}  {made['task']} by {about}")
         named = made["recipe"].get("model_name_or_path")
         if named and "model" not in made["inputs"]:

@@ -8,7 +8,6 @@ nothing else. Files are written beside their name and renamed, so a kill leaves 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import importlib.metadata
 import json
@@ -58,6 +57,7 @@ from .directory import (
 )
 from .errors import RecipeError
 from .models import save_merged, settle_tokens
+from .processes import die_with_parent
 from .shards import Shards
 
 MANIFEST = "manifest.json"
@@ -188,15 +188,6 @@ def from_command_line(main: Callable[[Recipe], Run]) -> None:
     guarded(lambda: main(load_recipe(words[1], words[2:])))
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent is killed (Linux).
-
-    torchrun gives its processes sessions of their own: after `kill -9` of the launcher they would train on unseen.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
 def guarded(task: Callable[[], Run]) -> None:
     """Run a task; end with its directory as the last line, or with a message and an exit code, and no traceback."""
     code, message, state = 0, "", "failed"
@@ -264,7 +255,7 @@ def finish(run: Run, trainer: Trainer, tokenizer: PreTrainedTokenizerBase, base:
         write_text(model / "README.md", model_card(run, base))
     trainer.accelerator.wait_for_everyone()
     run.set_status("finished", step=trainer.state.global_step)
-    if run.main:
+    if run.main and run.recipe.run.report:
         report.write(run.dir)
     if run.recipe.run.toy:
         run.say(
@@ -300,8 +291,9 @@ def finish_files(run: Run, summary: dict[str, Any]) -> None:
     try:
         # The report says how the run ended.
         run.set_status("finished")
-        with telling_if_full(run.dir / "report.html"):
-            report.write(run.dir)
+        if run.recipe.run.report:
+            with telling_if_full(run.dir / "report.html"):
+                report.write(run.dir)
     except BaseException:
         run.set_status("interrupted")
         raise

@@ -122,7 +122,7 @@ def _small_reward(reward: dict[str, Any] | str) -> dict[str, Any] | str:
     if isinstance(reward, str) or reward.get("name") != "reward_model":
         return reward
     model = str(reward.get("model", ""))
-    if model.startswith("runs/stages/") or Path(model).is_dir():  # another stage of a pipeline has made it by then
+    if _local(model):
         return reward
     kept = {key: reward[key] for key in ("weight", "kinds") if key in reward}
     return kept | {"name": "tag_count", "label": reward.get("label", "reward_model")}
@@ -142,11 +142,11 @@ def _small_benchmark(benchmark: dict[str, Any]) -> dict[str, Any]:
 def _local(path: str) -> bool:
     """True if a path needs no download, and no recipe to be run first.
 
-    What lies under `runs` another stage of a pipeline leaves there, by the time it is read.
+    What lies under `runs/stages` another stage of a pipeline leaves there, by the time it is read.
     """
     return (
         ":" in path
-        or path.startswith("runs/")
+        or path.startswith("runs/stages/")
         or (Path(path).exists() and path != "" and Path(path).suffix not in (".yaml", ".yml"))
     )
 

@@ -48,6 +48,22 @@ def test_another_file_or_model_is_another_address(digest, tmp_path):
     assert digest(contamination={"against": [{"path": str(rows)}]}) != gated
 
 
+def test_files_are_found_wherever_a_recipe_names_them(digest, tmp_path):
+    named = {name: tmp_path / name for name in ("template.jinja", "rows.jsonl", "zero.json")}
+    keys = {
+        "sft": {"chat_template_path": str(named["template.jinja"]), "deepspeed": str(named["zero.json"])},
+        "evaluate": {"completions": str(named["rows.jsonl"])},
+    }
+    for path in named.values():
+        path.write_text("1")
+    before = {task: digest(task, **given) for task, given in keys.items()}
+    for path, task in zip(named.values(), ("sft", "evaluate", "sft"), strict=True):
+        path.write_text("2")
+        now = digest(task, **keys[task])
+        assert now != before[task], path
+        before[task] = now
+
+
 def test_a_large_file_is_known_by_its_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(address, "WHOLE", 10)
     monkeypatch.setattr(address, "END", 4)
@@ -89,15 +105,52 @@ def test_code_counts_and_words_do_not(changed, same, digest, tmp_path, monkeypat
     assert (digest(rewards=["own_judge_of_a_test:judge"]) == before) == same
 
 
+def test_what_one_s_own_module_imports_counts(digest, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_rule_of_a_test.py").write_text("LEAST = 1\n")
+    body = BODY.replace("from open_r1", "import json\nimport numpy\nimport own_rule_of_a_test\nfrom open_r1")
+    (tmp_path / "own_judge_of_another_test.py").write_text(body)
+    importlib.invalidate_caches()
+    before = digest(rewards=["own_judge_of_another_test:judge"])
+    (tmp_path / "own_rule_of_a_test.py").write_text("LEAST = 22\n")
+    assert digest(rewards=["own_judge_of_another_test:judge"]) != before
+
+
+def test_the_words_of_a_benchmark_count_for_nothing(digest):
+    benchmark = {"name": "tiny", "problems": 8, "k": 4}
+    first = digest("evaluate", benchmarks=[benchmark])
+    assert digest("evaluate", benchmarks=[benchmark | {"title": "Another"}]) == first
+    assert digest("evaluate", benchmarks=[benchmark | {"k": 5}]) != first
+
+
+def test_libraries(write_recipe):
+    found = [
+        address.of(*resolve(write_recipe(task, **keys), {}))["libraries"]
+        for task, keys in (
+            ("sample", {"engine": "vllm"}),
+            ("select", {"rewards": [{"name": "reward_model", "model": "some/model"}]}),
+            ("sft", {"accelerate_config": "zero3", "load_in_4bit": True}),
+        )
+    ]
+    assert "vllm" in found[0] and "torch" in found[1] and {"deepspeed", "bitsandbytes", "python"} <= set(found[2])
+    assert "torch" not in address.of(*resolve(write_recipe("select"), {}))["libraries"]
+
+
 def code(write_recipe, task: str, **keys: object) -> set[str]:
     return {name.removeprefix("open_r1.") for name in address.of(*resolve(write_recipe(task, **keys), {}))["code"]}
 
 
 def test_a_task_depends_on_what_it_runs_and_on_no_more(write_recipe):
     grpo, sft, selection = (code(write_recipe, task) for task in ("grpo", "sft", "select"))
-    assert {"grpo", "data", "callbacks", "rewards.math", "rewards.format", "tiny.problems"} <= grpo
+    assert {
+        "grpo", "data", "models", "run", "configs", "callbacks", "live", "contamination", "graded",
+        "metrics", "prompts", "rewards", "rewards.batch", "rewards.math", "rewards.format", "tiny.problems",
+    } <= grpo  # fmt: skip
     assert {"sft", "data"} <= sft and not {"grpo", "selection", "rewards.math"} & sft
-    assert {"selection", "filters", "judged"} <= selection and "grpo" not in selection
+    assert {
+        "selection", "filters", "judged", "groups", "sift", "funnel", "deduplicate", "minhash", "ngrams", "curriculum",
+    } <= selection  # fmt: skip
+    assert "grpo" not in selection
     for found in (grpo, sft, selection):
         assert not {name.partition(".")[0] for name in found} & address.PRESENTATION
     assert "rewards.code" not in grpo
@@ -107,8 +160,8 @@ def test_a_task_depends_on_what_it_runs_and_on_no_more(write_recipe):
     assert "rewards.code" in code(write_recipe, "evaluate", benchmarks=["humaneval"])
 
 
-def test_nothing_that_matters_is_called_presentation():
-    """A name of that list that is no module would be a slip."""
+def test_only_modules_are_called_presentation():
+    """What computes a result is held to be none by the test before."""
     modules = {path.stem for path in address.PACKAGE.glob("*.py")} | {
         path.parent.name for path in address.PACKAGE.glob("*/__init__.py")
     }

@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from conftest import SHARDED_TASKS, SMALL, TASKS
@@ -103,10 +104,20 @@ class World:
                 found[str(path.relative_to(self.dir))] = json.dumps(json.loads(path.read_text())["metrics"])
         return found
 
+    def is_at_work(self, process: psutil.Process) -> bool:
+        """True of a process of this world's pipeline."""
+        try:
+            return process.status() != psutil.STATUS_ZOMBIE and process.cwd() == str(self.dir)
+        except psutil.Error:
+            return False
+
     def until(self, process: subprocess.Popen[str], there: Any) -> None:
-        while process.poll() is None and not there():
+        deadline = time.monotonic() + 200
+        while process.poll() is None and not there() and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert process.poll() is None, process.communicate()[0]
+        if process.poll() is not None or not there():
+            process.kill()
+            raise AssertionError(process.communicate()[0])
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +142,7 @@ def test_to_the_end(whole):
     kinds = Counter(Path(name).parent.name for name in whole.results())
     # Of each seed: 2 models, samples in 4 files, a selection, small talk; 2 evaluations, judged in 3 files each.
     assert kinds["model"] == kinds["evaluations"] == 4 and min(kinds["data"], kinds["judged"]) >= 12
-    threads = json.loads((pipeline / "seed=0" / "base" / "environment.json").read_text())["threads"]
-    assert threads == max(1, len(os.sched_getaffinity(0)) // 2)
+    assert json.loads((pipeline / "seed=0" / "base" / "environment.json").read_text())["threads"] == 1
 
 
 def test_again_without_a_change(whole):
@@ -188,17 +198,25 @@ def test_a_stage_that_fails_blocks_only_what_needs_it(tmp_path):
 
 
 def test_killed_at_any_moment_it_ends_the_same(whole, tmp_path):
-    world = World(tmp_path)
+    kill(World(tmp_path), whole, 2)
+
+
+def kill(world: World, whole: World, times: int) -> None:
+    """Kill it so often, at random moments, and compare what it then comes to."""
     chance = random.Random(0)
-    for _ in range(4):
+    for _ in range(times):
         process = world.start()
         finished = sum(state == "finished" for state in (world.states() if world.state() else {}).values())
         # Once something runs, and then a moment more.
-        world.until(process, lambda: "running" in (world.states() if world.state() else {}).values())
+        while process.poll() is None and "running" not in (world.states() if world.state() else {}).values():
+            time.sleep(0.01)
         time.sleep(chance.uniform(0, 4))
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)
+        process.communicate(timeout=60)  # which ends when the last process that holds its output has ended
         assert sum(state in ("finished", "cached") for state in world.states().values()) >= finished
+        deadline = time.monotonic() + 10
+        while at_work := [one for one in psutil.process_iter() if world.is_at_work(one)]:
+            assert time.monotonic() < deadline, at_work
     world.run()
     assert world.results() == whole.results()
 
@@ -230,7 +248,10 @@ def test_two_at_once(tmp_path):
     (tmp_path / "wait").unlink()
     outs = [process.communicate(timeout=300)[0] for process in (first, other)]
     assert (first.returncode, other.returncode) == (0, 0), outs
-    assert world.states("other")["chosen 0"] in ("finished", "cached")
+    assert (
+        set(world.states("other").values()) <= {"finished", "cached"} and world.state("other")["state"] == "finished"
+    )
+    assert "chosen, seed 0 is being made by another process" in outs[1]
 
 
 def test_a_recipe_that_changes_while_others_run(tmp_path):
@@ -248,6 +269,11 @@ def test_a_recipe_that_changes_while_others_run(tmp_path):
     world.run()
 
 
+@pytest.mark.long
+def test_killed_ten_times_it_ends_the_same(whole, tmp_path):
+    kill(World(tmp_path), whole, 10)
+
+
 def test_refused_before_anything_runs(tmp_path):
     world = World(tmp_path)
     world.recipe("sft", "second", random_init=..., model_name_or_path="x", datasets=["x"], learning_rat=1)
@@ -262,6 +288,7 @@ def test_refused_before_anything_runs(tmp_path):
 def test_chosen_ones_are_run_again_if_asked(whole):
     began = {path: path.stat().st_mtime_ns for path in (whole.dir / "runs" / "stages").glob("*/status.json")}
     before = whole.results()
+    assert "3 to run" in whole.run("--only", "talk,samples", "--overwrite", "--dry-run")
     out = whole.run("--only", "talk,samples", "--overwrite")
     assert "13 runs: 10 cached, 3 to run" in out
     again = {path.parent.name.rpartition("-")[0] for path in began if path.stat().st_mtime_ns != began[path]}

@@ -95,6 +95,7 @@ REFUSED = {
     "no such stage": ([stage("base", SFT), stage("a", SFT, model="bse")],
                       r"stages \(a\): model: no stage is named 'bse'; did you mean 'base'"),
     "a wire of a number": ([stage("a", SFT, model=3)], "model: the name of a stage"),
+    "no model at all": ([stage("a", SFT), stage("b", "{evaluate}", model=[])], "model: the name of a stage"),
     "a model that is none": ([stage("a", SFT, model=None), stage("b", SFT, model=[None])], "model: the name"),
     "a cycle": ([stage("a", SFT, data="b"), stage("b", SELECT, data="c"), stage("c", SELECT, data="b")],
                 "these wait for one another: b <- c <- b"),
@@ -111,6 +112,8 @@ REFUSED = {
     "more data than sources": ([stage("a", SELECT), stage("b", SELECT, data=["a", "a"])], "2 stages for the 1"),
     "a reward model without a reward": ([stage("a", "{reward}"), stage("b", "{grpo}", reward_model="a")],
                                         "none of the rewards"),
+    "more reward models than rewards": (
+        [stage("a", "{reward}"), stage("b", "{judged}", reward_model=["a", "a"])], "2 stages for 1 such rewards"),
 }  # fmt: skip
 
 
@@ -120,7 +123,7 @@ def test_refused(case, read, monkeypatch):
     stages, message = REFUSED[case]
     names = {"sft": ("sft",), "select": ("select",), "evaluate": ("evaluate",), "reward": ("reward",),
              "grpo": ("grpo",), "based": ("sft", "based"), "chained": ("select", "chained"),
-             "pretrained": ("sft", "pretrained")}  # fmt: skip
+             "pretrained": ("sft", "pretrained"), "judged": ("grpo", "judged")}  # fmt: skip
     for one in stages:
         if isinstance(one, dict) and one.get("recipe", "").startswith("{"):
             one |= {"recipe": read.recipe(*names[one["recipe"].strip("{}")])}
@@ -139,6 +142,14 @@ def test_refused(case, read, monkeypatch):
         ({"jobs": 0}, "jobs: a number of stages"),
         ({"table": [{"shows": []}]}, r"table\.0\.says"),
         ({"table": [{"says": "x", "shows": [{"figure": "pass@1", "of": "measurd.base"}]}]}, "did you mean"),
+        (
+            {"table": [{"says": "x", "shows": [{"figure": "pass@1", "of": "samples"}]}]},
+            "samples is of the task sample",
+        ),
+        (
+            {"table": [{"says": "x", "shows": [{"figure": "pass@1", "of": "measured.base", "benchmark": "tinny"}]}]},
+            "'tinny' is not a benchmark of measured.base; did you mean 'tiny'",
+        ),
     ],
 )
 def test_settings_that_are_refused(keys, message, read):

@@ -35,11 +35,11 @@ def planned(write_recipe, tmp_path, monkeypatch):
     file = tmp_path / "made.yaml"
     file.write_text(yaml.safe_dump({"seeds": [0, 1], "stages": stages}))
 
-    def do(changes=None, only=None, start=None):
+    def do(changes=None, only=None, start=None, overwrite=False):
         pipeline = graph.read(file, changes)
         pipeline.dir.mkdir(parents=True, exist_ok=True)
         do.pipeline = pipeline
-        return plan.make(pipeline, plan.chosen(pipeline, start, only))
+        return plan.make(pipeline, plan.chosen(pipeline, start, only), overwrite)
 
     return do
 
@@ -64,7 +64,7 @@ def finish_all(planned) -> list[plan.Job]:
     jobs = planned()
     for job in jobs:
         finish(job)
-    Execution(planned.pipeline, planned()).keep("finished")
+    Execution(planned.pipeline, planned()).keep()
     return jobs
 
 
@@ -126,6 +126,46 @@ def test_what_is_gone_is_made_again_and_nothing_else(planned):
         "chosen, seed 1": "its data is gone",
         "second, seed 0": "not finished yet",
     }
+
+
+def test_a_part_of_a_dataset_is_not_all_of_it(planned):
+    finish_all(planned)
+    samples = next(job for job in planned() if job.named == "samples, seed 0")
+    data = samples.dir / "data"
+    (data / "train-0.parquet").unlink()
+    for number in range(3):
+        (data / f"train-{number:05d}-of-00003.parquet").write_text("")
+    assert {job.state for job in planned()} == {"cached"}
+    (data / "train-00001-of-00003.parquet").unlink()
+    assert [job.why for job in planned() if job.state == "waiting"] == ["its data is gone"]
+
+
+def test_what_never_ran_is_new(planned):
+    """A stage that was blocked has left no directory, and nothing to say what has changed since."""
+    for job in planned():
+        if job.stage.name == "base":
+            finish(job)
+    jobs = planned()
+    for job in jobs:
+        job.state = {"cached": "finished", "waiting": "blocked"}[job.state]
+    Execution(planned.pipeline, jobs).keep()
+    assert {job.why for job in planned() if job.state == "waiting"} == {"new"}
+    changed = {job.stage.name: job.why for job in planned({"base.max_steps": 3}) if job.state == "waiting"}
+    assert changed["base"] == "max_steps: 2 -> 3" and changed["samples"] == changed["second"] == "new"
+
+
+def test_again_what_is_there_but_not_what_this_has_made_again(planned):
+    finish_all(planned)
+    jobs = planned(only=["base", "talk"], overwrite=True)
+    again = [job for job in jobs if job.again]
+    assert [job.named for job in again] == ["base, seed 0", "talk, seed 0", "base, seed 1"]
+    assert {job.state for job in jobs if not job.again} == {"cached"}
+    # Killed after the first of them: it stands in the state as finished since.
+    execution = Execution(planned.pipeline, jobs, overwriting=100.0)
+    again[0].state, again[0].ended = "finished", 101.0
+    execution.keep()
+    left = [job.named for job in planned(only=["base", "talk"], overwrite=True) if job.again]
+    assert left == ["talk, seed 0", "base, seed 1"]
 
 
 def test_changed_code_is_named(planned, monkeypatch):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import time
 from pathlib import Path
 from typing import Any
 
 from ..configs import parse_overrides
 from ..directory import lock, read_json, write_text
 from ..errors import RecipeError
-from . import graph, plan, told
-from .execute import Execution, discard, show
+from . import address, graph, plan, told
+from .execute import Execution, show
 
 FLAGS = ("from", "only", "dry_run", "overwrite")
+WRITTEN = "pipeline.yaml"  # of a pipeline's directory: its file, with the overrides
+SHOWN = ".shown"  # what the table and the page were made of
 
 
 def main(path: str, words: list[str]) -> int:
@@ -31,32 +36,30 @@ def main(path: str, words: list[str]) -> int:
     flags = {flag: changes.pop(flag, None) for flag in FLAGS}
     pipeline = graph.read(Path(path), changes)
     chosen = plan.chosen(pipeline, *(_names(flag, flags[flag]) for flag in ("from", "only")))
+    overwrite = bool(flags["overwrite"])
     if flags["dry_run"]:
-        print(told.plan(pipeline, plan.make(pipeline, chosen)))
+        print(told.plan(pipeline, plan.make(pipeline, chosen, overwrite)))
         return 0
     hold(pipeline)
-    if flags["overwrite"]:
-        again = [job for job in plan.make(pipeline) if job.done and _is_of(job, chosen)]
-        discard(again)
-    jobs = plan.make(pipeline, chosen)
+    jobs = plan.make(pipeline, chosen, overwrite)
     print(told.begun(pipeline, jobs), flush=True)
-    written = Path(path).read_text(encoding="utf-8") + "".join(f"# --{key} {changes[key]}\n" for key in changes)
-    kept = pipeline.dir / "pipeline.yaml"
-    changed = not kept.is_file() or kept.read_text(encoding="utf-8") != written
-    write_text(kept, written)
+    overrides = [f"# --{key} {value}\n" for key, value in changes.items()]
+    write_text(pipeline.dir / WRITTEN, "\n".join([Path(path).read_text(encoding="utf-8").rstrip(), *overrides]) + "\n")
     show(pipeline, jobs)
-    execution = Execution(pipeline, jobs, say=lambda line: print(line, flush=True))
+    known = plan.read_state(pipeline.dir)
+    earlier = known.get("overwriting") if known.get("state") != "finished" else None
+    execution = Execution(pipeline, jobs, _say, (earlier or time.time()) if overwrite else None)
     execution.run()
-    if changed or any(job.began for job in jobs) or not (pipeline.dir / "report.html").is_file():
+    if not _is_shown(pipeline.dir):
         report(pipeline.dir)
-    if execution.failed or execution.stopping or any(job.began for job in jobs):
+    if execution.state != "finished" or any(job.began for job in jobs):
         print(f"\n{told.outcome(pipeline, jobs)}")
     from .. import claims
 
     if table := claims.told(read_json(pipeline.dir / "table.json")):
         print(f"\n{table}")
     print(f"\n{pipeline.dir / 'report.html'}", flush=True)
-    return 128 + execution.stopping if execution.stopping else int(execution.failed)
+    return 128 + execution.stopping if execution.stopping else int(execution.state != "finished")
 
 
 def report(directory: Path) -> Path:
@@ -64,8 +67,29 @@ def report(directory: Path) -> Path:
     from .. import claims
     from ..pages import pipeline as page
 
+    before = _shown(directory)
     claims.write(directory)
-    return page.write(directory)
+    target = page.write(directory)
+    write_text(directory / SHOWN, before)
+    return target
+
+
+def _is_shown(directory: Path) -> bool:
+    """True if table and page are those of what the directory holds."""
+    path = directory / SHOWN
+    there = all((directory / name).is_file() for name in ("report.html", "table.json"))
+    return there and path.is_file() and path.read_text(encoding="utf-8") == _shown(directory)
+
+
+def _shown(directory: Path) -> str:
+    """Digest of what table and page are made of: the file, which stages are done and where, and how it is drawn."""
+    stages = [
+        (stage["name"], stage["seed"], stage["dir"], stage["state"] if stage["state"] not in plan.DONE else "done")
+        for stage in plan.read_state(directory)["stages"]
+    ]
+    drawn = [address.content(address.PACKAGE / name) for name in ("claims.py", "pages", "templates", "plots.py")]
+    text = (directory / WRITTEN).read_text(encoding="utf-8")
+    return hashlib.sha256(json.dumps([text, stages, drawn]).encode()).hexdigest()
 
 
 def hold(pipeline: graph.Pipeline) -> None:
@@ -77,11 +101,15 @@ def hold(pipeline: graph.Pipeline) -> None:
     try:
         pipeline.dir.mkdir(parents=True, exist_ok=True)
         others = [one for one in pipeline.dir.iterdir() if not one.name.startswith(".")]
-        if others and not (pipeline.dir / "pipeline.yaml").is_file():
+        if others and not (pipeline.dir / WRITTEN).is_file():
             raise RecipeError(f"output_dir: {pipeline.dir} holds files that are not a pipeline's; choose another")
         lock(pipeline.dir)
     except OSError as error:
         raise RecipeError(f"output_dir: {pipeline.dir} cannot be written: {error.strerror}; choose another") from error
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _names(flag: str, value: Any) -> list[str] | None:
@@ -92,7 +120,3 @@ def _names(flag: str, value: Any) -> list[str] | None:
         raise RecipeError(f"--{flag}: which stage? For example --{flag} base")
     listed = value if isinstance(value, list) else [value]
     return [name for word in listed for name in str(word).split(",") if name]
-
-
-def _is_of(job: plan.Job, chosen: set[str] | None) -> bool:
-    return chosen is None or bool(chosen & {stage.name for stage, _ in job.places})

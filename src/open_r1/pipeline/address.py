@@ -11,7 +11,9 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import platform
 import re
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -23,12 +25,13 @@ from ..configs import TRAINERS, computed
 from ..engines import ENGINES
 
 PACKAGE = Path(__file__).parents[1]
+ACCELERATE = Path("recipes/accelerate_configs")
 STAGES = Path("runs/stages")  # each at its address; pipelines share them
 # What shows, checks or starts a run, and does not change what comes of it.
 PRESENTATION = {
     "benchmarks", "checks", "claims", "cli", "comparable", "compare", "dataset_card", "directory", "drawings",
-    "errors", "figures", "hub", "launch", "lineage", "pages", "pipeline", "plots", "preflight", "progress", "quiet",
-    "reference", "report", "significance", "tables", "toy",
+    "errors", "figures", "hub", "launch", "lineage", "pages", "pipeline", "plots", "preflight", "processes",
+    "progress", "quiet", "reference", "report", "significance", "tables", "toy",
 }  # fmt: skip
 LIBRARIES = {
     **dict.fromkeys(TRAINERS, ("torch", "transformers", "trl", "accelerate", "peft", "datasets")),
@@ -37,9 +40,12 @@ LIBRARIES = {
     "select": ("datasets", "math-verify"),
     "mix": ("transformers", "datasets"),
 }
+BENCHMARK_PRESENTATION = ("title", "source")
+# What an engine or a reward brings along.
+MORE_LIBRARIES = {"vllm": ("vllm",), "reward_model": ("torch", "transformers")}
 PATH_KEYS = ("path", "model", "model_name_or_path", "tokenizer_name_or_path", "file")
 SOURCES = ("datasets", "eval_datasets", "against")  # of these a bare text is a path
-WHOLE = 64 << 20  # bytes; of larger files the ends are read
+WHOLE = 64 << 20  # bytes; of larger files the time is taken, the size, and the ends are read
 END = 8 << 20
 NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # package.module:function
 
@@ -55,8 +61,14 @@ def of(task: str, given: dict[str, Any]) -> dict[str, Any]:
         `recipe` (its keys, without those that change nothing of what is computed), `code` (module -> digest), `files`
         (path -> digest), `libraries` (name -> version), and the `digest` of all of these.
     """
+    kept = computed(given)
+    if task == "evaluate":
+        kept["benchmarks"] = [
+            {key: value for key, value in benchmark.items() if key not in BENCHMARK_PRESENTATION}
+            for benchmark in kept["benchmarks"]
+        ]
     found: dict[str, Any] = {
-        "recipe": computed(given),
+        "recipe": kept,
         "code": code(task, given),
         "files": {path: content(Path(path)) for path in sorted(set(_paths(given)))},
         "libraries": _versions(task, given),
@@ -88,7 +100,7 @@ def code(task: str, given: dict[str, Any]) -> dict[str, str]:
 
 
 def content(path: Path) -> str:
-    """Digest of a file, or of all files of a folder; of large ones the size and both ends."""
+    """Digest of a file, or of all files of a folder; of large ones the time, the size and both ends."""
     digest = hashlib.sha256()
     files = sorted(f for f in path.rglob("*") if f.is_file() and ".cache" not in f.parts) if path.is_dir() else [path]
     for file in files:
@@ -98,6 +110,7 @@ def content(path: Path) -> str:
             if size <= WHOLE:
                 digest.update(opened.read())
             else:
+                digest.update(f"{file.stat().st_mtime_ns}".encode())
                 digest.update(opened.read(END))
                 opened.seek(-END, 2)
                 digest.update(opened.read(END))
@@ -113,20 +126,26 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(item)
 
 
-def _paths(value: Any) -> Iterator[str]:
-    """Local files and folders that a recipe names; stages of the pipeline go by their addresses."""
-    if isinstance(value, list):
+def _paths(value: Any, key: str = "") -> Iterator[str]:
+    """Local files that a recipe names anywhere, and folders where it must; stages go by their addresses.
+
+    Args:
+        value: the recipe, or a part of it.
+        key: that holds it.
+    """
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _paths(item, name)
+    elif isinstance(value, list):
         for item in value:
-            yield from _paths(item)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            named = [item] if key in PATH_KEYS else item if key in SOURCES and isinstance(item, list) else []
-            for path in named:
-                if isinstance(path, str) and (BENCHMARKS / f"{path}.yaml").is_file() and key == "against":
-                    yield str(BENCHMARKS / f"{path}.yaml")
-                elif isinstance(path, str) and not _of_a_stage(path) and Path(path).exists():
-                    yield path
-            yield from _paths(item)
+            yield from _paths(item, key)
+    elif isinstance(value, str) and value and len(value) < 300 and "\n" not in value and not _of_a_stage(value):
+        known = {"against": BENCHMARKS / f"{value}.yaml", "accelerate_config": ACCELERATE / f"{value}.yaml"}.get(key)
+        path = Path(value)
+        if known is not None and known.is_file():
+            yield str(known)
+        elif path.is_file() or (key in (*PATH_KEYS, *SOURCES) and path.is_dir()):
+            yield value
 
 
 def _of_a_stage(path: str) -> bool:
@@ -136,7 +155,10 @@ def _of_a_stage(path: str) -> bool:
 def _versions(task: str, given: dict[str, Any]) -> dict[str, str]:
     names = {*LIBRARIES[task], *(("math-verify",) if given.get("rewards") else ())}
     names |= {"bitsandbytes"} if given.get("load_in_4bit") or given.get("load_in_8bit") else set()
-    return {name: _version(name) for name in sorted(names)}
+    names |= {"deepspeed"} if str(given.get("accelerate_config", "")).startswith("zero") else set()
+    for text in _texts([given.get("engine"), given.get("rewards")]):
+        names |= {*MORE_LIBRARIES.get(text, ())}
+    return {"python": platform.python_version()} | {name: _version(name) for name in sorted(names)}
 
 
 @cache
@@ -153,8 +175,13 @@ def _source(module: str) -> Path | None:
     if module.startswith("open_r1"):
         base = PACKAGE.joinpath(*module.split(".")[1:])
         return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+    if module.partition(".")[0] in sys.stdlib_module_names:
+        return None
     try:
-        found = importlib.util.find_spec(module)
+        # Of the first name alone, at first: the rest of an installed library would be imported to be found.
+        found = importlib.util.find_spec(module.partition(".")[0])
+        if found and found.origin and "site-packages" not in Path(found.origin).parts:
+            found = importlib.util.find_spec(module)
     except (ImportError, ValueError):
         return None
     origin = Path(found.origin) if found and found.origin and found.origin.endswith(".py") else None
@@ -192,7 +219,7 @@ def _is_text(node: ast.expr) -> bool:
 
 
 def _imports(tree: ast.AST, name: str, package: bool) -> set[str]:
-    """Modules of this package that a module imports, anywhere in it, but for annotations only."""
+    """Modules of this package, or of one's own, that a module imports, anywhere in it but for annotations only."""
     parts = name.split(".") if package else name.split(".")[:-1]
     found: set[str] = set()
     for node in ast.walk(tree):
@@ -205,5 +232,10 @@ def _imports(tree: ast.AST, name: str, package: bool) -> set[str]:
             base = parts[: len(parts) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
             found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
-    own = {module for module in found if module.startswith("open_r1.")}
-    return {module for module in own if module.split(".")[1] not in PRESENTATION and _source(module)}
+    own = {module for module in found if module.startswith("open_r1.") or not name.startswith("open_r1.")}
+    return {module for module in own if not _is_presentation(module) and _source(module)}
+
+
+def _is_presentation(module: str) -> bool:
+    first, _, rest = module.partition(".")
+    return first == "open_r1" and rest.partition(".")[0] in PRESENTATION

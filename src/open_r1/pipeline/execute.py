@@ -15,6 +15,7 @@ import os
 import shutil
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -25,13 +26,15 @@ from typing import Any
 import psutil
 
 from .. import directory
-from ..configs import load_recipe, resolve, words_of
+from ..configs import load_recipe, parse_overrides, resolve, words_of
 from ..directory import is_locked, read_json, write_json
 from ..errors import RecipeError
+from ..processes import die_with_parent
 from . import address
 from .graph import Pipeline, Stage
 from .plan import STATE, Job, differences, keep_address, missing, read_state
 
+STOPS = (signal.SIGINT, signal.SIGTERM)
 LOOK = 1.0  # seconds between two looks at memory, and at directories that others hold
 INTERRUPTED = (130, 143, -signal.SIGINT, -signal.SIGTERM)
 Say = Callable[[str], None]
@@ -44,7 +47,8 @@ class Worker:
     job: Job
     process: Any
     log: Path
-    gpus: list[int] = field(default_factory=list)
+    said: int  # bytes of the log before it
+    gpus: list[str] = field(default_factory=list)
 
 
 class Execution:
@@ -54,39 +58,52 @@ class Execution:
         pipeline: read and checked; its directory is held by this process.
         jobs: the plan.
         say: where a line for the person watching goes.
+        overwriting: when the first of those starts began that are to run stages again (Unix time), if they are.
     """
 
-    def __init__(self, pipeline: Pipeline, jobs: list[Job], say: Say = print):
-        self.pipeline, self.jobs, self.say = pipeline, jobs, say
-        self.began = time.time()
+    def __init__(self, pipeline: Pipeline, jobs: list[Job], say: Say = print, overwriting: float | None = None):
+        self.pipeline, self.jobs, self.say, self.overwriting = pipeline, jobs, say, overwriting
+        self.began, self.pid, self.commit = time.time(), os.getpid(), directory.commit()
         self.workers: list[Worker] = []
         self.stopping: int | None = None
         self.spent, self.peak_memory = _carried(pipeline.dir, jobs)
         self.cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.gpus: list[int] = []
-        self.free: list[int] = []
+        self.gpus: list[str] = []  # as CUDA_VISIBLE_DEVICES names them
+        self.free: list[str] = []
         self.said = 0
+        self.waited = set[Path]()
+        self.working = False
 
     def run(self) -> None:
         """Run what is waiting until nothing can be run any more."""
         todo = [job for job in self.jobs if job.state == "waiting"]
+        if not todo:
+            self.keep()
+            return
+        self.prepare(todo)
+        self.working = True
         try:
-            if todo:
-                self.prepare(todo)
-                with self.catching_signals():
-                    self.work()
+            self.keep()
+            with self.catching_signals():
+                self.work()
         except BaseException:
             self.kill()
             raise
         finally:
+            self.working = False
             for job in self.jobs:
-                if job.state in ("waiting", "running"):
-                    job.state = "interrupted" if job.state == "running" else "waiting"
-            self.keep("interrupted" if self.stopping else "failed" if self.failed else "finished")
+                job.state = "interrupted" if job.state == "running" else job.state
+            self.keep()
 
     @property
-    def failed(self) -> bool:
-        return any(job.state in ("failed", "blocked", "interrupted") for job in self.jobs)
+    def state(self) -> str:
+        """Of the whole: running, failed, interrupted or finished."""
+        states = {job.state for job in self.jobs}
+        if self.working:
+            return "running"
+        if {"failed", "blocked"} & states:
+            return "failed"
+        return "interrupted" if {"interrupted", "waiting"} & states else "finished"
 
     def prepare(self, todo: list[Job]) -> None:
         """Load what the jobs need once for all of them, and refuse what cannot work before anything runs.
@@ -96,17 +113,22 @@ class Execution:
         """
         wanted = max(job.gpus for job in todo)
         # Threads beyond the cores only wait for each other; the libraries read this when they are loaded.
-        os.environ["OMP_NUM_THREADS"] = str(self.threads)
+        os.environ.setdefault("OMP_NUM_THREADS", str(self.threads))
+        if not wanted:
+            # A process whose parent has touched CUDA cannot use it, and to ask whether there is any is a touch.
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         if sys.stderr.isatty():
             print("loading libraries ...", file=sys.stderr)
         from .. import launch
 
-        for task in sorted({job.stage.task for job in todo}):
-            importlib.import_module(launch.module_of(task))
+        for module in ["matplotlib.figure", *(launch.module_of(job.stage.task) for job in todo)]:
+            importlib.import_module(module)
         if wanted:
             import torch
 
-            self.gpus = self.free = list(range(torch.cuda.device_count()))
+            count = torch.cuda.device_count()
+            named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+            self.gpus = self.free = named[:count] if named != [""] else [f"{number}" for number in range(count)]
             if wanted > len(self.gpus):
                 names = ", ".join(dict.fromkeys(job.stage.name for job in todo if job.gpus > len(self.gpus)))
                 raise RecipeError(
@@ -129,7 +151,8 @@ class Execution:
     @property
     def threads(self) -> int:
         """Of each process."""
-        return max(1, self.cores // self.pipeline.jobs)
+        told = os.environ.get("OMP_NUM_THREADS", "")
+        return int(told) if told.isdigit() else max(1, self.cores // self.pipeline.jobs)
 
     def work(self) -> None:
         looked = 0.0
@@ -137,20 +160,32 @@ class Execution:
         while True:
             self.block()
             ready = [job for job in self.jobs if job.state == "waiting" and all(one.done for one in job.upstream)]
+            held = []
             for job in sorted(ready, key=lambda job: -ahead[id(job)]):
                 if not self.stopping and len(self.workers) < self.pipeline.jobs and job.gpus <= len(self.free):
-                    self.start(job)
-            waits_for_others = not self.stopping and any(is_locked(job.dir) for job in ready)
-            if not self.workers and not waits_for_others:
+                    held += [job] if is_locked(job.dir) else []
+                    if job not in held:
+                        self.start(job)
+            if any(job.done for job in ready):
+                continue  # another pipeline had made it, and what needs it may begin
+            if not self.workers and not held:
                 return
-            if not self.workers:
-                time.sleep(LOOK)
+            self.wait_for_others(held)
             ended = connection.wait([worker.process.sentinel for worker in self.workers], LOOK)
             for worker in [worker for worker in self.workers if worker.process.sentinel in ended]:
                 self.end(worker)
             if time.monotonic() - looked >= LOOK:
                 looked = time.monotonic()
                 self.look_at_memory()
+
+    def wait_for_others(self, held: list[Job]) -> None:
+        """Say once of each what is waited for."""
+        for job in held:
+            if job.dir not in self.waited:
+                self.waited.add(job.dir)
+                self.say(f"{'':>8}  {job.named} is being made by another process in {job.dir}")
+        if not self.workers:
+            time.sleep(LOOK)
 
     def block(self) -> None:
         """Jobs whose inputs will not come."""
@@ -161,25 +196,27 @@ class Execution:
                 self.keep()
 
     def start(self, job: Job) -> None:
-        """Start a job, unless another pipeline is at it; it then may turn out finished."""
-        if is_locked(job.dir):
-            return
-        if missing(job.dir, job.stage.task) is None:
+        """Start a job, or find that another pipeline has made it."""
+        if missing(job) is None and not job.again:
             job.state, job.seconds = "finished", read_json(job.dir / "status.json").get("seconds")
             self.tell(job, "made by another pipeline")
             return
+        if job.again:
+            discard(job.dir)
         keep_address(job)
         log = self.pipeline.dir / log_of(job.stage, job.seed)
         log.parent.mkdir(exist_ok=True)
         gpus, self.free = self.free[: job.gpus], self.free[job.gpus :]
-        # Not a fork where there is CUDA, which a forked process cannot use.
         context = multiprocessing.get_context("spawn" if self.gpus else "fork")
         words = words_of(job.changes)
-        given = (job.stage.recipe, words, job.address, log, self.threads, gpus if self.gpus else None)
+        given = (job.stage.recipe, words, job.address, log, self.threads, gpus if self.gpus else None, self.pid)
         process = context.Process(target=_do, args=given, name=job.named)
+        # A signal between the two would not reach the process.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
         process.start()
-        self.workers.append(Worker(job, process, log, gpus))
-        job.state, job.began = "running", time.time()
+        self.workers.append(Worker(job, process, log, log.stat().st_size if log.exists() else 0, gpus))
+        job.state, job.began, job.again = "running", time.time(), False
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         self.keep()
 
     def end(self, worker: Worker) -> None:
@@ -191,19 +228,21 @@ class Execution:
         job.ended = time.time()
         status = directory.status(job.dir)
         job.seconds = status.get("seconds", round(job.ended - (job.began or job.ended), 1))
-        gone = missing(job.dir, job.stage.task)
+        gone = missing(job)
         if code == 0 and gone is None:
             job.state = "finished"
             self.tell(job)
         elif is_locked(job.dir):
             # Another pipeline has begun it in the same moment.
             job.state = "waiting"
-        elif self.stopping and code in INTERRUPTED:
+        elif self.stopping and code in (*INTERRUPTED, -signal.SIGKILL):
             job.state = "interrupted"
         else:
             job.state = "failed"
-            job.error = f"it ended without a result ({gone})" if code == 0 else _last_words(worker.log, code)
-            self.tell(job, job.error)
+            job.error = (
+                f"it ended without a result ({gone})" if code == 0 else _last_words(worker.log, worker.said, code)
+            )
+            self.tell(job, textwrap.shorten(job.error, 90, placeholder=" ..."))
         self.keep()
 
     def tell(self, job: Job, more: str = "") -> None:
@@ -230,6 +269,8 @@ class Execution:
         """Ctrl-C and SIGTERM reach the jobs as SIGTERM, at which they stop where they can go on; twice ends them."""
 
         def stop(number: int, frame: Any) -> None:
+            if os.getpid() != self.pid:
+                os._exit(128 + number)  # a job's process that has not begun
             if self.stopping:
                 self.kill()
                 return
@@ -238,7 +279,7 @@ class Execution:
             for worker in self.workers:
                 worker.process.terminate()
 
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, stop) for number in STOPS}
         try:
             yield
         finally:
@@ -249,7 +290,7 @@ class Execution:
         for worker in self.workers:
             worker.process.kill()
 
-    def keep(self, state: str = "running") -> None:
+    def keep(self) -> None:
         """Write what the pipeline's directory says of it."""
         pipeline, seconds = self.pipeline, self.spent + time.time() - self.began
         of_place = {(stage.name, seed): (stage, job) for job in self.jobs for stage, seed in job.places}
@@ -259,19 +300,21 @@ class Execution:
             for stage in pipeline.stages
             if (stage.name, seed) in of_place
         ]
-        # Where nothing was run, what is there took as long as it says.
         known = read_state(pipeline.dir)
-        if not any(job.began for job in self.jobs) and known.get("seconds") is not None:
-            seconds = known["seconds"]
+        # Where nothing was run, what is there took as long as it says, and is of that commit.
+        commit, ran = self.commit, any(job.began for job in self.jobs)
+        if known and not ran:
+            seconds, commit = known["seconds"], known["commit"]
         about = {
             "pipeline": str(pipeline.path),
             "title": pipeline.title,
-            "state": state,
+            "state": self.state,
             "began": self.began,
-            "ended": None if state == "running" else time.time(),
+            "overwriting": self.overwriting,
+            "ended": None if self.working else time.time(),
             "seconds": round(seconds, 1),
             "peak_memory": self.peak_memory,
-            "commit": directory.commit() if not known or any(job.began for job in self.jobs) else known.get("commit"),
+            "commit": commit,
             "seeds": pipeline.seeds,
             "jobs": pipeline.jobs,
             "cores": self.cores,
@@ -324,7 +367,7 @@ def _told(stage: Stage, job: Job, seed: int | None) -> dict[str, Any]:
 
 def view_of(stage: Stage, seed: int | None) -> str:
     """Where a stage's run directory is seen in the pipeline's."""
-    return stage.name if seed is None else f"seed={seed}/{stage.name}"
+    return f"stages/{stage.name}" if seed is None else f"seed={seed}/{stage.name}"
 
 
 def log_of(stage: Stage, seed: int | None) -> str:
@@ -333,11 +376,11 @@ def log_of(stage: Stage, seed: int | None) -> str:
 
 def show(pipeline: Pipeline, jobs: list[Job]) -> None:
     """Links in the pipeline's directory to the run directories of its stages; those of earlier plans are removed."""
-    for link in [*pipeline.dir.glob("*"), *pipeline.dir.glob("seed=*/*")]:
-        if link.is_symlink():
-            link.unlink()
-    for folder in pipeline.dir.glob("seed=*"):
-        with contextlib.suppress(OSError):  # somebody has put something there
+    for folder in [*pipeline.dir.glob("seed=*"), pipeline.dir / "stages"]:
+        for link in folder.glob("*"):
+            if link.is_symlink():
+                link.unlink()
+        with contextlib.suppress(OSError):  # it is not there, or somebody has put something into it
             folder.rmdir()
     for job in jobs:
         for stage, seed in job.places:
@@ -346,12 +389,10 @@ def show(pipeline: Pipeline, jobs: list[Job]) -> None:
             link.symlink_to(os.path.relpath(job.dir, link.parent.resolve()))
 
 
-def discard(jobs: list[Job]) -> None:
-    """Delete the directories of jobs that are to be run again."""
-    for job in jobs:
-        if is_locked(job.dir):
-            raise RecipeError(f"another process is running in {job.dir}; wait for it, or stop it")
-        shutil.rmtree(job.dir, ignore_errors=True)
+def discard(run_dir: Path) -> None:
+    """Delete a run directory, its status first: half of one must not look like a finished run."""
+    (run_dir / "status.json").unlink(missing_ok=True)
+    shutil.rmtree(run_dir, ignore_errors=True)
 
 
 def figure_of(job: Job) -> str:
@@ -388,28 +429,42 @@ def _memory(process: psutil.Process) -> int:
     return getattr(full, "pss", None) or full.rss
 
 
-def _last_words(log: Path, code: int) -> str:
-    """What a failed job said last: its error, or the last line of a traceback."""
+def _last_words(log: Path, before: int, code: int) -> str:
+    """What a failed job said last: its error, or the last line of a traceback.
+
+    Args:
+        log: to which it was added.
+        before: bytes that are of earlier starts.
+        code: its exit code.
+    """
     if code < 0 and -code != signal.SIGTERM:
         ended = f"it was ended by {signal.Signals(-code).name}"
         return ended + (" (by the system, if the memory was used up)" if -code == signal.SIGKILL else "")
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
-    lines = [line.rpartition("\r")[2].strip() for line in lines if line.strip()]
+    text = log.read_bytes()[before:].decode(errors="replace") if log.is_file() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     said = next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "")
     return said.removeprefix("error: ") or f"exit code {code}"
 
 
 def _do(
-    recipe: str, words: list[str], planned: dict[str, Any], log: Path, threads: int, gpus: list[int] | None
+    recipe: str,
+    words: list[str],
+    planned: dict[str, Any],
+    log: Path,
+    threads: int,
+    gpus: list[str] | None,
+    parent: int,
 ) -> None:
     """The process of a job: its recipe as planned, told in its log."""
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    if gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+    die_with_parent(parent)
     # Ctrl-C reaches the parent alone, which passes it on.
     os.setsid()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOPS:
         signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     with log.open("ab", buffering=0) as opened:
         for descriptor in (1, 2):
             os.dup2(opened.fileno(), descriptor)
@@ -419,7 +474,6 @@ def _do(
     from .. import launch, run
 
     run.begin_in_a_fork()
-    run.die_with_parent()
     torch.set_num_threads(threads)
 
     def task() -> run.Run:
@@ -435,8 +489,6 @@ def refuse_another(recipe: str, words: list[str], planned: dict[str, Any]) -> No
     Raises:
         RecipeError: they have changed since the pipeline was started.
     """
-    from ..configs import parse_overrides
-
     found = address.of(*resolve(Path(recipe), parse_overrides(words)))
     if found["digest"] != planned["digest"]:
         told = "; ".join(differences(planned, found))

@@ -36,7 +36,7 @@ class Stage:
             source as the recipe has it.
         step: the paper's number of it.
         title: a few words.
-        task: of the recipe; filled in by `read`.
+        task: of the recipe; filled in by `read`, as are the names of its `benchmarks`.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Stage:
     step: str | None = None
     title: str | None = None
     task: str = ""
+    benchmarks: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> dict[str, list[str]]:
@@ -115,7 +116,7 @@ def read(path: Path, changes: dict[str, Any] | None = None) -> Pipeline:
     _check_names(stages)
     list(in_order(stages))
     toy = bool(settings["toy"])
-    stages = _resolved(stages, toy)
+    stages = _resolved(stages)
     seeds = settings["seeds"] if settings["seeds"] is not None else written.get("seeds")
     jobs = settings["jobs"] if settings["jobs"] is not None else written.get("jobs", 1)
     if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
@@ -123,7 +124,8 @@ def read(path: Path, changes: dict[str, Any] | None = None) -> Pipeline:
     table = written.get("table") or []
     from .. import claims
 
-    claims.check(table, [stage.name for stage in stages])
+    of_evaluations = {stage.name: stage.benchmarks for stage in stages if stage.benchmarks}
+    claims.check(table, [stage.name for stage in stages], {stage.name: stage.task for stage in stages}, of_evaluations)
     directory = settings["output_dir"] or ROOT / (path.stem + ("--toy" if toy else ""))
     title = str(written.get("title") or path.stem)
     return Pipeline(path, title, _seeds(seeds), jobs, stages, table, Path(directory), toy)
@@ -198,7 +200,7 @@ def _expanded(entry: Any, place: int) -> list[Stage]:
 
 def _names(value: Any, at: str) -> list[str | None]:
     names = value if isinstance(value, list) else [value]
-    if not all(name is None or isinstance(name, str) for name in names):
+    if not names or not all(name is None or isinstance(name, str) for name in names):
         raise RecipeError(f"{at}: the name of a stage, or a list of names, got {value!r}")
     return names
 
@@ -237,8 +239,8 @@ def _check_names(stages: list[Stage]) -> None:
                     )
 
 
-def _resolved(stages: list[Stage], toy: bool) -> list[Stage]:
-    """The stages with their tasks; checks that each can take what it is wired to."""
+def _resolved(stages: list[Stage]) -> list[Stage]:
+    """The stages with their tasks and benchmarks; checks that each can take what it is wired to."""
     resolved = {}
     for stage in in_order(stages):
         at = f"stages ({stage.name})"
@@ -253,9 +255,9 @@ def _resolved(stages: list[Stage], toy: bool) -> list[Stage]:
                     raise RecipeError(
                         f"{at}: {wire}: {name} is a stage of {resolved[name].task}, which yields {yields}"
                     )
-        resolved[stage.name] = replace(stage, task=task)
-        if not toy:
-            _check_wires(stage, task, given, at)
+        benchmarks = tuple(benchmark["name"] for benchmark in given.get("benchmarks") or [])
+        resolved[stage.name] = replace(stage, task=task, benchmarks=benchmarks)
+        _check_wires(stage, task, given, at)
     return [resolved[stage.name] for stage in stages]
 
 
@@ -277,8 +279,11 @@ def _check_wires(stage: Stage, task: str, given: dict[str, Any], at: str) -> Non
     for place, path in enumerate(sources):
         if is_recipe(path) and (wired[place : place + 1] or [None]) == [None]:
             raise RecipeError(f"{at}: datasets.{place} is made by {path}; make that a stage, and wire it with `data:`")
-    if stage.wires.get("reward_model") and not reward_models(given):
+    judges, places = stage.wires.get("reward_model", []), reward_models(given)
+    if judges and not places:
         raise RecipeError(f"{at}: reward_model: none of the rewards of {stage.recipe} is named reward_model")
+    if len(judges) > len(places):
+        raise RecipeError(f"{at}: reward_model: {len(judges)} stages for {len(places)} such rewards of {stage.recipe}")
 
 
 def reward_models(given: dict[str, Any]) -> list[int]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..configs import DATA_TASKS, SHARDED_TASKS, resolve
+from ..configs import DATA_TASKS, resolve
 from ..directory import is_finished, read_json, write_json
 from ..errors import RecipeError, nearest
 from . import address
@@ -16,6 +17,7 @@ from .graph import Pipeline, Stage, in_order, reward_models
 ADDRESS = ".address.json"  # of a stage's directory: what its address is made of
 STATE = "state.json"  # of a pipeline's directory
 DONE = ("cached", "finished")
+PART = re.compile(r"(.*)-\d+-of-(\d+)")
 
 
 @dataclass
@@ -31,6 +33,7 @@ class Job:
         gpus: that it wants.
         upstream: the jobs it takes something from.
         places: (stage, seed) of everything in the pipeline that this one run stands for.
+        again: it is there, and to be run again all the same.
         state: waiting, running, finished, cached, failed, interrupted, blocked or skipped.
         why: it is not cached, or does not run.
         error: what a failed one said.
@@ -46,6 +49,7 @@ class Job:
     gpus: int = 0
     upstream: list[Job] = field(default_factory=list)
     places: list[tuple[Stage, int | None]] = field(default_factory=list)
+    again: bool = False
     state: str = "waiting"
     why: str | None = None
     error: str | None = None
@@ -64,37 +68,44 @@ class Job:
         return self.stage.name + ("" if self.seed is None else f", seed {self.seed}")
 
 
-def make(pipeline: Pipeline, chosen: set[str] | None = None) -> list[Job]:
+def make(pipeline: Pipeline, chosen: set[str] | None = None, overwrite: bool = False) -> list[Job]:
     """The jobs of a pipeline, each after those it takes something from.
 
     Args:
         pipeline: read and checked.
         chosen: names of the only stages that may run; None for all.
+        overwrite: those are run again though they are there, but for what an earlier start that did not come to its
+            end has run again already.
 
     Raises:
         RecipeError: a recipe's keys cannot be resolved, or a chosen stage needs one that is neither there nor chosen.
     """
     jobs: dict[Path, Job] = {}
-    before = {(told["name"], told["seed"]): Path(told["dir"]) for told in read_state(pipeline.dir).get("stages", [])}
+    known = read_state(pipeline.dir)
+    before = {(told["name"], told["seed"]): told for told in known.get("stages", [])}
+    begun = known.get("overwriting") if known.get("state") != "finished" else None
     for seed in pipeline.seeds:
         of_stage: dict[str, Job] = {}
         for stage in in_order(pipeline.stages):
-            job = _job(stage, seed, of_stage, pipeline.toy)
+            # To draw them takes a tenth of the miniature's time, and one seed's is like another's.
+            job = _job(stage, seed, of_stage, pipeline.toy, report=seed == pipeline.seeds[0])
             job = of_stage[stage.name] = jobs.setdefault(job.dir, job)
             job.places.append((stage, seed))
             if job.why is None and job.state == "waiting":
-                job.why = missing(job.dir, stage.task) or ""
-                if not job.why:
-                    job.state, job.seconds = "cached", read_json(job.dir / "status.json").get("seconds")
+                lacking, told = missing(job), before.get((stage.name, seed))
+                if lacking:
+                    job.why = _reason(job, lacking, told)
+                elif overwrite and (chosen is None or stage.name in chosen) and not _made_since(begun, told):
+                    job.again, job.why = True, "asked for again"
                 else:
-                    job.why = _reason(job, before.get((stage.name, seed)))
+                    job.state, job.seconds = "cached", read_json(job.dir / "status.json").get("seconds")
     if chosen is not None:
         _skip_others(jobs.values(), chosen)
     return list(jobs.values())
 
 
-def _job(stage: Stage, seed: int | None, of_stage: dict[str, Job], toy: bool) -> Job:
-    """The job of a stage with one seed, its upstream known."""
+def _job(stage: Stage, seed: int | None, of_stage: dict[str, Job], toy: bool, report: bool) -> Job:
+    """The job of a stage with one seed, its upstream known, with a report of its own or without."""
     changes = dict(stage.overrides)
     try:
         wired = _wired(stage, of_stage, resolve(Path(stage.recipe), changes)[1])
@@ -105,11 +116,12 @@ def _job(stage: Stage, seed: int | None, of_stage: dict[str, Job], toy: bool) ->
     except RecipeError as error:
         raise RecipeError(f"stages ({stage.name}): {error}") from error
     found = address.of(task, given)
-    path = Path(stage.recipe)
+    path = Path(stage.recipe).resolve()
     directory = address.STAGES / f"{path.parents[1].name}-{path.parent.name}-{path.stem}-{found['digest']}"
     gpus = given.get("gpus") or 0
     upstream = list({id(of_stage[name]): of_stage[name] for name in stage.upstream}.values())
-    return Job(stage, seed, changes | {"output_dir": str(directory)}, directory, found, int(gpus), upstream)
+    changes |= {"output_dir": str(directory)} | ({} if report else {"report": False})
+    return Job(stage, seed, changes, directory, found, int(gpus), upstream)
 
 
 def _wired(stage: Stage, of_stage: dict[str, Job], given: dict[str, Any]) -> dict[str, Any]:
@@ -129,31 +141,42 @@ def _wired(stage: Stage, of_stage: dict[str, Job], given: dict[str, Any]) -> dic
     return changes
 
 
-def missing(directory: Path, task: str) -> str | None:
-    """Why a stage's directory does not hold its result; None if it does."""
+def missing(job: Job) -> str | None:
+    """Why a job's directory does not hold its whole result; None if it does."""
+    directory, task = job.dir, job.stage.task
     if not directory.is_dir():
         return "new"
     if not is_finished(directory):
         return "not finished yet"
     if task == "evaluate":
-        there = any((directory / "evaluations").glob("*.json"))
-    elif task in DATA_TASKS:
-        there = any((directory / "data").glob("*.parquet"))
-    else:
-        there = any((directory / "model").glob("*.safetensors"))
-    what = "evaluations are" if task == "evaluate" else "data is" if task in SHARDED_TASKS else "model is"
-    return None if there else f"its {what} gone"
+        whole = all((directory / "evaluations" / f"{name}.json").is_file() for name in job.stage.benchmarks)
+        return None if whole else "its evaluations are gone"
+    if task in DATA_TASKS:
+        return None if _all_parts(directory / "data", "parquet") else "its data is gone"
+    return None if _all_parts(directory / "model", "safetensors") else "its model is gone"
 
 
-def _reason(job: Job, before: Path | None) -> str:
+def _all_parts(folder: Path, suffix: str) -> bool:
+    """True if a folder has such files, and if they are named as parts (`-00001-of-00004`), all of them."""
+    names = [path.stem for path in folder.glob(f"*.{suffix}")]
+    parts = [found for name in names if (found := PART.fullmatch(name))]
+    return bool(names) and all(sum(p[1] == part[1] for p in parts) == int(part[2]) for part in parts)
+
+
+def _made_since(began: float | None, told: dict[str, Any] | None) -> bool:
+    """True if an unfinished start that was to run stages again has done so with this one, by what it left."""
+    return began is not None and told is not None and told["state"] in DONE and (told["ended"] or 0) > began
+
+
+def _reason(job: Job, lacking: str, told: dict[str, Any] | None) -> str:
     """Why a job has to run, by what its stage was when the pipeline was last started."""
-    if before is None:
-        return job.why or "new"
-    if before == job.dir:
-        return "its directory is gone" if job.why == "new" else job.why or "new"
-    known = before / ADDRESS
+    if told is None:
+        return lacking
+    if told["dir"] == str(job.dir):
+        return "its directory is gone" if lacking == "new" and told["state"] in DONE else lacking
+    known = Path(told["dir"]) / ADDRESS
     if not known.is_file():
-        return "changed; what it was made of is not known any more"
+        return "new" if told["state"] not in DONE else "changed; what it was made of is not known any more"
     names = {str(one.dir): one.stage.name for one in job.upstream}
     return "; ".join(differences(read_json(known), job.address, names)) or "changed"
 

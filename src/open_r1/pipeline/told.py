@@ -53,6 +53,7 @@ def outcome(pipeline: Pipeline, jobs: list[Job]) -> str:
     for state, told in groupby(sorted(jobs, key=lambda job: job.state), key=lambda job: job.state):
         if state in ("failed", "blocked"):
             lines += ["", *(f"{state}: {job.named}: {job.error or job.why}" for job in told)]
+            lines += [f"what they said is in {pipeline.dir}/logs"] if state == "failed" else []
     return "\n".join([*lines, "", counted(jobs)])
 
 
