@@ -1,16 +1,19 @@
-# make install | train | evaluate | compare | reference | check | test | test-long | lint | report. Each makes the virtual environment on first use, and only then.
+# make install | train | evaluate | compare | reference | check | test | test-long | lint | report | lineage. Each makes the virtual environment on first use, and only then.
 #   make train RECIPE=recipes/tiny/grpo/r1_zero.yaml ARGS="--seed 7"
 #   make evaluate MODEL=runs/tiny/grpo/r1_zero BENCH=tiny
 #   make compare A=runs/one B=runs/other        make compare RUN=runs/one REFERENCE=tiny_r1_zero
+#   make train RECIPE=recipes/pipelines/r1_tiny.yaml        make lineage RUN=runs/pipelines/r1_tiny/seed=0/r1
 PYTHON ?= python3
 VENV   ?= .venv
 EXTRAS ?= dev
 RECIPE ?= recipes/tiny/grpo/r1_zero.yaml
 ARGS   ?=
+# Each takes up to 1.5 GB; a file's tests share what they start from.
+TEST_PROCESSES ?= 2
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready-$(EXTRAS)
 
-.PHONY: install train evaluate compare reference check test test-long lint format report clean
+.PHONY: install train evaluate compare reference check test test-long lint format report lineage clean
 
 install: $(READY)
 
@@ -24,7 +27,7 @@ train: $(READY)
 	@$(BIN)/open-r1 train $(RECIPE) $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not long and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "not long and not gpu" $(ARGS)
 
 test-long: $(READY)
 	$(BIN)/python -m pytest -m long $(ARGS)
@@ -48,6 +51,9 @@ reference: $(READY)
 
 check: $(READY)
 	@$(BIN)/open-r1 check $(RECIPE) $(ARGS)
+
+lineage: $(READY)
+	@$(BIN)/open-r1 lineage $(RUN)
 
 report: $(READY)
 	@$(BIN)/open-r1 report $(RUN)

@@ -112,7 +112,7 @@ def lock(directory: Path, part: int | None = None) -> None:
 
 
 def _hold(path: Path, kind: int) -> int:
-    held = os.open(path, os.O_RDWR | os.O_CREAT)
+    held = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         _flock(held, kind)
     except BlockingIOError:

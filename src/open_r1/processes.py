@@ -1,4 +1,4 @@
-"""What processes of one job owe each other."""
+"""What processes ask of the system: to end with their parent, to keep their memory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,17 @@ import ctypes
 import os
 import signal
 import sys
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what is freed: on a CPU each step takes the same megabytes again, page by page from the kernel.
+
+    A step of the miniature's SFT takes 14% less time (1.43 against 1.23 steps a second, one run side by side).
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, at its highest
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def die_with_parent(parent: int | None = None) -> None:

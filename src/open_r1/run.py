@@ -57,7 +57,7 @@ from .directory import (
 )
 from .errors import RecipeError
 from .models import save_merged, settle_tokens
-from .processes import die_with_parent
+from .processes import die_with_parent, keep_freed_memory
 from .shards import Shards
 
 MANIFEST = "manifest.json"
@@ -139,6 +139,8 @@ def start(recipe: Recipe) -> Run:
     """
     check_processes()
     set_threads(recipe)
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     run = Run(recipe, recipe.run_dir)
     if run.main:
         prepare_directory(run)
