@@ -80,7 +80,8 @@ def evaluation(model: str, benchmarks: list[str], overrides: list[str]) -> tuple
         prompts = ("prompt", "system_prompt")
         given = read_yaml(path / "recipe.yaml")
         words = [word for key in prompts if given.get(key) is not None for word in (f"--{key}", str(given[key]))]
-        *_, of_model, task, variant = path.resolve().parts
+        # Not resolved: a stage of a pipeline is named by its place there, and not by its address.
+        *_, of_model, task, variant = Path(os.path.abspath(path)).parts
         weights, name = str(trained), Path(of_model, "evaluate", f"{task}-{variant}+{measured}")
     elif not path.exists() and (path.suffix in data.BUILDERS or model.startswith((".", "/", "~", "runs/"))):
         known = sorted(str(found.parent) for found in Path("runs").glob("*/*/*/recipe.yaml"))

@@ -211,10 +211,11 @@ class Execution:
         words = words_of(job.changes)
         given = (job.stage.recipe, words, job.address, log, self.threads, gpus if self.gpus else None, self.pid)
         process = context.Process(target=_do, args=given, name=job.named)
+        said = log.stat().st_size if log.exists() else 0
         # A signal between the two would not reach the process.
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
         process.start()
-        self.workers.append(Worker(job, process, log, log.stat().st_size if log.exists() else 0, gpus))
+        self.workers.append(Worker(job, process, log, said, gpus))
         job.state, job.began, job.again = "running", time.time(), False
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         self.keep()
