@@ -405,8 +405,10 @@ def _mean(figure: str, readings_S: list[Json]) -> Json:
     if len(distinct) == 1:
         return {key: distinct[0].get(key) for key in ("value", "low", "high")}
     mean = seeds.mean([reading["value"] for reading in distinct])
-    if figure in LOGGED or figure == "mean_length" or mean["low"] is None:
+    if figure in LOGGED or mean["low"] is None:
         return mean
+    if figure == "mean_length":
+        return mean | {"low": max(0.0, mean["low"])}
     return mean | {"low": max(0.0, mean["low"]), "high": min(1.0, mean["high"])}
 
 

@@ -24,7 +24,9 @@ def main() -> None:
         usage="open-r1 train [RECIPE] [--processes N] [--key value ...]\n"
         "       open-r1 train PIPELINE [--dry-run] [--from STAGE ...] [--only STAGE ...] [--STAGE.key value ...]",
         description=f"Run a recipe of any task (default: {DEFAULT_RECIPE}), or a pipeline of many. Any key can be "
-        "overridden; a pipeline's by the name of its stage.",
+        "overridden; a pipeline's by the name of its stage. Of a pipeline: --dry-run shows what would run and why, "
+        "--only runs these stages, --from these and what depends on them, --overwrite runs them again though they are "
+        "there; --seeds 0 1, --jobs 2, --output_dir and --toy are of all of it.",
         epilog="For example: --seed 7   --datasets.0.path rows.jsonl   --lora_target_modules q_proj v_proj   --toy",
     )
 
@@ -103,7 +105,7 @@ def main() -> None:
     # Other words of these are the recipe's own keys, so argparse must not look into them.
     words = sys.argv[1:]
     takes_keys = {"train": _train, "check": _check, "evaluate": _evaluate}
-    if words and words[0] in takes_keys and not {"-h", "--help"} & set(words[1:2]):
+    if words and words[0] in takes_keys and not {"-h", "--help"} & set(words[1:]):
         takes_keys[words[0]](words[1:])
         return
     arguments, more = parser.parse_known_args(words)
@@ -199,6 +201,10 @@ def _check(words: list[str]) -> None:
 
     quiet.release(None)
     path, overrides = _recipe(words)
+    from .pipeline import graph
+
+    if graph.is_pipeline(path):
+        return _train([path, *overrides, "--dry-run"])
     try:
         findings = preflight.check(load_recipe(path, overrides, planned=True))
     except RecipeError as error:

@@ -45,6 +45,9 @@ def read(run_dir: Path) -> Json:
         RecipeError: the directory has none.
     """
     path = run_dir / FILE
+    stages = sorted(str(one.relative_to(run_dir)) for one in run_dir.glob("*/*") if (one / FILE).is_file())
+    if stages:
+        raise RecipeError(f"{run_dir} is a pipeline's; name one of its stages: {', '.join(stages)}")
     if not path.is_file():
         raise RecipeError(f"{run_dir} has no {FILE}: it is no run directory, or was made before lineage was kept")
     return read_json(path)

@@ -277,11 +277,14 @@ def test_killed_ten_times_it_ends_the_same(whole, tmp_path):
 def test_refused_before_anything_runs(tmp_path):
     world = World(tmp_path)
     world.recipe("sft", "second", random_init=..., model_name_or_path="x", datasets=["x"], learning_rat=1)
-    out = world.run(code=2)
-    assert "error: stages (second)" in out and "learning_rat" in out
-    assert not list((tmp_path / "runs" / "stages").glob("*/status.json"))
+    for words in (("--dry-run",), ()):
+        out = world.run(*words, code=2)
+        assert "error: stages (second)" in out and "learning_rat" in out
+    assert not (tmp_path / "runs" / "stages").exists()
     assert "--only: which stage?" in world.run("--only", code=2)
-    (tmp_path / "runs" / "pipelines" / "made" / "pipeline.yaml").unlink()
+    assert "--overwrite takes no value" in world.run("--overwrite", "base", code=2)
+    directory = tmp_path / "runs" / "pipelines" / "made"
+    (directory / "notes.txt").write_text("somebody's")
     assert "holds files that are not a pipeline's" in world.run(code=2)
 
 

@@ -95,6 +95,7 @@ REFUSED = {
     "no such stage": ([stage("base", SFT), stage("a", SFT, model="bse")],
                       r"stages \(a\): model: no stage is named 'bse'; did you mean 'base'"),
     "a wire of a number": ([stage("a", SFT, model=3)], "model: the name of a stage"),
+    "a directory of its own": ([stage("a", SFT, overrides={"output_dir": "x"})], "output_dir: a pipeline chooses"),
     "no model at all": ([stage("a", SFT), stage("b", "{evaluate}", model=[])], "model: the name of a stage"),
     "a model that is none": ([stage("a", SFT, model=None), stage("b", SFT, model=[None])], "model: the name"),
     "a cycle": ([stage("a", SFT, data="b"), stage("b", SELECT, data="c"), stage("c", SELECT, data="b")],
@@ -139,6 +140,7 @@ def test_refused(case, read, monkeypatch):
         ({"seeds": []}, "seeds: a list of whole numbers"),
         ({"seeds": [1, 1]}, "names one twice"),
         ({"seeds": [True]}, "seeds: a list of whole numbers"),
+        ({"seeds": True}, "seeds: a list of whole numbers"),
         ({"jobs": 0}, "jobs: a number of stages"),
         ({"table": [{"shows": []}]}, r"table\.0\.says"),
         ({"table": [{"says": "x", "shows": [{"figure": "pass@1", "of": "measurd.base"}]}]}, "did you mean"),
@@ -157,7 +159,10 @@ def test_settings_that_are_refused(keys, message, read):
         read(a_graph(read), **keys)
 
 
-@pytest.mark.parametrize("flag, message", [("bas.seed", "did you mean 'base'"), ("max_steps", "name a stage")])
+@pytest.mark.parametrize(
+    "flag, message",
+    [("bas.seed", "did you mean 'base'"), ("max_steps", "name a stage"), ("dry_runn", "did you mean 'dry_run'")],
+)
 def test_overrides_that_name_no_stage(flag, message, read):
     with pytest.raises(RecipeError, match=message):
         read(a_graph(read), {flag: 1})

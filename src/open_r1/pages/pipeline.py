@@ -7,6 +7,7 @@ is so far.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
@@ -45,7 +46,7 @@ def write(pipeline_dir: Path) -> Path:
     state = read_json(pipeline_dir / "state.json")
     if not state:
         raise RecipeError(f"{pipeline_dir} is not the directory of a pipeline: it holds no state.json")
-    stages = _by_name(state["stages"])
+    stages, claims = _by_name(state["stages"]), read_json(pipeline_dir / "table.json")
     evaluated = _evaluated(pipeline_dir, stages)
     shown = {
         "name": [state.get("title") or pipeline_dir.name],
@@ -53,7 +54,9 @@ def write(pipeline_dir: Path) -> Path:
         "facts": _facts(pipeline_dir, state),
         "graph": graph.drawn(state["stages"]),
         "links": {graph.node_of(name): _link(pipeline_dir, runs[0]) for name, runs in reversed(stages.items())},
-        "claims": read_json(pipeline_dir / "table.json"),
+        "about": state.get("about"),
+        "claims": claims,
+        "marks_told": _marks_told(claims.get("lines") or []),
         "benchmarks": [_benchmark(name, models, pipeline_dir / "plots") for name, models in evaluated.items()],
         "trainings": list(_trainings(pipeline_dir, stages)),
         "funnels": list(_funnels(pipeline_dir, stages)),
@@ -66,6 +69,20 @@ def write(pipeline_dir: Path) -> Path:
     target = pipeline_dir / "report.html"
     render("pipeline.html.jinja", target, shown)
     return target
+
+
+def _marks_told(lines: list[Json]) -> str:
+    """`Of 3 claims 2 hold and 1 is not clear.` with what the marks mean."""
+    if not lines:
+        return ""
+    words = {"holds": ("holds", "hold"), "disagrees": ("disagrees", "disagree")}
+    counts = Counter(line["mark"] for line in lines)
+    told = [f"{count} {words.get(mark, (f'is {mark}', f'are {mark}'))[count > 1]}" for mark, count in counts.items()]
+    return (
+        f"Of {len(lines)} claims, {', '.join(told)}. A claim holds, or disagrees, where the 95% interval of its "
+        "difference lies wholly on one side; it is not clear where it does not; and is only shown where nothing is "
+        "compared. How much is enough (at least, at most, by) is this project's choice, not the paper's."
+    )
 
 
 def _by_name(stages: list[Json]) -> dict[str, list[Json]]:

@@ -12,9 +12,8 @@ from ..configs import parse_overrides
 from ..directory import lock, read_json, write_text
 from ..errors import RecipeError
 from . import address, graph, plan, told
-from .execute import Execution, show
+from .execute import Execution, check_recipes, show
 
-FLAGS = ("from", "only", "dry_run", "overwrite")
 WRITTEN = "pipeline.yaml"  # of a pipeline's directory: its file, with the overrides
 SHOWN = ".shown"  # what the table and the page were made of
 
@@ -33,15 +32,20 @@ def main(path: str, words: list[str]) -> int:
         RecipeError: the file or the words are wrong, or another process runs this pipeline.
     """
     changes = parse_overrides(words)
-    flags = {flag: changes.pop(flag, None) for flag in FLAGS}
+    flags = {flag: changes.pop(flag, None) for flag in graph.FLAGS}
     pipeline = graph.read(Path(path), changes)
     chosen = plan.chosen(pipeline, *(_names(flag, flags[flag]) for flag in ("from", "only")))
+    for flag in ("overwrite", "dry_run"):
+        if flags[flag] not in (None, True, False):
+            raise RecipeError(f"--{flag} takes no value; --only or --from choose stages, as in --only {flags[flag]}")
     overwrite = bool(flags["overwrite"])
-    if flags["dry_run"]:
-        print(told.plan(pipeline, plan.make(pipeline, chosen, overwrite)))
-        return 0
-    hold(pipeline)
+    if not flags["dry_run"]:
+        hold(pipeline)
     jobs = plan.make(pipeline, chosen, overwrite)
+    check_recipes(pipeline, jobs)
+    if flags["dry_run"]:
+        print(told.plan(pipeline, jobs))
+        return 0
     print(told.begun(pipeline, jobs), flush=True)
     overrides = [f"# --{key} {value}\n" for key, value in changes.items()]
     write_text(pipeline.dir / WRITTEN, "\n".join([Path(path).read_text(encoding="utf-8").rstrip(), *overrides]) + "\n")

@@ -47,6 +47,7 @@ PATH_KEYS = ("path", "model", "model_name_or_path", "tokenizer_name_or_path", "f
 SOURCES = ("datasets", "eval_datasets", "against")  # of these a bare text is a path
 WHOLE = 64 << 20  # bytes; of larger files the time is taken, the size, and the ends are read
 END = 8 << 20
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # package.module:function
 
 
@@ -73,8 +74,18 @@ def of(task: str, given: dict[str, Any]) -> dict[str, Any]:
         "files": {path: content(Path(path)) for path in sorted(set(_paths(given)))},
         "libraries": _versions(task, given),
     }
-    text = json.dumps(found, sort_keys=True, default=str)
+    text = json.dumps(found | {"recipe": normal(kept)}, sort_keys=True, default=str)
     return found | {"digest": hashlib.sha256(text.encode()).hexdigest()[:12]}
+
+
+def normal(value: Any) -> Any:
+    """Numbers however they are written: 2e-3, which YAML takes for a text, 0.002, 2.0e-3."""
+    if isinstance(value, dict):
+        return {key: normal(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [normal(item) for item in value]
+    written = isinstance(value, str) and NUMBER.fullmatch(value)
+    return float(value) if written or (isinstance(value, int) and not isinstance(value, bool)) else value
 
 
 def code(task: str, given: dict[str, Any]) -> dict[str, str]:

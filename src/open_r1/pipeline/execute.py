@@ -35,6 +35,7 @@ from .graph import Pipeline, Stage
 from .plan import STATE, Job, differences, keep_address, missing, read_state
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
+SILENCE = 60.0  # seconds after which it says what is running
 LOOK = 1.0  # seconds between two looks at memory, and at directories that others hold
 INTERRUPTED = (130, 143, -signal.SIGINT, -signal.SIGTERM)
 Say = Callable[[str], None]
@@ -67,10 +68,10 @@ class Execution:
         self.workers: list[Worker] = []
         self.stopping: int | None = None
         self.spent, self.peak_memory = _carried(pipeline.dir, jobs)
-        self.cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.cores, self.threads = cores(), threads(pipeline)
         self.gpus: list[str] = []  # as CUDA_VISIBLE_DEVICES names them
         self.free: list[str] = []
-        self.said = 0
+        self.said, self.spoke = 0, time.monotonic()
         self.waited = set[Path]()
         self.working = False
 
@@ -112,13 +113,6 @@ class Execution:
             RecipeError: naming the stage.
         """
         wanted = max(job.gpus for job in todo)
-        # Threads beyond the cores only wait for each other; the libraries read this when they are loaded.
-        os.environ.setdefault("OMP_NUM_THREADS", str(self.threads))
-        if not wanted:
-            # A process whose parent has touched CUDA cannot use it, and to ask whether there is any is a touch.
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        if sys.stderr.isatty():
-            print("loading libraries ...", file=sys.stderr)
         from .. import launch
 
         for module in ["matplotlib.figure", *(launch.module_of(job.stage.task) for job in todo)]:
@@ -136,23 +130,9 @@ class Execution:
                     "--<stage>.gpus (and raise gradient_accumulation_steps to keep the batch), or see it run at toy "
                     "size with --toy"
                 )
-        checked = set[str]()
-        for job in todo:
-            if job.stage.name not in checked:
-                checked.add(job.stage.name)
-                try:
-                    load_recipe(job.stage.recipe, words_of(job.changes), max(1, job.gpus), planned=True)
-                except RecipeError as error:
-                    raise RecipeError(f"stages ({job.stage.name}): {error}") from error
         # A collection would write to, and so copy, pages that the processes share.
         gc.collect()
         gc.freeze()
-
-    @property
-    def threads(self) -> int:
-        """Of each process."""
-        told = os.environ.get("OMP_NUM_THREADS", "")
-        return int(told) if told.isdigit() else max(1, self.cores // self.pipeline.jobs)
 
     def work(self) -> None:
         looked = 0.0
@@ -171,6 +151,11 @@ class Execution:
             if not self.workers and not held:
                 return
             self.wait_for_others(held)
+            if self.workers and time.monotonic() - self.spoke > SILENCE:
+                now = [
+                    f"{worker.job.named} ({time.time() - (worker.job.began or 0):.0f} s)" for worker in self.workers
+                ]
+                self.tell(f"running {', '.join(now)}; they write to {self.pipeline.dir}/logs")
             ended = connection.wait([worker.process.sentinel for worker in self.workers], LOOK)
             for worker in [worker for worker in self.workers if worker.process.sentinel in ended]:
                 self.end(worker)
@@ -183,7 +168,7 @@ class Execution:
         for job in held:
             if job.dir not in self.waited:
                 self.waited.add(job.dir)
-                self.say(f"{'':>8}  {job.named} is being made by another process in {job.dir}")
+                self.tell(f"{job.named} is being made by another process in {job.dir}")
         if not self.workers:
             time.sleep(LOOK)
 
@@ -199,7 +184,7 @@ class Execution:
         """Start a job, or find that another pipeline has made it."""
         if missing(job) is None and not job.again:
             job.state, job.seconds = "finished", read_json(job.dir / "status.json").get("seconds")
-            self.tell(job, "made by another pipeline")
+            self.tell_end(job, "made by another pipeline")
             return
         if job.again:
             discard(job.dir)
@@ -210,6 +195,8 @@ class Execution:
         context = multiprocessing.get_context("spawn" if self.gpus else "fork")
         words = words_of(job.changes)
         given = (job.stage.recipe, words, job.address, log, self.threads, gpus if self.gpus else None, self.pid)
+        if step := directory.status(job.dir).get("step"):
+            self.tell(f"{job.named} goes on from step {step}")
         process = context.Process(target=_do, args=given, name=job.named)
         said = log.stat().st_size if log.exists() else 0
         # A signal between the two would not reach the process.
@@ -232,7 +219,7 @@ class Execution:
         gone = missing(job)
         if code == 0 and gone is None:
             job.state = "finished"
-            self.tell(job)
+            self.tell_end(job)
         elif is_locked(job.dir):
             # Another pipeline has begun it in the same moment.
             job.state = "waiting"
@@ -243,17 +230,22 @@ class Execution:
             job.error = (
                 f"it ended without a result ({gone})" if code == 0 else _last_words(worker.log, worker.said, code)
             )
-            self.tell(job, textwrap.shorten(job.error, 90, placeholder=" ..."))
+            self.tell_end(job, textwrap.shorten(job.error, 90, placeholder=" ..."))
         self.keep()
 
-    def tell(self, job: Job, more: str = "") -> None:
+    def tell(self, line: str) -> None:
+        """A line with the time since the start."""
+        self.spoke = time.monotonic()
+        self.say(f"{_clock(time.time() - self.began):>8}  {line}".rstrip())
+
+    def tell_end(self, job: Job, more: str = "") -> None:
+        """How a job came out: its seconds are those of all its starts."""
         self.said += 1
         left = sum(one.state in ("waiting", "running") for one in self.jobs)
         took = "" if job.seconds is None else f"{job.seconds:,.0f} s"
-        told = more or figure_of(job)
-        self.say(f"{_clock(time.time() - self.began):>8}  {job.named:<34} {job.state:<8} {took:>7}  {told}".rstrip())
+        self.tell(f"{job.named:<34} {job.state:<8} {took:>7}  {more or figure_of(job)}")
         if left and self.said % 20 == 0:
-            self.say(f"{'':>8}  {left} to go")
+            self.tell(f"{left} to go")
 
     def look_at_memory(self) -> None:
         total = _memory(psutil.Process())
@@ -309,6 +301,7 @@ class Execution:
         about = {
             "pipeline": str(pipeline.path),
             "title": pipeline.title,
+            "about": pipeline.about,
             "state": self.state,
             "began": self.began,
             "overwriting": self.overwriting,
@@ -323,6 +316,40 @@ class Execution:
             "stages": told,
         }
         write_json(pipeline.dir / STATE, about)
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads(pipeline: Pipeline) -> int:
+    """Of each process: more than its share of the cores would only wait for each other."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return int(told) if told.isdigit() else max(1, cores() // pipeline.jobs)
+
+
+def check_recipes(pipeline: Pipeline, jobs: list[Job]) -> None:
+    """Refuse recipes that could not run, before anything does; the libraries are loaded for it.
+
+    Raises:
+        RecipeError: naming the stage and the key.
+    """
+    todo = {job.stage.name: job for job in jobs if job.state == "waiting"}
+    if not todo:
+        return
+    # These are read when the libraries are loaded.
+    os.environ["OMP_NUM_THREADS"] = str(threads(pipeline))
+    if not any(job.gpus for job in todo.values()):
+        # A process whose parent has touched CUDA cannot use it, and to ask whether there is any is a touch.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if sys.stderr.isatty():
+        print("loading libraries ...", file=sys.stderr)
+    for name, job in todo.items():
+        try:
+            load_recipe(job.stage.recipe, words_of(job.changes), max(1, job.gpus), planned=True)
+        except RecipeError as error:
+            raise RecipeError(f"stages ({name}): {error}") from error
 
 
 def _carried(directory_of_pipeline: Path, jobs: list[Job]) -> tuple[float, int | None]:

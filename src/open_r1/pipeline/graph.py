@@ -12,7 +12,7 @@ from ..configs import DATA_TASKS, TRAINERS, is_recipe, read_yaml, resolve
 from ..errors import RecipeError, nearest
 
 ROOT = Path("runs/pipelines")
-KEYS = ("title", "seeds", "jobs", "stages", "table")
+KEYS = ("title", "about", "seeds", "jobs", "stages", "table")
 STAGE_KEYS = ("name", "recipe", "model", "data", "reward_model", "overrides", "step", "title")
 SETTINGS = ("seeds", "jobs", "output_dir", "toy")  # of the whole pipeline, on the command line
 # What takes a stage's result, and the tasks that yield it.
@@ -21,6 +21,8 @@ WIRES: dict[str, tuple[str, ...]] = {
     "data": DATA_TASKS,
     "reward_model": ("reward",),
 }
+FLAGS = ("from", "only", "dry_run", "overwrite")  # of one start, on the command line
+OWN_KEYS = ("output_dir", "overwrite", "rejudge", "toy", "part", "parts")  # which a pipeline sets itself
 LABEL = re.compile(r"[a-z0-9_]+")
 
 
@@ -65,6 +67,7 @@ class Pipeline:
     Args:
         path: its file.
         title: of its page.
+        about: what a reader of its page should know first.
         seeds: every stage is run once for each; None stands for the recipes' own.
         jobs: stages that run side by side on one machine.
         stages: in the order of the file.
@@ -75,6 +78,7 @@ class Pipeline:
 
     path: Path
     title: str
+    about: str
     seeds: list[int | None]
     jobs: int
     stages: list[Stage]
@@ -114,6 +118,7 @@ def read(path: Path, changes: dict[str, Any] | None = None) -> Pipeline:
     stages = [stage for i, entry in enumerate(_entries(written, path)) for stage in _expanded(entry, i)]
     stages = _overridden(stages, {k: v for k, v in (changes or {}).items() if k not in SETTINGS})
     _check_names(stages)
+    _check_overrides(stages)
     list(in_order(stages))
     toy = bool(settings["toy"])
     stages = _resolved(stages)
@@ -128,7 +133,9 @@ def read(path: Path, changes: dict[str, Any] | None = None) -> Pipeline:
     claims.check(table, [stage.name for stage in stages], {stage.name: stage.task for stage in stages}, of_evaluations)
     directory = settings["output_dir"] or ROOT / (path.stem + ("--toy" if toy else ""))
     title = str(written.get("title") or path.stem)
-    return Pipeline(path, title, _seeds(seeds), jobs, stages, table, Path(directory), toy)
+    return Pipeline(
+        path, title, str(written.get("about") or ""), _seeds(seeds), jobs, stages, table, Path(directory), toy
+    )
 
 
 def in_order(stages: list[Stage]) -> Iterator[Stage]:
@@ -212,7 +219,7 @@ def _overridden(stages: list[Stage], changes: dict[str, Any]) -> list[Stage]:
         found = [stage for stage in stages if dotted.startswith(f"{stage.name}.")]
         found = found or [stage for stage in stages if dotted.startswith(f"{stage.name.partition('.')[0]}.")]
         if not found:
-            known = [*SETTINGS, *(stage.name for stage in stages)]
+            known = [*SETTINGS, *FLAGS, *(stage.name for stage in stages)]
             hint = nearest(dotted.partition(".")[0], known)
             raise RecipeError(
                 f"--{dotted}: a pipeline's overrides name a stage, as in --{stages[0].name}.seed 7{hint}"
@@ -237,6 +244,16 @@ def _check_names(stages: list[Stage]) -> None:
                     raise RecipeError(
                         f"stages ({stage.name}): {wire}: no stage is named {name!r}{nearest(name, names)}"
                     )
+
+
+def _check_overrides(stages: list[Stage]) -> None:
+    for stage in stages:
+        for key in stage.overrides:
+            if key in OWN_KEYS:
+                raise RecipeError(
+                    f"stages ({stage.name}): {key}: a pipeline chooses the directories of its stages; --overwrite and "
+                    "--toy are of the whole pipeline, with --only or --from of some stages"
+                )
 
 
 def _resolved(stages: list[Stage]) -> list[Stage]:
@@ -299,7 +316,11 @@ def _seeds(value: Any) -> list[int | None]:
     if value is None:
         return [None]
     seeds = value if isinstance(value, list) else [value]
-    if not seeds or not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds):
+    if (
+        value is True
+        or not seeds
+        or not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds)
+    ):
         raise RecipeError(f"seeds: a list of whole numbers, got {value!r}")
     if len(set(seeds)) < len(seeds):
         raise RecipeError(f"seeds: {value!r} names one twice")

@@ -193,7 +193,7 @@ def differences(before: dict[str, Any], now: dict[str, Any], stages: dict[str, s
     made_anew = []
     for key in sorted(old.keys() | new.keys()):
         a, b = old.get(key), new.get(key)
-        if a == b:
+        if address.normal(a) == address.normal(b):
             continue
         if all(isinstance(value, str) and value.startswith(f"{address.STAGES}/") for value in (a, b)):
             made_anew.append((stages or {}).get(str(Path(b).parent), key))

@@ -23,7 +23,8 @@ def plan(pipeline: Pipeline, jobs: list[Job]) -> str:
             job = of_place[stage.name, seed]
             told = SHORT.get(job.state, job.state), job.why or ""
             seeds.setdefault(told, []).append("-" if seed is None else f"{seed}")
-        rows += [(stage.name, ", ".join(of), state, why) for (state, why), of in seeds.items()]
+        once = len({id(of_place[stage.name, seed]) for seed in pipeline.seeds}) < len(pipeline.seeds)
+        rows += [(stage.name, "all" if once else ", ".join(of), state, why) for (state, why), of in seeds.items()]
     return "\n".join([*aligned(rows, left=(0, 1, 2, 3)), "", counted(jobs)])
 
 
