@@ -93,7 +93,11 @@ def test_a_shipped_file_is_whole(typed, name):
     if not name.startswith("tiny"):
         assert (benchmark.temperature, benchmark.top_p, benchmark.max_tokens) == (0.6, 0.95, 32768)
     for source in benchmark.datasets:
-        assert "prompt" in source.columns or name in ("humaneval", "tiny")  # which have a column of that name
+        assert "prompt" in source.columns or name in (
+            "humaneval",
+            "tiny",
+            "tiny_talk",
+        )  # which have a column of that name
     if name in PAPER:
         assert (benchmark.k, benchmark.problems) == PAPER[name]
 
