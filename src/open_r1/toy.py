@@ -65,6 +65,12 @@ MAKERS = {
 }  # fmt: skip
 
 
+def settles(key: str) -> bool:
+    """True of a key whose value a toy chooses by itself, whatever a recipe says."""
+    of_tasks = {name for sizes in (*TASK_SIZE.values(), *DATA_SIZE.values()) for name in sizes}
+    return key.partition(".")[0] in {*DROPPED, *SIZE, *of_tasks, "sampling", "benchmarks", "evaluation"}
+
+
 def shrink(given: dict[str, Any]) -> dict[str, Any]:
     """A recipe's keys at toy size; keys of the recipe that name local files are kept."""
     task = given["task"]

@@ -11,6 +11,7 @@ from typing import Any
 from ..configs import DATA_TASKS, resolve
 from ..directory import is_finished, read_json, write_json
 from ..errors import RecipeError, nearest
+from ..toy import settles
 from . import address
 from .graph import Pipeline, Stage, in_order, reward_models
 
@@ -109,6 +110,11 @@ def _job(stage: Stage, seed: int | None, of_stage: dict[str, Job], toy: bool, re
     changes = dict(stage.overrides)
     try:
         wired = _wired(stage, of_stage, resolve(Path(stage.recipe), changes)[1])
+        if toy:
+            # On a command line they would stand; of a pipeline they are as much its recipe as the recipe's own.
+            changes = {key: value for key, value in changes.items() if not settles(key)}
+            # Of a random model's samples nothing would be selected: the miniature's stand in, as for the recipe alone.
+            wired = {} if stage.task == "select" else wired
         changes |= (
             wired | ({} if seed is None or "seed" in changes else {"seed": seed}) | ({"toy": True} if toy else {})
         )
