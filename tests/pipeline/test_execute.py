@@ -205,11 +205,13 @@ def kill(world: World, whole: World, times: int) -> None:
     """Kill it so often, at random moments, and compare what it then comes to."""
     chance = random.Random(0)
     for _ in range(times):
-        process = world.start()
         finished = sum(state == "finished" for state in (world.states() if world.state() else {}).values())
-        # Once something runs, and then a moment more.
-        while process.poll() is None and "running" not in (world.states() if world.state() else {}).values():
-            time.sleep(0.01)
+        began = time.time()
+        process = world.start()
+        # Once this start, and not the one before, runs something; and then a moment more.
+        world.until(
+            process, lambda began=began: world.state().get("began", 0) > began and "running" in world.states().values()
+        )
         time.sleep(chance.uniform(0, 4))
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=60)  # which ends when the last process that holds its output has ended
