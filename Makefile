@@ -1,8 +1,9 @@
-# make install | train | evaluate | compare | reference | check | test | test-long | lint | report | lineage. Each makes the virtual environment on first use, and only then.
+# make install | train | estimate | check | evaluate | compare | reference | test | test-long | lint | report | lineage. Each makes the virtual environment on first use, and only then.
 #   make train RECIPE=recipes/tiny/grpo/r1_zero.yaml ARGS="--seed 7"
 #   make evaluate MODEL=runs/tiny/grpo/r1_zero BENCH=tiny
 #   make compare A=runs/one B=runs/other        make compare RUN=runs/one REFERENCE=tiny_r1_zero
 #   make train RECIPE=recipes/pipelines/r1_tiny.yaml        make lineage RUN=runs/pipelines/r1_tiny/seed=0/r1
+#   make estimate RECIPE=recipes/Qwen2.5-7B/grpo/r1_zero.yaml GPUS=8xA100
 PYTHON ?= python3
 VENV   ?= .venv
 EXTRAS ?= dev
@@ -13,7 +14,7 @@ TEST_PROCESSES ?= 2
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready-$(EXTRAS)
 
-.PHONY: install train evaluate compare reference check test test-long lint format report lineage clean
+.PHONY: install train estimate check evaluate compare reference test test-long lint format report lineage clean
 
 install: $(READY)
 
@@ -51,6 +52,9 @@ reference: $(READY)
 
 check: $(READY)
 	@$(BIN)/open-r1 check $(RECIPE) $(ARGS)
+
+estimate: $(READY)
+	@$(BIN)/open-r1 estimate $(RECIPE) $(if $(GPUS),--gpus $(GPUS)) $(ARGS)
 
 lineage: $(READY)
 	@$(BIN)/open-r1 lineage $(RUN)

@@ -40,11 +40,12 @@ setup(
     python_requires=">=3.11",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"open_r1": ["templates/*.jinja", "benchmarks/*.yaml"]},
+    package_data={"open_r1": ["templates/*.jinja", "benchmarks/*.yaml", "architectures.yaml"]},
     install_requires=CORE,
     extras_require={
         # trl 1.16 accepts vllm 0.22 to 0.31; 0.30.0 is the one that goes with torch 2.13.0.
-        "gpu": ["vllm==0.30.0", "deepspeed", "liger-kernel"],
+        # kernels brings flash attention without compiling it.
+        "gpu": ["vllm==0.30.0", "deepspeed", "transformers[kernels]==5.23.0"],
         # ruff's rules and formatting differ between releases.
         "dev": ["transformers[serving]==5.23.0", "pytest", "hypothesis", "pytest-xdist", "ruff==0.17.6"],
     },

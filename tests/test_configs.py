@@ -77,7 +77,7 @@ def test_wrong_type_names_key_and_value(write_recipe, key, value, told):
         ({"streaming": True, "max_steps": ...}, "streaming: a stream has no known length"),
         ({"prompt": "r1zero"}, "prompt: no prompt is named 'r1zero'; did you mean 'r1_zero'?"),
         ({"chat_template": "chatml_thnk"}, "did you mean 'chatml_think'"),
-        ({"attn_implementation": "flash_attention_2"}, "needs the package flash-attn"),
+        ({"attn_implementation": "flash_attention_2"}, "flash_attention_2 needs a GPU"),
         ({"gpus": 8}, "written for 8 GPUs and this machine has none"),
         ({"gpus": 8}, "add --toy"),
         ({"random_init": ...}, "model_name_or_path: no model is named"),

@@ -6,7 +6,7 @@ import importlib.util
 import re
 from typing import TYPE_CHECKING, Any
 
-from . import benchmarks, filters, metrics, prompts, protocol, rewards
+from . import benchmarks, filters, hardware, metrics, prompts, protocol, rewards
 from .errors import RecipeError, nearest
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def check_recipe(task: str, given: dict[str, Any], run: RunConfig, data: DataCon
     _check_weights(data)
     if data.contamination is not None:
         _check_contamination(data.contamination)
+    hardware.find(run.gpu_type)
     if not 0 <= run.max_error_share <= 1:
         raise RecipeError(f"max_error_share: a share from 0 to 1, got {run.max_error_share}")
     if task not in (*RL_TASKS, "select") and run.rewards:
@@ -85,11 +86,26 @@ def _check_trainer(task: str, given: dict[str, Any], run: RunConfig, data: DataC
         raise RecipeError(f"{bits}: quantized weights cannot be trained themselves; add `use_peft: true` for QLoRA")
     if run.merge_adapter and not model.use_peft:
         raise RecipeError("merge_adapter: there is no adapter to merge without `use_peft: true`")
-    if run.accelerate_config == "zero3" and (run.merge_adapter or run.random_init):
+    if (run.accelerate_config or "").startswith("zero3") and (run.merge_adapter or run.random_init):
         key = "merge_adapter" if run.merge_adapter else "random_init"
         raise RecipeError(f"{key}: loads a whole model on one process, which ZeRO-3 cannot; use zero2 or ddp")
+    if (run.accelerate_config or "").startswith("zero3") and model.load_in_4bit and run.gpus > 1:
+        raise RecipeError(f"load_in_4bit: {run.accelerate_config} cannot shard 4-bit weights; use ddp")
+    if run.accelerate_config == "zero3_sp8":
+        _check_sequence_parallel(task, given, run)
     if task == "reward":
         _check_reward(data, model)
+
+
+def _check_sequence_parallel(task: str, given: dict[str, Any], run: RunConfig) -> None:
+    if task != "sft":
+        raise RecipeError(f"accelerate_config: TRL shares a sequence among GPUs in SFT only, not in {task}; use zero3")
+    if given.get("packing"):
+        raise RecipeError(
+            "packing: with zero3_sp8 samples of one row would attend to each other; set `packing: false`"
+        )
+    if run.gpus % 8:
+        raise RecipeError(f"gpus: with zero3_sp8 a multiple of 8, got {run.gpus}")
 
 
 def _check_weights(data: DataConfig) -> None:
@@ -272,6 +288,11 @@ def _check_reward(data: DataConfig, model: Any) -> None:
         )
 
 
+def flash_attention_installed() -> bool:
+    """True if `attn_implementation: flash_attention_2` can be had; `kernels` takes it from the hub, compiled."""
+    return any(importlib.util.find_spec(package) is not None for package in ("flash_attn", "kernels"))
+
+
 def check_machine(given: dict[str, Any], run: RunConfig, model: Any) -> None:
     """What this machine lacks for the recipe."""
     import torch
@@ -290,8 +311,22 @@ def check_machine(given: dict[str, Any], run: RunConfig, model: Any) -> None:
             "CPU; set `packing: false`"
         )
     attention = (model and model.attn_implementation) or ""
-    if attention.startswith("flash_attention") and importlib.util.find_spec("flash_attn") is None:
-        raise RecipeError(f"attn_implementation: {attention} needs the package flash-attn; install it, or use sdpa")
+    if attention.startswith("flash_attention") and not (cuda and flash_attention_installed()):
+        lacks = "needs the package flash-attn or kernels, which is not installed" if cuda else "needs a GPU"
+        raise RecipeError(
+            f"attn_implementation: {attention} {lacks}; remove the key, and the fastest that is there is taken"
+        )
+    if cuda and has("bf16", not has("fp16")) and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise RecipeError(
+            f"bf16: {torch.cuda.get_device_name(0)} has no bfloat16 arithmetic; set --bf16 false --fp16 true --dtype "
+            "float32"
+        )
+    sharding = run.accelerate_config or ""
+    if run.gpus > 1 and sharding.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
+        raise RecipeError(
+            f"accelerate_config: {sharding} needs DeepSpeed, which is not installed; run `make install EXTRAS=gpu`, "
+            "or set --accelerate_config fsdp2"
+        )
     if has("use_vllm"):
         if not cuda:
             raise RecipeError("use_vllm: vLLM generates on a GPU and this machine has none; set `use_vllm: false`")

@@ -40,6 +40,17 @@ def main() -> None:
     check.set_defaults(run=None)
 
     verbs.add_parser(
+        "estimate",
+        help="tell what memory and time a recipe takes, and what else would fit",
+        usage="open-r1 estimate RECIPE|PIPELINE [RECIPE ...] [--gpus 8xH100] [--price N] [--rows N] [--mean_tokens N] "
+        "[--utilisation 0.35] [--key value ...]",
+        description="From the model's configuration alone: memory of each GPU part by part, tokens and FLOPs of a "
+        "step, time and GPU-hours by the rates that it states, and alternatives by their cost. It needs no GPU and no "
+        "weights.",
+        epilog="For example: open-r1 estimate recipes/Qwen2.5-7B/grpo/r1_zero.yaml --gpus 8xA100 --price 2",
+    )
+
+    verbs.add_parser(
         "evaluate",
         help="measure a model on benchmarks",
         usage="open-r1 evaluate MODEL BENCHMARK [BENCHMARK ...] [--processes N] [--key value ...]",
@@ -104,7 +115,7 @@ def main() -> None:
     sys.path.append(os.getcwd())
     # Other words of these are the recipe's own keys, so argparse must not look into them.
     words = sys.argv[1:]
-    takes_keys = {"train": _train, "check": _check, "evaluate": _evaluate}
+    takes_keys = {"train": _train, "check": _check, "estimate": _estimate, "evaluate": _evaluate}
     if words and words[0] in takes_keys and not {"-h", "--help"} & set(words[1:]):
         takes_keys[words[0]](words[1:])
         return
@@ -218,6 +229,29 @@ def _check(words: list[str]) -> None:
     if findings.fatal:
         sys.exit(1)
     print(f"\n{path} can be run" + (", but see the warnings" if findings.warnings else ""))
+
+
+def _estimate(words: list[str]) -> None:
+    from . import quiet
+
+    quiet.hold()
+    _go_offline_if_needed()
+    from pathlib import Path
+
+    from . import estimate
+    from .configs import parse_overrides
+    from .pipeline import estimated, graph
+
+    quiet.release(None)
+    path, overrides = _recipe(words)
+    try:
+        if graph.is_pipeline(path):
+            asked, changes = estimate.options(parse_overrides(overrides))
+            print(estimated.told(estimated.of(Path(path), changes, asked)))
+        else:
+            print(estimate.main([path, *overrides]))
+    except RecipeError as error:
+        sys.exit(f"error: {error}")
 
 
 def _go_offline_if_needed() -> None:

@@ -20,11 +20,12 @@ from typing import Any
 
 import yaml
 
-from . import benchmarks, checks
+from . import algorithms, benchmarks, checks, hardware
 from .errors import RecipeError, nearest
 from .rewards import RewardConfig
 from .toy import DROPPED, shrink
 
+ACCELERATE_CONFIGS = Path("recipes/accelerate_configs")
 HF_SEED = 42  # transformers' default of `seed`
 # Safe; libyaml's is ten times as fast, which hundreds of recipes make seconds.
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -149,6 +150,7 @@ class DataConfig:
         system_prompt: system message put before every conversation.
         chat_template: a name in `prompts.CHAT_TEMPLATES`; None keeps the tokenizer's own.
         tokenizer_name_or_path: None takes the model's; `package.module:function` is called without arguments.
+        pad_token: a token of its for padding; None takes the one it has, or one that its family sets aside.
         streaming: read rows as they are needed instead of preparing the whole set; needs `max_steps`.
         contamination: evaluation sets whose problems must not be among the prompts.
     """
@@ -159,6 +161,7 @@ class DataConfig:
     system_prompt: str | None = None
     chat_template: str | None = None
     tokenizer_name_or_path: str | None = None
+    pad_token: str | None = None
     streaming: bool = False
     contamination: ContaminationConfig | None = None
 
@@ -422,10 +425,12 @@ class RunConfig:
         max_error_share: the run stops when the judges themselves failed on more than this share of a step.
         preflight: try the rewards on a few rows before training, and refuse to start if they cannot work.
         evaluation: held-out problems.
+        algorithm: a name in `algorithms.ALGORITHMS`, for the keys of TRL's that make a variant of GRPO.
         base_recipe: recipe whose model this run starts from; run first if it has not been.
         random_init: configuration of a model made from scratch (`{model_type: qwen2, hidden_size: 64, ...}`).
         merge_adapter: merge the adapter into full-precision weights at the end.
         gpus: GPUs the recipe is written for; 0 runs on CPU.
+        gpu_type: their kind, a name in `hardware.GPUS`, for estimates; it runs on any.
         accelerate_config: name of a file in recipes/accelerate_configs for more than one process.
         toy: shrink model, data and batch so that the recipe runs on CPU in seconds.
         overwrite: delete an existing run directory of this name first.
@@ -439,10 +444,12 @@ class RunConfig:
     max_error_share: float = 0.25
     preflight: bool = True
     evaluation: EvaluationConfig | None = None
+    algorithm: str | None = None
     base_recipe: str | None = None
     random_init: dict[str, Any] | None = None
     merge_adapter: bool = False
     gpus: int = 0
+    gpu_type: str = hardware.DEFAULT
     accelerate_config: str | None = None
     toy: bool = False
     overwrite: bool = False
@@ -537,7 +544,7 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
 # Keys that change where and how a run is shown, not what it computes: they name no new run and break no resume.
 PRESENTATION_KEYS = {
     "output_dir", "overwrite", "report_to", "run_name", "print_every", "disable_tqdm", "task", "part", "parts",
-    "hub_dataset_id", "hub_private", "rejudge", "reference", "report",
+    "hub_dataset_id", "hub_private", "rejudge", "reference", "report", "gpu_type",
 }  # fmt: skip
 # Of an engine, what says where and how fast it works; its other parameters may change what it writes.
 ENGINE_PRESENTATION_KEYS = {
@@ -644,6 +651,10 @@ def resolve(path: Path, changes: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     named = changes
     changes = dict(named)
     written = read_yaml(path)
+    if "algorithm" in written:
+        written = algorithms.apply(written["algorithm"], {}) | written
+    if changes.get("algorithm") is not None:
+        written = algorithms.apply(changes["algorithm"], written)
     task = _task(path, written | {key: changes[key] for key in ("task",) if key in changes})
     if task == "evaluate":
         # Each by all of its keys, so that `--benchmarks.0.k 4` finds its place, and the run keeps what was measured.
@@ -805,13 +816,33 @@ def _groups(task: str) -> dict[str, type]:
     """The dataclasses a recipe of this task fills. TRL's `ModelConfig` shares no field with the trainers' configs."""
     groups = {"run": RunConfig, "data": DataConfig}
     if task in ("select", "mix"):
-        return groups | {"args": {"select": SelectConfig, "mix": MixConfig}[task]}
+        return groups | {"args": args_class(task)}
     import trl
 
-    if task in ("sample", "evaluate"):
-        return groups | {"model": trl.ModelConfig, "args": SampleConfig if task == "sample" else EvaluateConfig}
+    return groups | {"model": trl.ModelConfig, "args": args_class(task)}
+
+
+def args_class(task: str) -> type:
+    """TRL's config of a trainer, or this module's of another task."""
+    if task in SHARDED_TASKS:
+        return {"sample": SampleConfig, "select": SelectConfig, "mix": MixConfig, "evaluate": EvaluateConfig}[task]
+    import trl
+
     args = {"sft": "SFT", "grpo": "GRPO", "rloo": "RLOO", "dpo": "DPO", "reward": "Reward"}[task]
-    return groups | {"model": trl.ModelConfig, "args": getattr(trl, f"{args}Config")}
+    return getattr(trl, f"{args}Config")
+
+
+def accelerate_config(name: str) -> Path:
+    """The file of an accelerate config.
+
+    Raises:
+        RecipeError: there is none of that name.
+    """
+    path = ACCELERATE_CONFIGS / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in ACCELERATE_CONFIGS.glob("*.yaml")))
+        raise RecipeError(f"accelerate_config: there is no {path}; known: {known}")
+    return path
 
 
 def _as_list(value: Any) -> list[Any]:

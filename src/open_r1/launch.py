@@ -14,6 +14,7 @@ from . import data, report, run, shards
 from .configs import (
     SHARDED_TASKS,
     Recipe,
+    accelerate_config,
     apply_overrides,
     default_output_dir,
     load_recipe,
@@ -22,8 +23,6 @@ from .configs import (
 )
 from .errors import RecipeError, nearest
 from .processes import die_with_parent
-
-CONFIGS = Path("recipes/accelerate_configs")
 
 
 def train(path: str, overrides: list[str], processes: int | None = None) -> run.Run:
@@ -165,11 +164,7 @@ def in_processes(recipe: Recipe, overrides: list[str], processes: int) -> run.Ru
                 "(raise gradient_accumulation_steps to keep the batch), or add --toy"
             )
     name = recipe.run.accelerate_config or ("ddp" if recipe.run.gpus else "cpu")
-    config = CONFIGS / f"{name}.yaml"
-    if not config.is_file():
-        known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
-        raise RecipeError(f"accelerate_config: there is no {config}; known: {known}")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(accelerate_config(name))]
     command += ["--num_processes", str(processes), "--main_process_port", "0", "-m", module_of(recipe.task)]
     command += ["--config", str(recipe.path), *overrides]
     cores = os.cpu_count() or 1

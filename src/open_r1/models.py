@@ -23,8 +23,9 @@ from transformers import (
 )
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from .configs import Recipe
-from .errors import RecipeError
+from .checks import flash_attention_installed
+from .configs import TRAINERS, Recipe
+from .errors import RecipeError, nearest
 from .prompts import CHAT_TEMPLATES, Messages
 
 # Special tokens that model families reserve for padding, tried when a tokenizer has none of its own.
@@ -52,11 +53,56 @@ def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
                 f"token of {name}; choose the template of this model's family"
             )
         tokenizer.eos_token = template.end_of_turn
-    if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
-        # A collator that masks padding would also mask the end token, and the model would never learn to stop.
-        vocabulary = tokenizer.get_vocab()
-        tokenizer.pad_token = next((token for token in PAD_TOKENS if token in vocabulary), tokenizer.eos_token)
+    _settle_padding(recipe, tokenizer, str(name))
     return tokenizer
+
+
+def _settle_padding(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Choose a padding token that is not the end token.
+
+    Where padding is masked by its token, the end would be masked with it, and the model would never learn to stop.
+
+    Raises:
+        RecipeError: the recipe names the end token, or no token of the tokenizer; or a training finds none.
+    """
+    vocabulary, asked = tokenizer.get_vocab(), recipe.data.pad_token
+    if asked is not None:
+        if asked not in vocabulary:
+            raise RecipeError(f"pad_token: {asked!r} is no token of {name}{nearest(asked, list(vocabulary))}")
+        if asked == tokenizer.eos_token:
+            raise RecipeError(
+                f"pad_token: {asked} is the end token of {name}; padded with it, a model never learns to stop. Name "
+                "another, or remove the key"
+            )
+        tokenizer.pad_token = asked
+    if tokenizer.pad_token not in (None, tokenizer.eos_token):
+        return
+    free = next((token for token in PAD_TOKENS if token in vocabulary and token != tokenizer.eos_token), None)
+    if free is None and recipe.task in TRAINERS:
+        raise RecipeError(
+            f"pad_token: {name} has no token for padding but its end token {tokenizer.eos_token}; padded with it, a "
+            "model never learns to stop. Name a token of its that no text has, e.g. --pad_token '<unk>'"
+        )
+    tokenizer.pad_token = free or tokenizer.eos_token
+
+
+def check_turns_end(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse to train on conversations whose turns end without the token that ends generation.
+
+    Raises:
+        RecipeError: the chat template leaves the end token out, or there is no template.
+    """
+    said = [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": "an answer"}]
+    if tokenizer.chat_template is None:
+        known = ", ".join(CHAT_TEMPLATES)
+        raise RecipeError(f"chat_template: the tokenizer has none; name one of {known}")
+    after = str(tokenizer.apply_chat_template(said, tokenize=False)).rpartition("an answer")[2]
+    if str(tokenizer.eos_token) not in after:
+        raise RecipeError(
+            f"chat_template: a turn of the tokenizer's own template ends with {after.strip()[:40]!r}, and generation "
+            f"with {tokenizer.eos_token}, so that a model trained on it never stops; name the template of its family "
+            f"({', '.join(CHAT_TEMPLATES)}), which sets the end token too"
+        )
 
 
 def tokenizer_from(name: str, revision: str = "main", trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -116,7 +162,7 @@ def byte_tokenizer() -> PreTrainedTokenizerBase:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
-        eos_token="<eos>",
+        eos_token=CHAT_TEMPLATES["chatml"].end_of_turn,
         bos_token="<eos>",
         additional_special_tokens=list(dict.fromkeys(special[2:])),
         chat_template=CHAT_TEMPLATES["chatml"].text,
@@ -133,8 +179,9 @@ def model_path(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
         RecipeError: a path that is no model, or a `random_init` that transformers refuses.
     """
     if recipe.run.random_init is None:
-        return _checked(recipe)
+        return _checked(recipe, tokenizer)
     path = recipe.run_dir / "init"
+    check_shape(recipe, random_config(recipe.run.random_init, tokenizer), tokenizer)
     with PartialState().main_process_first():
         if not (path / "config.json").is_file():
             config = random_config(recipe.run.random_init | _head(recipe), tokenizer)
@@ -180,12 +227,12 @@ def random_config(values: dict[str, Any], tokenizer: PreTrainedTokenizerBase) ->
         )
     tokens = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
     try:
-        return AutoConfig.for_model(model_type, **tokens, **values)
+        return AutoConfig.for_model(model_type, **values | tokens)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"random_init: {error}") from error
 
 
-def _checked(recipe: Recipe) -> str:
+def _checked(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
     name = str(recipe.model.model_name_or_path)
     path = Path(name)
     if path.is_dir() and not (path / "config.json").is_file():
@@ -194,24 +241,80 @@ def _checked(recipe: Recipe) -> str:
     if not path.exists() and name.startswith((".", "/", "~", "runs/")):
         made = f"; make it with: open-r1 train {' '.join([recipe.base[0], *recipe.base[1]])}" if recipe.base else ""
         raise RecipeError(f"model_name_or_path: there is no folder {name}{made}")
+    trusted = {"revision": recipe.model.model_revision, "trust_remote_code": recipe.args.trust_remote_code}
     try:
-        AutoConfig.from_pretrained(
-            name, revision=recipe.model.model_revision, trust_remote_code=recipe.args.trust_remote_code
-        )
+        config = AutoConfig.from_pretrained(name, **trusted, **config_changes(recipe))
     except (OSError, ValueError) as error:
         raise RecipeError(f"model_name_or_path: {name} is no model here or on the hub: {error}") from error
+    check_shape(recipe, config, tokenizer)
     return name
+
+
+def check_shape(
+    recipe: Recipe, config: transformers.PretrainedConfig, tokenizer: PreTrainedTokenizerBase | None = None
+) -> None:
+    """Refuse a context that is longer than the model's, and a tokenizer with more tokens than the model.
+
+    Raises:
+        RecipeError: naming the key.
+    """
+    positions = getattr(config, "max_position_embeddings", None)
+    given = recipe.given
+    wanted = {key: given.get(key) for key in ("max_length", "max_completion_length", "vllm_max_model_length")}
+    if recipe.task == "evaluate":
+        wanted = {}  # an engine says of each prompt whether it fits
+    for key, tokens in wanted.items():
+        if positions is not None and isinstance(tokens, int) and tokens > positions:
+            raise RecipeError(
+                f"{key}: {tokens:,} tokens, and {recipe.model.model_name_or_path or 'the model'} has {positions:,} "
+                f"positions; set --{key} {positions}, or stretch its rotary embeddings, as "
+                "recipes/Qwen2.5-Math-7B/sft/distill.yaml does with `model_init_kwargs`"
+            )
+    if tokenizer is None:
+        return
+    largest = max(tokenizer.get_vocab().values()) + 1
+    if largest > config.vocab_size:
+        raise RecipeError(
+            f"tokenizer_name_or_path: {tokenizer.name_or_path or 'the tokenizer'} has {largest:,} tokens and the "
+            f"model {config.vocab_size:,}; they do not belong together"
+        )
+
+
+# Of `model_init_kwargs`, what is for loading and no part of the model's configuration.
+LOADING_KWARGS = ("use_kernels", "device_map", "dtype", "attn_implementation", "quantization_config", "max_memory")
+
+
+def config_changes(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe's `model_init_kwargs` change of the model's configuration."""
+    return {key: value for key, value in _given_kwargs(recipe).items() if key not in LOADING_KWARGS}
+
+
+def _given_kwargs(recipe: Recipe) -> dict[str, Any]:
+    given = recipe.given.get("model_init_kwargs") or {}
+    return json.loads(given) if isinstance(given, str) else given
 
 
 def model_init_kwargs(recipe: Recipe) -> dict[str, Any]:
     """Keyword arguments for `from_pretrained`, as TRL's own scripts set them."""
-    given = recipe.args.model_init_kwargs or {}
     kwargs = {
         "revision": recipe.model.model_revision,
-        "attn_implementation": recipe.model.attn_implementation,
+        "attn_implementation": recipe.model.attn_implementation or fastest_attention(recipe),
         "dtype": recipe.model.dtype,
     }
-    return kwargs | (json.loads(given) if isinstance(given, str) else given)
+    return kwargs | _given_kwargs(recipe)
+
+
+def fastest_attention(recipe: Recipe) -> str | None:
+    """What computes attention where a recipe leaves it open; None is transformers' own choice, `sdpa`.
+
+    On a GPU flash attention if it is installed. Without it packed rows take FlexAttention, which knows where one of
+    them ends: `sdpa` would build a mask of the whole row.
+    """
+    if not torch.cuda.is_available():
+        return None
+    if flash_attention_installed():
+        return "flash_attention_2"
+    return "flex_attention" if recipe.given.get("packing") or recipe.given.get("padding_free") else None
 
 
 def unround_head(model: torch.nn.Module) -> None:

@@ -16,6 +16,8 @@ def main(recipe: Recipe) -> run.Run:
     held_out = data.load_eval_datasets(recipe)
     base = models.model_path(recipe, tokenizer)
     recipe.args.model_init_kwargs = models.model_init_kwargs(recipe)
+    if "messages" in data.columns(rows):
+        models.check_turns_end(tokenizer)
     if "messages" in data.columns(rows) and "assistant_only_loss" not in recipe.given:
         # TRL would train on the user's words as well.
         recipe.args.assistant_only_loss = True

@@ -2,7 +2,8 @@
 
 The code path stays the recipe's own (trainer, loss, LoRA or 4-bit, prompt, chat template, rewards); model, tokenizer,
 data and batch shrink. What cannot be had without a download is replaced and said: a hub model by a random one of its
-architecture, a hub tokenizer by a byte-level one, a hub dataset by the miniature's problems, a reward model by a rule.
+architecture, a hub tokenizer that is not in the cache by a byte-level one, a hub dataset by the miniature's
+problems, a reward model by a rule.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
+
+from . import architectures
 from .protocol import REPLACED
 
 MODEL = {
@@ -19,14 +23,19 @@ MODEL = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 2048,
-    "tie_word_embeddings": False,
 }
+# Of a mixture of experts with latent attention (DeepSeek-V3), whose every layer has all heads' keys.
+EXPERTS = {
+    "num_key_value_heads": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
+    "moe_intermediate_size": 32, "first_k_dense_replace": 1, "kv_lora_rank": 16, "q_lora_rank": 16,
+    "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 16,
+}  # fmt: skip
 # Keys that only make sense at the recipe's real size or on its hardware.
 DROPPED = (
     "deepspeed", "fsdp", "fsdp_config", "attn_implementation", "use_liger_kernel", "use_vllm", "vllm_mode", "packing",
     "padding_free", "generation_batch_size", "steps_per_generation", "warmup_steps", "gradient_accumulation_steps",
     "num_train_epochs", "push_to_hub", "gpus", "base_recipe", "accelerate_config", "model_init_kwargs",
-    "use_transformers_continuous_batching", "activation_offloading", "hub_dataset_id", "deduplicate",
+    "use_transformers_continuous_batching", "activation_offloading", "hub_dataset_id", "deduplicate", "algorithm",
 )  # fmt: skip
 SIZE = {
     "per_device_train_batch_size": 4,
@@ -104,11 +113,13 @@ def shrink(given: dict[str, Any]) -> dict[str, Any]:
         return small
     model = str(given.get("model_name_or_path") or "")
     if not _local(model) and "random_init" not in given:
-        family = "llama" if "llama" in model.lower() else "qwen2"
-        small["random_init"] = {"model_type": family, **MODEL}
+        small["random_init"] = _small_model(model)
     tokenizer = tokenizer or (model if "random_init" not in given else "")
     if not _local(tokenizer):
-        small["tokenizer_name_or_path"] = "open_r1.models:byte_tokenizer"
+        cached = isinstance(try_to_load_from_cache(tokenizer, "tokenizer.json"), str) if "/" in tokenizer else False
+        small["tokenizer_name_or_path"] = tokenizer if cached else "open_r1.models:byte_tokenizer"
+        if not cached:
+            small.pop("pad_token", None)
     for key in ("datasets", "eval_datasets"):
         if key in given:
             small[key] = [_small_source(source, task) for source in given[key]]
@@ -121,6 +132,15 @@ def shrink(given: dict[str, Any]) -> dict[str, Any]:
             "max_completion_length": 16,
         }
     return small
+
+
+def _small_model(name: str) -> dict[str, Any]:
+    """A small model of the same architecture; of one that this project does not list, the family of its name."""
+    family = architectures.find(name) or {"model_type": "llama" if "llama" in name.lower() else "qwen2"}
+    kept = {key: value for key, value in family.items() if key not in ("vocab_size", "eos_token_id")}
+    small = kept | MODEL | {key: value for key, value in EXPERTS.items() if "n_routed_experts" in family}
+    # The base a stretched context needs is for that context; what is left must suit the toy's.
+    return small | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
 
 
 def _small_reward(reward: dict[str, Any] | str) -> dict[str, Any] | str:
@@ -165,6 +185,9 @@ def _small_source(source: dict[str, Any] | str, task: str) -> dict[str, Any]:
     source, rows = _source(source), ROWS.get(task, 64)
     if not _local(str(source.get("path", ""))):
         kept = {key: source[key] for key in ("weight", "epochs", "kind", "license") if key in source}
+        if source.get("kind") == "code":
+            # The miniature has no programs; this is a test that any would pass.
+            kept["template"] = {"tests": '["assert True"]'}
         return kept | {"path": f"open_r1.tiny.problems:{MAKERS[task]}", "args": {"rows": rows}}
     if task == "mix":
         return source  # its rows are an amount, and no more are drawn than the toy's

@@ -1,0 +1,208 @@
+"""`open-r1 estimate`: does a recipe fit its hardware, how long does it take, and what would fit or be quicker?
+
+From the model's configuration alone, without weights, on any machine. Memory is counted and traced (memory.py,
+traced.py), time follows from rates that are assumed (speed.py), and says so.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from .. import hardware
+from ..configs import DATA_TASKS, Recipe, load_recipe, parse_overrides, resolve, words_of
+from ..errors import RecipeError
+from ..hardware import GPU
+from . import alternatives, memory, speed, workload
+from .alternatives import Alternative
+from .memory import GIB, Memory
+from .speed import UTILISATION, Speed
+from .workload import Workload
+
+TIGHT = 0.92  # of a GPU's memory: more than the estimate is sure of
+OPTIONS = ("rows", "mean_tokens", "utilisation", "price")  # of an estimate, beside the recipe's keys
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an estimate is asked for.
+
+    Args:
+        rows: of the data.
+        mean_tokens: of a completion, or of a row that is not packed.
+        utilisation: share of the GPUs' rate that training reaches.
+        price: of a GPU for an hour.
+    """
+
+    rows: int | None = None
+    mean_tokens: float | None = None
+    utilisation: float = UTILISATION
+    price: float | None = None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a recipe takes.
+
+    Args:
+        work: the recipe as its hardware sees it.
+        gpu: the kind of its GPUs; None is a CPU.
+        memory: of each.
+        speed: None on a CPU, whose speed nobody states.
+        price: of a GPU for an hour.
+    """
+
+    work: Workload
+    gpu: GPU | None
+    memory: Memory
+    speed: Speed | None
+    price: float | None = None
+
+    @property
+    def room(self) -> float | None:
+        """Bytes of a GPU."""
+        return None if self.gpu is None else self.gpu.memory * GIB
+
+    @property
+    def fits(self) -> bool:
+        if self.room is None:
+            return True
+        generating = {**self.memory.generation}
+        short = self._vllm_room() < 0 if "vLLM" in generating or "vLLM's cache" in generating else False
+        return self.memory.peak <= self.room and not short
+
+    def _vllm_room(self) -> float:
+        assert self.gpu is not None
+        given = self.work.recipe.given
+        if self.work.trains:
+            share = float(self.work.get("vllm_gpu_memory_utilization"))
+            return memory.vllm_room(self.work, self.gpu, share, int(given.get("vllm_tensor_parallel_size") or 1))
+        parameters = self.work.recipe.args.engine.parameters
+        share, tensor = parameters.get("gpu_memory_utilization", 0.9), parameters.get("tensor_parallel_size", 1)
+        return memory.vllm_room(self.work, self.gpu, float(share), int(tensor))
+
+    @property
+    def gpu_hours(self) -> float | None:
+        if self.speed is None or self.speed.hours is None:
+            return None
+        return self.speed.hours * self.work.processes
+
+
+def headline(estimate: Estimate) -> str:
+    """Does it fit, in one line."""
+    work = estimate.work
+    peak = estimate.memory.peak / GIB
+    if estimate.gpu is None:
+        return f"{peak:.2f} GiB on a CPU, beside Python and its libraries (about 0.7 GiB)"
+    several = f"{work.gpus} x {estimate.gpu.name}" + (
+        f", {work.sharding.name}" if work.sharding.kind != "none" else ""
+    )
+    verdict = "fits" if estimate.fits else "DOES NOT FIT"
+    if estimate.fits and peak > TIGHT * estimate.gpu.memory:
+        verdict = "fits, but barely"
+    return f"{verdict}: {peak:.1f} of {estimate.gpu.memory:.1f} GiB on each GPU ({several})"
+
+
+def options(changes: dict[str, Any]) -> tuple[Options, dict[str, Any]]:
+    """An estimate's own options, and what is left for the recipe; `gpus` may be `8xH100`.
+
+    Raises:
+        RecipeError: a value that makes no sense.
+    """
+    given = {key: changes.pop(key) for key in OPTIONS if key in changes}
+    for key, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+            raise RecipeError(f"{key}: a number above 0, got {value!r}")
+    if given.get("utilisation", 0) > 1:
+        raise RecipeError(f"utilisation: a share, at most 1, got {given['utilisation']!r}")
+    if "gpus" in changes:
+        count, kind = hardware.parse(str(changes.pop("gpus")))
+        changes |= {key: value for key, value in (("gpus", count), ("gpu_type", kind)) if value is not None}
+    return Options(**given), changes
+
+
+def of(recipe: Recipe, asked: Options | None = None, config: PretrainedConfig | None = None) -> Estimate:
+    """The estimate of a recipe.
+
+    Args:
+        recipe: loaded with `planned`.
+        asked: options.
+        config: of its model, if that is another stage's.
+
+    Raises:
+        RecipeError: a model whose shape is not known, or a task that needs no GPU.
+    """
+    asked = asked or Options()
+    work = workload.of(recipe, config)
+    gpu = hardware.find(recipe.run.gpu_type) if work.on_gpu else None
+    used = memory.of(work, gpu)
+    taken = None
+    if gpu is not None:
+        rows = None if asked.rows is None else int(asked.rows)
+        taken = speed.of(work, gpu, asked.utilisation, rows, asked.mean_tokens)
+    return Estimate(work, gpu, used, taken, asked.price)
+
+
+def needs_a_model(recipe: Recipe) -> bool:
+    """False of data recipes that only read and write, and of judging what was generated elsewhere."""
+    if recipe.task in DATA_TASKS and recipe.task != "sample":
+        return False
+    if recipe.task in ("sample", "evaluate"):
+        named = recipe.model.model_name_or_path or recipe.run.random_init or recipe.run.base_recipe
+        return bool(named) and not recipe.given.get("completions")
+    return True
+
+
+def load(path: str | Path, changes: dict[str, Any]) -> Recipe:
+    """A recipe for as many processes as it asks for."""
+    gpus = resolve(Path(path), changes)[1].get("gpus") or 0
+    return load_recipe(path, words_of(changes), processes=max(1, int(gpus)), planned=True)
+
+
+def others(
+    path: str | Path, changes: dict[str, Any], estimate: Estimate, asked: Options
+) -> list[tuple[Alternative, Estimate]]:
+    """Alternatives, those that fit first, then by the GPU-hours of a step."""
+    found = []
+    for alternative in alternatives.of(estimate.work):
+        try:
+            recipe = load(path, changes | alternative.changes)
+            found.append((alternative, of(recipe, asked, estimate.work.config)))
+        except RecipeError:
+            continue  # a combination that is refused is no alternative
+
+    def cost(pair: tuple[Alternative, Estimate]) -> tuple[bool, float]:
+        taken = pair[1].speed
+        return not pair[1].fits, (taken.step_seconds * pair[1].work.processes) if taken else pair[1].memory.peak
+
+    return sorted(found, key=cost)
+
+
+def main(words: list[str]) -> str:
+    """What `open-r1 estimate RECIPE [RECIPE ...] [--key value ...]` prints."""
+    from . import told
+
+    paths = list(itertools.takewhile(lambda word: not word.startswith("--"), words))
+    asked, changes = options(parse_overrides(words[len(paths) :]))
+    if len(paths) > 1:
+        return told.table(_several(paths, changes, asked))
+    path = paths[0]
+    recipe = load(path, changes)
+    if not needs_a_model(recipe):
+        return f"{path} runs no model: it needs no GPU, and a few GB of memory"
+    estimate = of(recipe, asked)
+    around = others(path, changes, estimate, asked) if estimate.work.trains and estimate.gpu else []
+    return told.recipe(path, estimate, around)
+
+
+def _several(paths: list[str], changes: dict[str, Any], asked: Options) -> Iterator[tuple[str, Estimate]]:
+    """The estimates of those that run a model."""
+    for path in paths:
+        recipe = load(path, changes)
+        if needs_a_model(recipe):
+            yield path, of(recipe, asked)

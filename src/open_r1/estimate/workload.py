@@ -1,0 +1,287 @@
+"""What a recipe asks of its hardware: the facts that memory and time follow from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, PretrainedConfig
+
+from .. import architectures
+from ..checks import RL_TASKS
+from ..configs import TRAINERS, Recipe, accelerate_config, args_class, read_yaml, resolve
+from ..errors import RecipeError, nearest
+from ..models import config_changes, load_tokenizer
+
+# The mean length of R1-Zero's responses over its 8,400 steps (arXiv 2501.12948v1, Figure 3) is 5,000 tokens of 32,768.
+MEAN_SHARE = 0.15
+PROMPT_TOKENS = 1024  # of a question, where nothing says how long prompts are
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """How the model's state is spread over the GPUs.
+
+    Args:
+        name: of the accelerate config.
+        kind: `none` (one GPU), `ddp`, `fsdp2` or `deepspeed`.
+        stage: of ZeRO.
+        offload_optimizer: it lies in the host's memory.
+        offload_parameters: so do they.
+        sequence_parallel: GPUs that share a sequence.
+    """
+
+    name: str
+    kind: str
+    stage: int = 0
+    offload_optimizer: bool = False
+    offload_parameters: bool = False
+    sequence_parallel: int = 1
+
+    def shards(self, what: str, gpus: int) -> int:
+        """Among how many GPUs `parameters`, `gradients` or `optimizer` are parted."""
+        split = {"parameters": self.stage >= 3, "gradients": self.stage >= 2, "optimizer": self.stage >= 1}[what]
+        return gpus if split or self.kind == "fsdp2" else 1
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A training, sampling or evaluation as its hardware sees it.
+
+    Args:
+        recipe: it is of.
+        config: of the model.
+        gpus: how many; 0 is a CPU.
+        sharding: of the model's state.
+    """
+
+    recipe: Recipe
+    config: PretrainedConfig
+    gpus: int
+    sharding: Sharding
+
+    def get(self, key: str) -> Any:
+        """A key of the recipe, by its default if it is not written."""
+        given = self.recipe.given.get(key)
+        return self.defaults[key] if given is None else given
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        classes = [args_class(self.recipe.task), type(self.recipe.model)]
+        return {f.name: f.default for cls in classes for f in fields(cls)}
+
+    @property
+    def trains(self) -> bool:
+        return self.recipe.task in TRAINERS
+
+    @property
+    def samples(self) -> bool:
+        """Training that generates."""
+        return self.recipe.task in RL_TASKS
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.gpus > 0
+
+    @property
+    def processes(self) -> int:
+        return max(1, self.gpus)
+
+    @property
+    def dtype(self) -> str:
+        """Of the weights as they are loaded; DeepSpeed makes them bfloat16 whatever they were."""
+        asked = str(self.recipe.model.dtype or "float32")
+        if self.sharding.kind == "deepspeed" and self.bf16:
+            return "bfloat16"
+        return "float32" if asked == "auto" else asked
+
+    @property
+    def bf16(self) -> bool:
+        """It computes in bfloat16: TRL's default on a GPU, and this project's `false` on a CPU."""
+        given = self.recipe.given.get("bf16")
+        return bool(self.on_gpu and not self.recipe.given.get("fp16")) if given is None else bool(given)
+
+    @property
+    def rounds_updates(self) -> bool:
+        """All weights are trained, and held in bfloat16 with no float32 copy."""
+        copied = self.sharding.kind in ("deepspeed", "fsdp2")
+        return self.dtype == "bfloat16" and self.lora is None and not copied
+
+    @property
+    def lora(self) -> tuple[tuple[str, Any], ...] | None:
+        model = self.recipe.model
+        if not model.use_peft:
+            return None
+        targets = model.lora_target_modules
+        targets = "all-linear" if targets in (["all-linear"], "all-linear") else targets
+        values = {
+            "r": model.lora_r,
+            "lora_alpha": model.lora_alpha,
+            "lora_dropout": model.lora_dropout,
+            "target_modules": tuple(targets) if isinstance(targets, list) else targets,
+        }
+        return tuple(sorted(values.items()))
+
+    @property
+    def four_bit(self) -> bool:
+        return bool(self.recipe.model.load_in_4bit)
+
+    @property
+    def rows(self) -> int:
+        """Sequences that go through the model at once; a pair is two of them."""
+        batch = int(self.get("per_device_train_batch_size"))
+        return 2 * batch if self.recipe.task in ("dpo", "reward") else batch
+
+    @property
+    def tokens(self) -> int:
+        """Of the longest sequence, prompt and all; each GPU's part of it where several share one."""
+        if self.samples:
+            longest = int(self.get("max_completion_length")) + self.prompt_tokens
+        else:
+            longest = int(self.get("max_length") or self.config.max_position_embeddings)
+        return -(-longest // self.sharding.sequence_parallel)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of the longest prompt."""
+        limit, completion = self.recipe.given.get("vllm_max_model_length"), int(self.get("max_completion_length"))
+        return min(PROMPT_TOKENS, limit - completion) if limit and limit > completion else PROMPT_TOKENS
+
+    @property
+    def mean_tokens(self) -> float:
+        """Of a sequence on average: rows that are packed are full; others are assumed, as nothing tells."""
+        if self.samples:
+            return self.mean_completion + min(self.prompt_tokens, 256)
+        if self.get("packing") if self.recipe.task == "sft" else False:
+            return float(self.get("max_length"))
+        return float(min(int(self.get("max_length") or 1024), MEAN_TOKENS[self.recipe.task]))
+
+    @property
+    def mean_completion(self) -> float:
+        return max(16.0, MEAN_SHARE * int(self.get("max_completion_length")))
+
+    @property
+    def accumulation(self) -> int:
+        return int(self.get("gradient_accumulation_steps"))
+
+    @property
+    def replicas(self) -> int:
+        """Groups of GPUs that work on rows of their own."""
+        return max(1, self.processes // self.sharding.sequence_parallel)
+
+    @property
+    def rows_per_step(self) -> int:
+        """Sequences of an optimizer step, over all GPUs."""
+        return self.rows * self.accumulation * self.replicas
+
+    @property
+    def checkpointing(self) -> bool:
+        return bool(self.get("gradient_checkpointing"))
+
+    @property
+    def reference(self) -> bool:
+        """A second model is held; an adapter's base is its own reference."""
+        if self.lora is not None:
+            return False
+        if self.recipe.task == "dpo":
+            return not self.get("precompute_ref_log_probs")
+        return self.samples and float(self.get("beta")) != 0.0
+
+
+# Tokens of a row that is not packed. Of the students' data: the paper's mean over its 800k (arXiv 2501.12948v2, Table
+# 5). Of pairs: two answers of UltraFeedback with their question, in round figures.
+MEAN_TOKENS = {"sft": 5355.3, "dpo": 600.0, "reward": 600.0}
+
+
+def of(recipe: Recipe, config: PretrainedConfig | None = None) -> Workload:
+    """The workload of a recipe.
+
+    Args:
+        recipe: loaded with `planned`.
+        config: of its model, if the recipe does not say it.
+
+    Raises:
+        RecipeError: the model's configuration is not known, or the accelerate config is not there.
+    """
+    gpus = recipe.run.gpus
+    return Workload(recipe, config or model_config(recipe), gpus, sharding(recipe, gpus))
+
+
+def sharding(recipe: Recipe, gpus: int) -> Sharding:
+    """What the accelerate config of a recipe does with the model's state."""
+    if gpus <= 1 or recipe.task not in TRAINERS:
+        return Sharding("none", "none")
+    name = recipe.run.accelerate_config or "ddp"
+    written = read_yaml(accelerate_config(name))
+    deepspeed, fsdp = written.get("deepspeed_config") or {}, written.get("fsdp_config") or {}
+    parallel = written.get("parallelism_config") or {}
+    kinds = {"DEEPSPEED": "deepspeed", "FSDP": "fsdp2"}
+    return Sharding(
+        name,
+        kinds.get(str(written.get("distributed_type")), "ddp"),
+        int(deepspeed.get("zero_stage", 0)),
+        deepspeed.get("offload_optimizer_device", "none") != "none" or bool(fsdp.get("fsdp_offload_params")),
+        deepspeed.get("offload_param_device", "none") != "none" or bool(fsdp.get("fsdp_offload_params")),
+        int(parallel.get("parallelism_config_sp_size", 1)) * int(parallel.get("parallelism_config_cp_size", 1)),
+    )
+
+
+def model_config(recipe: Recipe) -> PretrainedConfig:
+    """The configuration of a recipe's model: of a folder, of the hub's cache, of this project's list, or of the hub.
+
+    Raises:
+        RecipeError: none of them has it.
+    """
+    if recipe.run.random_init is not None:
+        return _made(dict(recipe.run.random_init), recipe)
+    name = str(recipe.model.model_name_or_path or "")
+    if recipe.base is not None and not Path(name, "config.json").is_file():
+        return model_config_of_recipe(*recipe.base)
+    trusted = bool(recipe.given.get("trust_remote_code"))
+    return config_of(name, recipe.model.model_revision, trusted, config_changes(recipe))
+
+
+def model_config_of_recipe(path: str, words: list[str]) -> PretrainedConfig:
+    """The configuration of the model that another recipe makes, without loading that recipe's libraries' arguments."""
+    from ..configs import load_recipe
+
+    given = resolve(Path(path), {})[1]
+    gpus = int(given.get("gpus") or 1)
+    return model_config(load_recipe(path, words, processes=gpus, planned=True))
+
+
+def config_of(name: str, revision: str = "main", trusted: bool = False, changes: Any = None) -> PretrainedConfig:
+    """The configuration of a model by its name or folder, with `changes` to it.
+
+    Raises:
+        RecipeError: it is not known here, and the hub does not have it or cannot be reached.
+    """
+    changes = changes or {}
+    told = {"revision": revision, "trust_remote_code": trusted}
+    if Path(name).is_dir():
+        try:
+            return AutoConfig.from_pretrained(name, **told, **changes)
+        except (OSError, ValueError) as error:
+            raise RecipeError(f"model_name_or_path: the config.json of {name} cannot be read: {error}") from error
+    try:
+        return AutoConfig.from_pretrained(name, local_files_only=True, **told, **changes)
+    except (OSError, ValueError):
+        known = architectures.find(name)
+    if known is not None:
+        return AutoConfig.for_model(known.pop("model_type"), **known | changes)
+    try:
+        return AutoConfig.from_pretrained(name, **told, **changes)
+    except (OSError, ValueError) as error:
+        raise RecipeError(
+            f"model_name_or_path: the shape of {name} is not known: it is no folder here, not among this project's own"
+            f"{nearest(name, architectures.names())}, and the hub does not give its config.json. Download that one "
+            "file and name its folder: --model_name_or_path FOLDER"
+        ) from error
+
+
+def _made(values: dict[str, Any], recipe: Recipe) -> PretrainedConfig:
+    """The configuration that `random_init` describes; its vocabulary is the tokenizer's."""
+    if "vocab_size" not in values:
+        values["vocab_size"] = len(load_tokenizer(recipe))
+    return AutoConfig.for_model(values.pop("model_type"), **values)
