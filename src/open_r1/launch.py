@@ -49,7 +49,8 @@ def train(path: str, overrides: list[str], processes: int | None = None) -> run.
                     f"{first} waits for the other parts of its job array; the same command goes on once they are done"
                 )
             print(f"now {path}", flush=True)
-    if processes > 1:
+    # One process too needs its launcher for DeepSpeed, to keep the optimizer of one GPU in the host's memory.
+    if processes > 1 or (recipe.run.gpus == 1 and recipe.run.accelerate_config):
         return in_processes(recipe, overrides, processes)
     return importlib.import_module(module_of(recipe.task)).main(recipe)
 

@@ -32,10 +32,11 @@ EXPERTS = {
 }  # fmt: skip
 # Keys that only make sense at the recipe's real size or on its hardware.
 DROPPED = (
-    "deepspeed", "fsdp", "fsdp_config", "attn_implementation", "use_liger_kernel", "use_vllm", "vllm_mode", "packing",
-    "padding_free", "generation_batch_size", "steps_per_generation", "warmup_steps", "gradient_accumulation_steps",
-    "num_train_epochs", "push_to_hub", "gpus", "base_recipe", "accelerate_config", "model_init_kwargs",
-    "use_transformers_continuous_batching", "activation_offloading", "hub_dataset_id", "deduplicate", "algorithm",
+    "deepspeed", "fsdp", "fsdp_config", "attn_implementation", "use_liger_kernel", "use_vllm", "vllm_mode",
+    "vllm_max_model_length", "packing", "padding_free", "generation_batch_size", "steps_per_generation",
+    "warmup_steps", "gradient_accumulation_steps", "num_train_epochs", "push_to_hub", "gpus", "base_recipe",
+    "accelerate_config", "model_init_kwargs", "use_transformers_continuous_batching", "activation_offloading",
+    "hub_dataset_id", "deduplicate", "algorithm",
 )  # fmt: skip
 SIZE = {
     "per_device_train_batch_size": 4,

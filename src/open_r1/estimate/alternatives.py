@@ -40,10 +40,12 @@ def of(work: Workload) -> Iterator[Alternative]:
         if batch % 2 == 0 and not given.get("steps_per_generation"):
             yield Alternative("half as many rows at a time", halved)
     if gpus > 1 and not work.four_bit:
-        for name in ("zero2", "zero3", "fsdp2", "zero2_offload", "zero3_offload"):
+        for name in ("zero2", "zero3", "fsdp2", "zero2_offload", "fsdp2_offload", "zero3_offload"):
             whole = given.get("merge_adapter") and name.startswith("zero3")
             if name != sharding.name and sharding.sequence_parallel == 1 and not whole:
                 yield Alternative(name, {"accelerate_config": name})
+    if gpus == 1 and not lora and sharding.kind == "none":
+        yield Alternative("optimizer in the host's memory", {"accelerate_config": "zero2_offload"})
     if work.recipe.task == "sft" and gpus % 8 == 0 and gpus and not work.four_bit and sharding.sequence_parallel == 1:
         spread = {"accelerate_config": "zero3_sp8", "packing": False, "gradient_accumulation_steps": 8 * accumulation}
         if not given.get("merge_adapter"):

@@ -342,7 +342,8 @@ def _measured(model: nn.Module, base: nn.Module, setting: Setting) -> dict[str, 
     ids = torch.zeros(setting.rows, setting.tokens, dtype=torch.long)
     inputs = {"input_ids": ids, "position_ids": torch.arange(setting.tokens).expand(setting.rows, -1)}
     if setting.attention != "flash":
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        # Rows of different lengths are padded and have a mask, for which keys and values are repeated for their heads.
+        inputs = {"input_ids": ids} | ({"attention_mask": torch.ones_like(ids)} if setting.rows > 1 else {})
     told: dict[str, float] = {}
     live = _Live(iter([*state, *inputs.values()]))
     decoder = base.get_decoder()

@@ -210,9 +210,9 @@ def of(recipe: Recipe, config: PretrainedConfig | None = None) -> Workload:
 
 def sharding(recipe: Recipe, gpus: int) -> Sharding:
     """What the accelerate config of a recipe does with the model's state."""
-    if gpus <= 1 or recipe.task not in TRAINERS:
+    name = recipe.run.accelerate_config or ("ddp" if gpus > 1 else None)
+    if gpus < 1 or name is None or recipe.task not in TRAINERS:
         return Sharding("none", "none")
-    name = recipe.run.accelerate_config or "ddp"
     written = read_yaml(accelerate_config(name))
     deepspeed, fsdp = written.get("deepspeed_config") or {}, written.get("fsdp_config") or {}
     parallel = written.get("parallelism_config") or {}

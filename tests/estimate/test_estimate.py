@@ -1,0 +1,237 @@
+"""Memory by what the sharding papers say, recipes that fit, alternatives that do what they say, and refusals."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from conftest import ROOT
+
+from open_r1 import estimate, hardware
+from open_r1.configs import words_of
+from open_r1.errors import RecipeError
+from open_r1.estimate import memory, speed, workload
+from open_r1.estimate.traced import Parameters
+from open_r1.estimate.workload import Sharding
+from open_r1.pipeline import estimated
+
+ZERO_7B = "recipes/Qwen2.5-7B/grpo/r1_zero.yaml"
+DISTILL = "recipes/Qwen2.5-14B/sft/distill.yaml"
+QLORA = "recipes/Llama-3.3-70B-Instruct/sft/distill_qlora.yaml"
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def of(path: str, **changes):
+    return estimate.of(estimate.load(path, changes))
+
+
+# Rajbhandari et al., ZeRO (arXiv 1910.02054), Figure 1: a model of 7.5 billion parameters on 64 GPUs, mixed precision
+# with Adam: GB of model state on each.
+@pytest.mark.parametrize(
+    ("sharding", "gigabytes"),
+    [
+        (Sharding("zero1", "deepspeed", 1), 31.4),
+        (Sharding("zero2", "deepspeed", 2), 16.6),
+        (Sharding("zero3", "deepspeed", 3), 1.9),
+        (Sharding("fsdp2", "fsdp2"), 1.9),
+        (Sharding("ddp", "ddp"), 120.0),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_model_state_is_the_zero_papers(sharding, gigabytes):
+    counts = Parameters(total=7_500_000_000, trained=7_500_000_000, linear=0, tensor=0, layer=1, active=0)
+    changes = {"gpus": 64, "gradient_accumulation_steps": 1, "accelerate_config": "zero2", "dtype": "float32"}
+    work = replace(workload.of(estimate.load(DISTILL, changes)), gpus=64, sharding=sharding)
+    state = memory._state(work, counts)
+    own = ("weights", "gradients", "float32 copy of the weights", "optimizer")
+    assert sum(state.get(name, 0.0) for name in own) / 1e9 == pytest.approx(gigabytes, rel=0.02)
+
+
+def test_4_bit_weights_take_what_the_qlora_paper_says():
+    """arXiv 2305.14314, section 3: double quantisation brings 0.5 bits a parameter of scales down to 0.127."""
+    assert memory.FOUR_BIT[False] * 8 == pytest.approx(4 + 0.5)
+    assert memory.FOUR_BIT[True] * 8 == pytest.approx(4 + 0.127, abs=0.002)
+
+
+def test_an_offloaded_optimizer_lies_in_the_host():
+    here, there = of(DISTILL).memory, of(DISTILL, accelerate_config="zero3_offload").memory
+    assert there.peak < here.peak - 2 * here.state["optimizer"]
+    assert there.host >= here.state["optimizer"] + here.state["float32 copy of the weights"]
+
+
+def test_vllm_takes_turns_with_training_only_if_it_sleeps():
+    asleep, awake = of(ZERO_7B).memory, of(ZERO_7B, vllm_enable_sleep_mode=False).memory
+    assert awake.peak - asleep.peak == pytest.approx(min(sum(asleep.step.values()), asleep.generation["vLLM"]))
+    served = of(ZERO_7B, vllm_mode="server").memory
+    assert "vLLM" not in served.generation and any("server" in note for note in served.notes)
+
+
+def test_a_vllm_that_cannot_hold_its_weights_does_not_fit():
+    short = of("recipes/Qwen2.5-32B/grpo/r1_zero.yaml", vllm_tensor_parallel_size=1)
+    assert not short.fits and short.gpu_hours is None
+
+
+SOME = [
+    ZERO_7B, QLORA, "recipes/Llama-3.3-70B-Instruct/sft/distill.yaml", "recipes/Qwen2.5-32B/grpo/r1_zero.yaml",
+    "recipes/Qwen2.5-1.5B/grpo/r1_zero.yaml", "recipes/Qwen2.5-7B/dpo/preferences_qlora.yaml",
+    "recipes/DeepSeek-R1-Distill-Qwen-32B/evaluate/paper.yaml",
+]  # fmt: skip
+GPU_RECIPES = sorted(
+    str(path.relative_to(ROOT))
+    for path in ROOT.glob("recipes/*/*/*.yaml")
+    if path.parts[-3] not in ("tiny", "any") and path.parent.name not in ("select", "mix")
+)
+
+
+def listed() -> dict[str, tuple[str, float]]:
+    """Hardware and GiB of each recipe, as recipes/README.md has them."""
+    text = (ROOT / "recipes" / "README.md").read_text()
+    found = re.findall(r"^\| `([\w./-]+\.yaml)` \| (\d+ x [^|]+) \| (\d+) \|", text, re.MULTILINE)
+    return {f"recipes/{path}": (kind.strip(), float(gib)) for path, kind, gib in found}
+
+
+def check_against_what_is_written(path: str) -> None:
+    taken = of(path)
+    assert taken.fits, estimate.headline(taken)
+    gib = taken.memory.peak / memory.GIB
+    head = "".join(line for line in (ROOT / path).read_text().splitlines(keepends=True) if line.startswith("#"))
+    (said,) = re.findall(r"estimated: (\d+) GiB", head.replace("\n# ", " "))
+    assert float(said) == pytest.approx(gib, rel=0.03, abs=1)
+    kind, tabled = listed()[path]
+    assert kind.startswith(f"{taken.work.gpus} x {taken.gpu.name}") and tabled == pytest.approx(gib, rel=0.03, abs=1)
+
+
+@pytest.mark.parametrize("path", SOME)
+def test_a_recipe_fits_the_hardware_that_it_names(path):
+    check_against_what_is_written(path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("path", GPU_RECIPES)
+def test_every_recipe_fits_the_hardware_that_it_names(path):
+    check_against_what_is_written(path)
+
+
+def test_every_recipe_for_gpus_is_listed():
+    assert set(listed()) == set(GPU_RECIPES)
+
+
+def test_alternatives_do_what_they_say():
+    changes = {"gpus": 1, "accelerate_config": None, "gradient_accumulation_steps": 64}
+    base = of(DISTILL, **changes)
+    assert not base.fits
+    around = estimate.others(DISTILL, changes, base, estimate.Options())
+    fits = [other.fits for _, other in around]
+    assert fits == sorted(fits, reverse=True) and any(fits) and not all(fits)
+    alternative, found = next(pair for pair in around if pair[0].title == "QLoRA")
+    again = of(DISTILL, **changes | alternative.changes)
+    assert again.memory.peak == found.memory.peak < 0.5 * base.memory.peak
+    cost = [other.speed.step_seconds * other.work.processes for _, other in around if other.fits]
+    assert cost == sorted(cost)
+
+
+def test_time_follows_the_length_the_rate_and_the_gpus():
+    base = of(ZERO_7B).speed
+    options = estimate.Options(mean_tokens=10_000, utilisation=0.7)
+    long = estimate.of(estimate.load(ZERO_7B, {}), options).speed
+    assert long.tokens > 1.8 * base.tokens and long.seconds["generation"] > base.seconds["generation"]
+    short = of(ZERO_7B, gpus=16, gradient_accumulation_steps=32)
+    halved = short.speed.seconds["forward and backward"]
+    assert halved == pytest.approx(base.seconds["forward and backward"] / 2, rel=1e-6)
+    assert estimate.of(estimate.load(ZERO_7B, {}), estimate.Options(price=2.0)).price == 2.0
+
+
+def test_a_dense_step_is_six_flops_for_each_parameter_and_token():
+    """And two more where activations are computed again (arXiv 2001.08361, 2.1), beside attention."""
+    work = workload.of(estimate.load(DISTILL, {}))
+    taken = of(DISTILL).speed
+    head_and_layers = 14.77e9 - 152_064 * 5120
+    attention = 4.5 * speed.attention(work, workload.MEAN_TOKENS["sft"])
+    assert taken.flops == pytest.approx(taken.tokens * (8 * head_and_layers + attention), rel=0.01)
+
+
+@pytest.mark.long
+def test_r1_zero_of_v3_takes_about_what_the_paper_tells():
+    """101,000 H800 hours (arXiv 2501.12948v2, Table 7), by which no rate was chosen; H200s read faster."""
+    stages = {
+        stage.name: stage
+        for stage in estimated.of(ROOT / "recipes/pipelines/r1_deepseek_v3.yaml", {}, estimate.Options())
+    }
+    hours = stages["zero_short"].estimate.gpu_hours + stages["zero"].estimate.gpu_hours
+    assert 50_000 < hours < 200_000
+    assert all(stage.estimate.fits for stage in stages.values() if stage.estimate is not None)
+    told = estimated.told(list(stages.values()))
+    assert "together" in told and "NO" not in told
+
+
+def test_a_pipeline_is_estimated_stage_by_stage():
+    stages = estimated.of(ROOT / "recipes/pipelines/cold_start_tiny.yaml", {}, estimate.Options())
+    taken = {stage.name: stage.estimate for stage in stages}
+    assert taken["base"].work.config.num_hidden_layers == taken["zero"].work.config.num_hidden_layers
+    assert taken["base"].memory.peak > 0 and stages[0].seeds > 1
+    assert "CPU" in estimated.told(stages)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [("8xH100", (8, "H100")), ("h200", (None, "H200")), ("16", (16, None)), ("4x a100-80gb", (4, "A100"))],
+)
+def test_hardware_is_read(words, told):
+    assert hardware.parse(words) == told
+
+
+@pytest.mark.parametrize(
+    ("words", "told"), [("0xH100", "a number and a kind"), ("8xH1000", "no GPU is named"), ("", "a")]
+)
+def test_hardware_that_is_none(words, told):
+    with pytest.raises(RecipeError, match=told):
+        hardware.parse(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ({"rows": -1}, "rows: a number above 0"),
+        ({"utilisation": 2}, "utilisation: a share"),
+        ({"price": "free"}, "price: a number above 0"),
+        ({"gpus": "8xT5"}, "did you mean 'T4'"),
+    ],
+)
+def test_options_that_are_none(words, told):
+    with pytest.raises(RecipeError, match=told):
+        estimate.options(dict(words))
+
+
+def test_a_model_whose_shape_is_unknown():
+    with pytest.raises(RecipeError, match="shape of no/such-model is not known"):
+        of(DISTILL, model_name_or_path="no/such-model")
+
+
+def test_a_folder_with_a_config_is_enough(tmp_path):
+    workload.config_of("Qwen/Qwen2.5-14B").save_pretrained(tmp_path)
+    assert of(DISTILL, model_name_or_path=str(tmp_path)).memory.peak == of(DISTILL).memory.peak
+
+
+def test_the_command(tmp_path):
+    def told(*words: str) -> str:
+        command = [sys.executable, "-m", "open_r1.cli", "estimate", *words]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout
+
+    shown = told(DISTILL, "--gpus", "8xA100-40GB", "--price", "1.5")
+    assert shown.startswith("DOES NOT FIT: ") and "8 x A100-40GB, zero3" in shown
+    for part in ("weights", "optimizer", "activations kept", "GPU-hours", "at 1.5 an hour", "assumed:", "instead"):
+        assert part in shown
+    assert "on a CPU" in told("recipes/tiny/grpo/r1_zero.yaml")
+    assert "runs no model" in told("recipes/tiny/mix/r1_sft.yaml")
+
+
+def test_words_of_an_alternative_can_be_typed():
+    changes = {"lora_target_modules": ["all-linear"], "use_peft": True}
+    assert words_of(changes) == ["--lora_target_modules=[all-linear]", "--use_peft=true"]
