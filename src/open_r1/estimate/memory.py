@@ -7,6 +7,7 @@ traced (traced.py).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from ..hardware import GPU
@@ -45,6 +46,7 @@ class Memory:
         state: what is held all the time, by name.
         step: what a step of training takes at its fullest beside that, by name.
         generation: what generating takes beside the state, by name.
+        cache_tokens: that fit vLLM's key-value cache; below 1 its share does not hold the weights.
         asleep: generation's memory is given back while the step is taken.
         host: bytes in the host's memory, for each GPU.
         notes: what was assumed.
@@ -53,6 +55,7 @@ class Memory:
     state: dict[str, float] = field(default_factory=dict)
     step: dict[str, float] = field(default_factory=dict)
     generation: dict[str, float] = field(default_factory=dict)
+    cache_tokens: float = math.inf
     asleep: bool = True
     host: float = 0.0
     notes: list[str] = field(default_factory=list)
@@ -70,7 +73,7 @@ def of(work: Workload, gpu: GPU | None) -> Memory:
 
 
 def _training(work: Workload, gpu: GPU | None) -> Memory:
-    counts = traced.count(work.config, work.lora)
+    counts = traced.count(work.config, work.lora, head=work.recipe.task != "reward")
     memory = Memory(state=_state(work, counts))
     memory.host = memory.state.pop("host", 0.0)
     if gpu is not None:
@@ -95,51 +98,44 @@ def _training(work: Workload, gpu: GPU | None) -> Memory:
 def setting(work: Workload, gpu: GPU | None) -> Setting:
     """How the trainer of a workload takes a step."""
     task, on_gpu = work.recipe.task, gpu is not None
-    zero3 = work.sharding.stage >= 3
+    deepspeed = work.sharding.kind == "deepspeed" and work.bf16
     heads = {"sft": ("entropy", "is_top1"), "grpo": ("entropy",), "rloo": ("entropy",), "dpo": (), "reward": None}
     return Setting(
         rows=work.rows,
         tokens=work.tokens,
-        dtype="float32"
-        if work.sharding.kind == "fsdp2" and work.lora is None and not work.bf16
-        else _traced_dtype(work),
+        dtype="bfloat16" if work.sharding.kind == "fsdp2" and work.bf16 else work.dtype,
         # DeepSpeed computes in the weights' type, FSDP2 casts them to bfloat16 as it gathers them.
         autocast=work.bf16 and work.sharding.kind in ("none", "ddp"),
         checkpointing=work.checkpointing,
         lora=work.lora,
         four_bit=work.four_bit,
-        # TRL rounds an adapter on 4-bit weights, peft leaves others in float32, but for ZeRO-3.
-        adapter_dtype="bfloat16" if work.four_bit or zero3 else "float32",
+        # TRL rounds an adapter on 4-bit weights, and DeepSpeed all of a model; peft makes it float32.
+        adapter_dtype="bfloat16" if work.four_bit or deepspeed else "float32",
         outputs=heads[task],
         attention="flash" if on_gpu else (work.recipe.model.attn_implementation or "sdpa"),
         fused=on_gpu,
-        reentrant=True if zero3 and work.lora is not None else None,
+        reentrant=True if work.sharding.stage >= 3 and work.lora is not None else None,
     )
-
-
-def _traced_dtype(work: Workload) -> str:
-    return "bfloat16" if work.sharding.kind == "fsdp2" and work.bf16 else work.dtype
 
 
 def _state(work: Workload, counts: Parameters) -> dict[str, float]:
     """Weights, gradients and optimizer, and what sharding adds to them."""
     shard, gpus, width = work.sharding, work.processes, BYTES[work.dtype]
     frozen, trained = counts.total - counts.trained, counts.trained
+    master = shard.kind == "deepspeed" and work.bf16
+    adapter = 2 if work.four_bit or master else 4
     state: dict[str, float] = {}
     if work.four_bit:
         packed = FOUR_BIT[bool(work.recipe.model.use_bnb_nested_quant)] * counts.linear
         state["weights, 4-bit"] = packed + width * (frozen - counts.linear)
-        adapter = 2
     else:
         if shard.kind == "fsdp2" and work.bf16:
             width = 4 if work.lora is None else width
         state["weights"] = width * (frozen if work.lora else counts.total) / shard.shards("parameters", gpus)
-        adapter = 2 if shard.stage >= 3 else 4
     if work.lora is not None:
         state["adapter"] = adapter * trained / shard.shards("parameters", gpus)
         width = adapter
     state["gradients"] = width * trained / shard.shards("gradients", gpus)
-    master = shard.kind == "deepspeed" and work.bf16
     if master:
         state["float32 copy of the weights"] = 4 * trained / shard.shards("optimizer", gpus)
     moments = OPTIMIZER_BYTES.get(str(work.get("optim")), 2 * (4 if master else width))
@@ -181,7 +177,9 @@ def _add_generation(memory: Memory, work: Workload, counts: Parameters, gpu: GPU
             return
         share = float(work.get("vllm_gpu_memory_utilization"))
         memory.asleep = bool(given.get("vllm_enable_sleep_mode"))
-        memory.generation["vLLM"] = share * (gpu.memory * GIB if gpu else 0.0)
+        if gpu is not None:
+            memory.generation["vLLM"] = share * gpu.memory * GIB
+            memory.cache_tokens = vllm_room(work, gpu, share, int(given.get("vllm_tensor_parallel_size") or 1))
         return
     sequences = work.rows * int(given.get("steps_per_generation") or work.accumulation)
     batch = given.get("generation_batch_size")
@@ -221,5 +219,6 @@ def _engine(work: Workload, gpu: GPU | None) -> Memory:
         memory.state["CUDA and NCCL"] = CONTEXT
         if name == "vllm":
             share = float(parameters.get("gpu_memory_utilization", 0.9))
+            memory.cache_tokens = vllm_room(work, gpu, share, tensor)
             memory.generation["vLLM's cache"] = max(0.0, share * gpu.memory * GIB - sum(memory.state.values()))
     return memory

@@ -83,7 +83,7 @@ def of(
 
 
 def _training(work: Workload, gpu: GPU, utilisation: float, rows: int | None, mean: float | None) -> Speed:
-    counts = traced.count(work.config, work.lora)
+    counts = traced.count(work.config, work.lora, head=work.recipe.task != "reward")
     completion = mean or (work.mean_completion if work.samples else 0.0)
     length = completion + min(work.prompt_tokens, 256) if work.samples else (mean or work.mean_tokens)
     packed = bool(work.recipe.task == "sft" and work.get("packing"))
@@ -94,8 +94,7 @@ def _training(work: Workload, gpu: GPU, utilisation: float, rows: int | None, me
     forward = 2 * counts.active + attention(work, span)
     backward = 2 * counts.active + 2.5 * attention(work, span) + 2 * min(counts.trained, counts.active)
     passes = forward + backward + (forward if work.checkpointing else 0.0)
-    if work.samples:
-        passes += forward * extra_passes(work)
+    passes += forward * extra_passes(work)
     flops = tokens * passes
     seconds = {"forward and backward": flops / (work.processes * gpu.tflops * 1e12 * utilisation)}
     speed = Speed(tokens, flops, seconds, None)
@@ -130,6 +129,8 @@ def attention(work: Workload, span: float) -> float:
 
 def extra_passes(work: Workload) -> int:
     """Forward passes for the reference and for the policy that sampled."""
+    if not work.samples:
+        return int(work.recipe.task == "dpo")
     reference = float(work.get("beta")) != 0.0
     # TRL computes it whenever vLLM sampled, to correct for the difference, and when a rollout feeds several steps.
     vllm = bool(work.recipe.given.get("use_vllm"))

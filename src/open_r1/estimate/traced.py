@@ -213,13 +213,13 @@ def _adapted(model: nn.Module, lora: tuple[tuple[str, Any], ...]) -> nn.Module:
     return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **dict(lora)))
 
 
-def count(config: PretrainedConfig, lora: tuple[tuple[str, Any], ...] | None = None) -> Parameters:
-    """Numbers of parameters of a model, and of what is trained."""
-    return _count(_key(config), lora)
+def count(config: PretrainedConfig, lora: tuple[tuple[str, Any], ...] | None = None, head: bool = True) -> Parameters:
+    """Numbers of parameters of a model, and of what is trained; without its head of words for a reward model."""
+    return _count(_key(config), lora, head)
 
 
 @cache
-def _count(key: _Config, lora: tuple[tuple[str, Any], ...] | None) -> Parameters:
+def _count(key: _Config, lora: tuple[tuple[str, Any], ...] | None, with_head: bool) -> Parameters:
     config = key.config
     model = build(config, lora)
     base = model.get_base_model() if lora is not None else model
@@ -235,6 +235,8 @@ def _count(key: _Config, lora: tuple[tuple[str, Any], ...] | None) -> Parameters
     )
     share = config.num_experts_per_tok / config.num_local_experts if experts else 0
     head = base.get_output_embeddings().weight.numel()
+    if not with_head and not config.tie_word_embeddings:
+        sizes = {name: size for name, size in sizes.items() if "lm_head" not in name}
     within = sum(p.numel() for p in inner.parameters())
     return Parameters(
         total=sum(n for n, _ in sizes.values()),
@@ -242,7 +244,7 @@ def _count(key: _Config, lora: tuple[tuple[str, Any], ...] | None) -> Parameters
         linear=linear + experts,
         tensor=max(n for n, _ in sizes.values()),
         layer=max(sum(p.numel() for p in layer.parameters()) for layer in inner),
-        active=int(within - experts + share * experts + head),
+        active=int(within - experts + share * experts + (head if with_head else 0)),
     )
 
 
