@@ -14,7 +14,7 @@ import pytest
 import yaml
 from conftest import ROOT, shared
 
-from open_r1 import benchmarks, engines, filters, launch, reference, rewards
+from open_r1 import benchmarks, engines, estimate, filters, launch, reference, rewards
 from open_r1.configs import DataConfig, FilterConfig, _typed, load_recipe, parse_overrides
 from open_r1.judge import judge
 from open_r1.pipeline import graph, plan
@@ -25,10 +25,11 @@ OF_REWARDS = (ROOT / "src/open_r1/rewards/README.md").read_text()
 OF_DATA = (ROOT / "recipes/DATA.md").read_text()
 OF_EVALUATION = (ROOT / "recipes/EVALUATION.md").read_text()
 OF_PIPELINES = (ROOT / "recipes/PIPELINES.md").read_text()
+OF_RECIPES = (ROOT / "recipes/README.md").read_text()
 COMMANDS = [
     line.split(" #")[0].strip()
     for block in re.findall(
-        r"```sh\n(.*?)```", README + OF_REWARDS + OF_DATA + OF_EVALUATION + OF_PIPELINES, re.DOTALL
+        r"```sh\n(.*?)```", README + OF_REWARDS + OF_DATA + OF_EVALUATION + OF_PIPELINES + OF_RECIPES, re.DOTALL
     )
     for line in block.splitlines()
     if line.strip()
@@ -63,7 +64,7 @@ def test_command(line, monkeypatch, tmp_path):
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), "a target of the Makefile"
         values = dict(word.split("=", 1) for word in words[2:])
-        assert values.keys() <= {"RECIPE", "ARGS"}
+        assert values.keys() <= {"RECIPE", "ARGS"} | ({"GPUS"} if words[1] == "estimate" else set())
         recipe, overrides = values.get("RECIPE", "recipes/tiny/grpo/r1_zero.yaml"), shlex.split(values.get("ARGS", ""))
     elif "launch" in words:
         assert (ROOT / words[words.index("--config_file") + 1]).is_file() and (ROOT / words[4]).is_file()
@@ -74,6 +75,11 @@ def test_command(line, monkeypatch, tmp_path):
         overrides = words[3 : words.index("--processes")] if "--processes" in words else words[3:]
     if "gsm8k.jsonl" in line:
         overrides = [str(shared("gsm8k", "train.jsonl")) if w == "gsm8k.jsonl" else w for w in overrides] + ["--toy"]
+    if words[1] == "estimate":
+        gpus = {"gpus": values["GPUS"]} if "GPUS" in values else {}
+        _, changes = estimate.options(parse_overrides(overrides) | gpus)
+        assert estimate.needs_a_model(estimate.load(recipe, changes))
+        return
     if graph.is_pipeline(recipe):
         flags = {"dry_run"}
         changes = {key: value for key, value in parse_overrides(overrides).items() if key not in flags}
@@ -109,10 +115,13 @@ def check_measuring(words, tmp_path):
 def test_linked_files_exist():
     for folder, text in (
         (ROOT, README),
-        *((ROOT / "recipes", text) for text in (OF_EVALUATION, OF_DATA, OF_PIPELINES)),
+        *((ROOT / "recipes", text) for text in (OF_EVALUATION, OF_DATA, OF_PIPELINES, OF_RECIPES)),
     ):
         for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
-            assert (folder / target).exists(), target
+            path, _, section = target.partition("#")
+            assert not path or (folder / path).exists(), target
+            headings = [line.lstrip("# ").lower().replace(" ", "-") for line in text.splitlines() if line[:1] == "#"]
+            assert not section or path or section in headings, target
 
 
 def test_every_benchmark_is_in_the_table_with_its_protocol():

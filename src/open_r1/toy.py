@@ -92,6 +92,9 @@ def shrink(given: dict[str, Any]) -> dict[str, Any]:
         small |= DATA_SIZE[task]
     else:
         small |= SIZE | TASK_SIZE[task]
+        if "max_length" in small:
+            positions = (given.get("random_init") or MODEL).get("max_position_embeddings", small["max_length"])
+            small["max_length"] = min(small["max_length"], given.get("max_length") or positions, positions)
         for key in ("dataloader_num_workers", "dataset_num_proc"):
             if key not in given:
                 del small[key]

@@ -79,7 +79,7 @@ def _training(work: Workload, gpu: GPU | None) -> Memory:
     if gpu is not None:
         memory.state["CUDA and NCCL"] = CONTEXT
     step = traced.step(work.config, setting(work, gpu))
-    peak, kept = step.peak, step.layer * work.config.num_hidden_layers
+    peak, kept = _beside_gradients(work, counts, step, memory.state["gradients"]), step.layer * _layers(work)
     if work.checkpointing and work.recipe.given.get("activation_offloading"):
         peak -= kept - 2 * step.layer  # the next one is fetched while one is used
         memory.host += kept
@@ -93,6 +93,22 @@ def _training(work: Workload, gpu: GPU | None) -> Memory:
     if work.samples:
         _add_generation(memory, work, counts, gpu)
     return memory
+
+
+def _layers(work: Workload) -> int:
+    return work.config.num_hidden_layers
+
+
+def _beside_gradients(work: Workload, counts: Parameters, step: traced.Step, gradients: float) -> float:
+    """Bytes of a step at its fullest moment, beside the gradients.
+
+    Without accumulation they are freed after every step, and come back one by one while the activations go.
+    """
+    if work.accumulation > 1 or work.sharding.kind == "deepspeed":
+        return step.peak
+    first = min(gradients, counts.tensor * gradients / max(1, counts.trained))  # the head's
+    begun, ended = step.backward + first, step.backward - step.layer * _layers(work) + gradients
+    return max(0.0, max(step.head, begun, ended) - gradients)
 
 
 def setting(work: Workload, gpu: GPU | None) -> Setting:

@@ -24,8 +24,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedConfig
 
-PHASES = ("forward", "head", "last_layer", "backward")
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -65,14 +63,21 @@ class Step:
     """What a step takes, beside weights, gradients and optimizer.
 
     Args:
-        peak: bytes at its fullest moment.
+        head: bytes at the fullest moment of the forward pass and the head's backward pass, before any layer's.
+        backward: at that of the layers' backward pass.
         kept: bytes that the forward pass leaves for the backward pass.
         layer: of those, bytes of each layer.
     """
 
-    peak: int
+    head: int
+    backward: int
     kept: int
     layer: int
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the fullest moment."""
+        return max(self.head, self.backward)
 
 
 @dataclass(frozen=True)
@@ -279,7 +284,8 @@ def _step(key: _Config, setting: Setting) -> Step:
         return two[of] + (layers - 2) * (three[of] - two[of])
 
     return Step(
-        peak=int(max(grown(phase) for phase in PHASES)),
+        head=int(max(grown("forward"), grown("head"))),
+        backward=int(max(grown("last_layer"), grown("backward"))),
         kept=int(grown("kept")),
         layer=int(three["kept"] - two["kept"]),
     )
