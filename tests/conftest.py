@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import warm
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -107,9 +108,36 @@ def write_recipe(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def command(*words: object, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `open-r1 ...` as a user would."""
-    return subprocess.run(
-        [sys.executable, "-m", "open_r1.cli", *map(str, words)],
-        cwd=ROOT, capture_output=True, text=True, env=os.environ | environment, timeout=timeout,
-    )  # fmt: skip
+def command(
+    *words: object, timeout: float = 300, fresh: bool = False, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `open-r1 ...` as a user would; see `warm` for `fresh`."""
+    given = ["-m", "open_r1.cli", *words]
+    return warm.run(given, cwd=ROOT, env=os.environ | environment, timeout=timeout, fresh=fresh)
+
+
+def group(*words: object, processes: int = 2) -> str:
+    """Run `python WORDS` in several processes as `accelerate launch` does for a CPU; what the first one said."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    of_all = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+    def start(rank: int) -> subprocess.Popen[str]:
+        own = of_all | {"RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_MIXED_PRECISION": "no"}
+        environment = os.environ | {key: str(value) for key, value in own.items()}
+        return warm.Popen(words, cwd=ROOT, env=environment, stdout=warm.PIPE, stderr=warm.STDOUT)
+
+    started = [start(rank) for rank in range(processes)]
+    try:
+        said = [process.communicate(timeout=240)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0] * processes, "".join(said)
+    return said[0]
+
+
+def path_with(folder: Path) -> str:
+    """PYTHONPATH with a folder before what it has."""
+    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
