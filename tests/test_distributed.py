@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+import warm
+from conftest import ROOT, group
 from safetensors.torch import load_file
 
 from open_r1 import run
@@ -30,8 +31,7 @@ def accelerate(script: str, recipe: Path, out: Path, *launcher: str, config: str
 
 
 def single(script: str, recipe: Path, out: Path) -> None:
-    command = [sys.executable, script, "--config", str(recipe), "--output_dir", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    done = warm.run([script, "--config", recipe, "--output_dir", out], cwd=ROOT)
     assert done.returncode == 0, done.stderr
 
 
@@ -69,8 +69,7 @@ def test_grpo_matches_one_process(write_recipe, tmp_path):
     one = write_recipe("grpo", "one", per_device_train_batch_size=8, **keys)
     two = write_recipe("grpo", "two", per_device_train_batch_size=4, **keys)
     single(script, one, tmp_path / "one")
-    done = accelerate(script, two, tmp_path / "two", "--num_processes", "2")
-    assert done.returncode == 0, done.stderr
+    group(script, "--config", two, "--output_dir", tmp_path / "two")
     assert_close(tmp_path / "one", tmp_path / "two")
 
 

@@ -7,13 +7,13 @@ import json
 import random
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
 from statistics import mean
 
 import pytest
+import warm
 import yaml
 from conftest import MODEL, ROOT, command
 
@@ -492,7 +492,7 @@ def whole(tmp_path_factory):
         "seed": 3,
     }
     path.write_text(yaml.safe_dump(content))
-    done = command("train", path, "--output_dir", folder / "whole")
+    done = command("train", path, "--output_dir", folder / "whole", fresh=True)
     assert done.returncode == 0, done.stderr
     return path, folder / "whole", done
 
@@ -510,8 +510,8 @@ def test_the_command_ends_with_a_table_and_the_directory(whole):
 
 def test_a_killed_evaluation_ends_with_the_same_figures(whole, tmp_path):
     path, directory, _ = whole
-    words = [sys.executable, "-m", "open_r1.cli", "train", str(path), "--output_dir", str(tmp_path / "run")]
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    words = ["-m", "open_r1.cli", "train", path, "--output_dir", tmp_path / "run"]
+    process = warm.Popen(words, cwd=ROOT, stdout=warm.DEVNULL, stderr=warm.PIPE)
     while process.poll() is None and len(list((tmp_path / "run" / "data").glob("*.parquet"))) < 3:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)

@@ -28,7 +28,13 @@ def jsonl(path, rows):
 
 def test_rows_come_back_in_order_with_verdicts(tmp_path):
     done = command(
-        "judge", "accuracy", "--input", jsonl(tmp_path / "rows.jsonl", ROWS), "--output", tmp_path / "v.jsonl"
+        "judge",
+        "accuracy",
+        "--input",
+        jsonl(tmp_path / "rows.jsonl", ROWS),
+        "--output",
+        tmp_path / "v.jsonl",
+        fresh=True,
     )
     assert done.returncode == 0, done.stderr
     judged = list(read(tmp_path / "v.jsonl"))
@@ -112,7 +118,8 @@ def test_a_bare_answer_needs_a_verifier_of_answers(tmp_path):
 
 def test_an_unknown_reward_or_parameter(tmp_path):
     path = jsonl(tmp_path / "rows.jsonl", ROWS[:1])
-    refused = command("judge", "acuracy", "--input", path, "--output", tmp_path / "out.jsonl")
+    refused = command("judge", "acuracy", "--input", path, "--output", tmp_path / "out.jsonl", fresh=True)
     assert refused.returncode == 1 and "did you mean 'accuracy'" in refused.stderr
-    refused = command("judge", "accuracy", "--input", path, "--output", tmp_path / "out.jsonl", "--strict", "true")
+    words = ["judge", "accuracy", "--input", path, "--output", tmp_path / "out.jsonl", "--strict", "true"]
+    refused = command(*words, fresh=True)
     assert refused.returncode == 1 and "no parameter 'strict'" in refused.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from conftest import PROBLEMS, SMALL, TASKS, command
+from conftest import PROBLEMS, SMALL, TASKS, command, group
 from transformers import AutoModelForCausalLM
 
 from open_r1 import grpo, live, metrics, run
@@ -61,8 +61,7 @@ def test_a_step_that_is_evaluated_logs_its_own_figures_too(evaluated):
 def test_two_processes_see_the_same_samples_as_one(evaluated, tmp_path):
     path, directory, _ = evaluated
     batch = ["--per_device_train_batch_size", "4"]
-    done = command("train", path, "--output_dir", tmp_path / "run", "--processes", "2", *batch)
-    assert done.returncode == 0, done.stderr
+    group("-m", "open_r1.grpo", "--config", path, "--output_dir", tmp_path / "run", *batch)
     one, two = (run.read_json(folder / "evaluations" / "before.json") for folder in (directory, tmp_path / "run"))
     assert one["by_problem"] == two["by_problem"] and one["examples"] == two["examples"]
 

@@ -7,13 +7,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT, command
+import warm
+from conftest import ROOT, command, group, path_with
 from safetensors.torch import load_file
 
 from open_r1 import run
@@ -37,14 +37,12 @@ def grpo(write_recipe):
     return make
 
 
-def start(recipe: Path, out: Path, processes: int = 1) -> subprocess.Popen:
-    words = ["train", str(recipe), "--output_dir", str(out)] + (
-        ["--processes", str(processes)] if processes > 1 else []
-    )
-    return subprocess.Popen(
-        [sys.executable, "-m", "open_r1.cli", *words],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "tests" / "scripts")},
+def start(recipe: Path, out: Path, processes: int = 1, fresh: bool = False) -> subprocess.Popen:
+    words = ["-m", "open_r1.cli", "train", recipe, "--output_dir", out]
+    words += ["--processes", processes] if processes > 1 else []
+    return warm.Popen(
+        words, cwd=ROOT, stdout=warm.PIPE, stderr=warm.STDOUT, start_new_session=True, fresh=fresh,
+        env=os.environ | {"PYTHONPATH": path_with(ROOT / "tests" / "scripts")},
     )  # fmt: skip
 
 
@@ -82,7 +80,7 @@ def test_killed_inside_a_generation_cycle(grpo, tmp_path):
     recipe = grpo("cycle", **CYCLE)
     whole = start(recipe, tmp_path / "whole")
     finish(whole)
-    first = start(recipe, tmp_path / "killed")
+    first = start(recipe, tmp_path / "killed", fresh=True)
     wait_for(tmp_path / "killed" / "checkpoint-2" / run.MANIFEST, first)
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
@@ -99,8 +97,8 @@ def test_killed_inside_a_generation_cycle(grpo, tmp_path):
 
 
 def test_sigterm_writes_a_checkpoint_and_says_so(write_recipe, tmp_path):
-    recipe = write_recipe("sft", max_steps=400, save_strategy="no", logging_steps=3)
-    process = start(recipe, tmp_path / "sft")
+    recipe = write_recipe("sft", max_steps=100, save_strategy="no", logging_steps=3)
+    process = start(recipe, tmp_path / "sft", fresh=True)
     wait_for(tmp_path / "sft" / "metrics.jsonl", process)
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=120)[0]
@@ -113,15 +111,17 @@ def test_sigterm_writes_a_checkpoint_and_says_so(write_recipe, tmp_path):
     assert_same(tmp_path / "whole", tmp_path / "sft")
 
 
-def test_two_processes_killed_inside_a_generation_cycle(grpo, tmp_path):
+def test_two_processes_killed_inside_a_generation_cycle(grpo, tmp_path, monkeypatch):
     recipe = grpo("two", **CYCLE)
-    finish(start(recipe, tmp_path / "whole", processes=2))
+    monkeypatch.setenv("PYTHONPATH", path_with(ROOT / "tests" / "scripts"))
+    words = ["-m", "open_r1.grpo", "--config", recipe, "--output_dir"]
+    group(*words, tmp_path / "whole")
     first = start(recipe, tmp_path / "killed", processes=2)
     wait_for(tmp_path / "killed" / "checkpoint-2" / run.MANIFEST, first)
     # The launcher alone: its processes have sessions of their own, and must not train on unseen.
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
-    finish(start(recipe, tmp_path / "killed", processes=2))
+    assert "resuming from" in group(*words, tmp_path / "killed")
     assert_same(tmp_path / "whole", tmp_path / "killed")
 
 
@@ -201,9 +201,7 @@ def test_a_directory_has_one_process(write_recipe, tmp_path):
         "import sys; from open_r1 import run; from pathlib import Path; run.lock(Path(sys.argv[1])); print(1); input()"
     )
     (tmp_path / "run").mkdir()
-    holder = subprocess.Popen(
-        [sys.executable, "-c", hold, str(tmp_path / "run")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    holder = warm.Popen(["-c", hold, tmp_path / "run"], stdin=warm.PIPE, stdout=warm.PIPE)
     assert holder.stdout.readline() == "1\n"
     with pytest.raises(RecipeError, match=r"another process \(\d+\) is running in"):
         prepared(recipe)

@@ -8,16 +8,15 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from types import SimpleNamespace
 
 import datasets
 import pytest
+import warm
 import yaml
-from conftest import MODEL, PROBLEMS, ROOT, command
+from conftest import MODEL, PROBLEMS, ROOT, command, group
 from standin import servers
 
 from open_r1 import directory, engines, run, sample, shards
@@ -51,7 +50,7 @@ def whole(tmp_path_factory):
         "seed": 3,
     }
     path.write_text(yaml.safe_dump(content))
-    done = command("train", path, "--output_dir", folder / "whole")
+    done = command("train", path, "--output_dir", folder / "whole", fresh=True)
     assert done.returncode == 0, done.stderr
     return path, folder / "whole", done
 
@@ -85,10 +84,10 @@ def test_the_summary_counts_what_is_in_the_files(whole):
 
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_rows(whole, tmp_path):
     path, directory, _ = whole
-    words = [sys.executable, "-m", "open_r1.cli", "train", str(path), "--output_dir", str(tmp_path / "run")]
+    words = ["-m", "open_r1.cli", "train", path, "--output_dir", tmp_path / "run"]
     rng, kills = random.Random(0), 0
     for _ in range(12):
-        process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        process = warm.Popen(words, cwd=ROOT, stdout=warm.DEVNULL, stderr=warm.PIPE)
         files = len(list((tmp_path / "run" / "data").glob("*.parquet")))
         # Killed at a random moment once it has begun to write something new, up to four times.
         while process.poll() is None and kills < 4:
@@ -113,8 +112,8 @@ def test_the_jobs_of_an_array_make_the_same_rows_with_nothing_but_an_index(whole
     for index in (4, 6):
         array = {"ID": index, "MIN": 4, "STEP": 2, "COUNT": 2}
         environment = os.environ | {f"SLURM_ARRAY_TASK_{key}": str(value) for key, value in array.items()}
-        words = [sys.executable, "-m", "open_r1.cli", "train", str(path), "--output_dir", str(tmp_path / "run")]
-        jobs.append(subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True))
+        words = ["-m", "open_r1.cli", "train", path, "--output_dir", tmp_path / "run"]
+        jobs.append(warm.Popen(words, cwd=ROOT, env=environment, stdout=warm.PIPE))
     told = [job.communicate(timeout=300)[0] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], told
     assert rows_of(tmp_path / "run") == rows_of(directory)
@@ -125,8 +124,7 @@ def test_the_jobs_of_an_array_make_the_same_rows_with_nothing_but_an_index(whole
 
 def test_the_processes_of_a_launch_make_the_same_rows(whole, tmp_path):
     path, directory, _ = whole
-    done = command("train", path, "--processes", "2", "--output_dir", tmp_path / "run")
-    assert done.returncode == 0, done.stderr
+    group("-m", "open_r1.sample", "--config", path, "--output_dir", tmp_path / "run")
     assert rows_of(tmp_path / "run") == rows_of(directory)
     assert run.status(tmp_path / "run")["state"] == "finished"
     logged = [json.loads(line) for line in (tmp_path / "run" / "shards.jsonl").read_text().splitlines()]
@@ -211,8 +209,8 @@ def test_a_signal_does_not_wait_for_a_server(write_recipe, tmp_path):
     with servers() as start:
         engine = {"name": "server", "endpoints": start(never).url, "model_name": "m"}
         path = write_recipe("sample", engine=engine)
-        words = [sys.executable, "-m", "open_r1.cli", "train", str(path)]
-        process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        words = ["-m", "open_r1.cli", "train", path]
+        process = warm.Popen(words, cwd=ROOT, stdout=warm.DEVNULL, stderr=warm.PIPE)
         try:
             assert asked.wait(120)
             process.send_signal(signal.SIGTERM)

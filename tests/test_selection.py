@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
+import warm
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -613,9 +613,9 @@ def test_a_selection_killed_in_judging_and_in_selecting_ends_the_same(selected, 
     code += "selection.CHUNK_ROWS = 1; selection.main(load(sys.argv[1], ['--output_dir', sys.argv[2]]))"
     environment = {"PYTHONPATH": str(tmp_path), "PATH": "", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
     for moment in ("judged/*.parquet", ".selecting/data/*"):
-        words = [sys.executable, "-c", code, str(recipe), str(killed)]
+        words = ["-c", code, recipe, killed]
         hanging = environment | {"HANGS_AT": moment}
-        process = subprocess.Popen(words, env=hanging, cwd=tmp_path, stdout=subprocess.DEVNULL)
+        process = warm.Popen(words, env=hanging, cwd=tmp_path, stdout=warm.DEVNULL)
         while process.poll() is None and not list(killed.glob(moment)):
             time.sleep(0.005)
         assert process.poll() is None, f"it ended before {moment} was there"

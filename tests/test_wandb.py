@@ -38,7 +38,7 @@ def test_offline_run_holds_metrics_completions_and_the_recipe(write_recipe, tmp_
     # A home without a netrc, and no key: nobody is logged in.
     for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
         monkeypatch.delenv(name, raising=False)
-    done = command("train", recipe, HOME=str(tmp_path))
+    done = command("train", recipe, HOME=str(tmp_path), fresh=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("logged offline") == 1 and "wandb sync" in done.stdout
 

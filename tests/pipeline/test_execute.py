@@ -6,9 +6,9 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -16,8 +16,9 @@ from typing import Any
 
 import psutil
 import pytest
+import warm
 import yaml
-from conftest import SHARDED_TASKS, SMALL, TASKS
+from conftest import SHARDED_TASKS, SMALL, TASKS, path_with
 
 from open_r1.pipeline.plan import read_state
 
@@ -73,15 +74,13 @@ class World:
         made = {"seeds": [0, 1], "jobs": 2, "stages": self.stages, "table": [{"says": "More.", "shows": shows}]}
         (self.dir / f"{name}.yaml").write_text(yaml.safe_dump(made | keys, sort_keys=False))
 
-    def start(self, *words: str, name: str = "made") -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "open_r1.cli", "train", f"{name}.yaml", *words]
-        environment = os.environ | {"PYTHONPATH": str(self.dir), "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            command, cwd=self.dir, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+    def start(self, *words: str, name: str = "made", fresh: bool = False) -> subprocess.Popen[str]:
+        command = ["-m", "open_r1.cli", "train", f"{name}.yaml", *words]
+        environment = os.environ | {"PYTHONPATH": path_with(self.dir), "OMP_NUM_THREADS": "1"}
+        return warm.Popen(command, cwd=self.dir, env=environment, stdout=warm.PIPE, stderr=warm.STDOUT, fresh=fresh)
 
-    def run(self, *words: str, code: int = 0, name: str = "made") -> str:
-        process = self.start(*words, name=name)
+    def run(self, *words: str, code: int = 0, name: str = "made", fresh: bool = False) -> str:
+        process = self.start(*words, name=name, fresh=fresh)
         out, _ = process.communicate(timeout=600)
         assert process.returncode == code, out
         return out
@@ -124,7 +123,7 @@ class World:
 def whole(tmp_path_factory) -> World:
     """A world whose pipeline has been run to its end, with what was printed."""
     world = World(tmp_path_factory.mktemp("whole"))
-    world.out = world.run()
+    world.out = world.run(fresh=True)
     return world
 
 
@@ -155,8 +154,8 @@ def test_again_without_a_change(whole):
 
 
 def test_where_it_all_comes_from(whole):
-    command = [sys.executable, "-m", "open_r1.cli", "lineage", "runs/pipelines/made/seed=1/second/model"]
-    told = subprocess.run(command, cwd=whole.dir, capture_output=True, text=True, check=True).stdout
+    command = ["-m", "open_r1.cli", "lineage", "runs/pipelines/made/seed=1/second/model"]
+    told = warm.run(command, cwd=whole.dir, fresh=True).stdout
     files = [
         f"recipes/small/{name}.yaml, seed 1" for name in ("sft/second", "sft/base", "select/chosen", "sample/samples")
     ]
@@ -167,7 +166,7 @@ def test_where_it_all_comes_from(whole):
 def test_a_deleted_intermediate_is_made_again_and_nothing_else(whole):
     before = whole.results()
     directory = whole.dir / next(stage["dir"] for stage in whole.state()["stages"] if stage["name"] == "samples")
-    subprocess.run(["rm", "-r", directory], check=True)
+    shutil.rmtree(directory)
     (line,) = [line for line in whole.run("--dry-run").splitlines() if "to run  " in line]
     assert line.split(None, 4) == ["samples", "0", "to", "run", "its directory is gone"]
     assert "13 runs: 12 cached, 1 to run" in whole.run()
