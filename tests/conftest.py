@@ -31,6 +31,7 @@ SMALL = {
     "max_steps": 2,
     "save_strategy": "no",
     "seed": 0,
+    "report": False,  # to draw it takes longer than the two steps
 }
 PROBLEMS = {"path": "open_r1.tiny.problems:problems", "args": {"rows": 32, "split": "train"}}
 TASKS = {
@@ -64,12 +65,14 @@ SHARDED_TASKS = {
         "sampling": {"n": 2, "max_tokens": 8},
         "shard_rows": 8,
         "seed": 0,
+        "report": False,
     },
     "select": {
         "datasets": [{"path": "open_r1.tiny.problems:samples", "args": {"rows": 64}}],
         "rewards": [{"name": "accuracy"}, {"name": "think_format"}],
         "filters": [{"name": "correct"}],
         "seed": 0,
+        "report": False,
     },
     "evaluate": {
         "random_init": MODEL,
@@ -77,10 +80,12 @@ SHARDED_TASKS = {
         "benchmarks": [{"name": "tiny", "problems": 8, "k": 4, "max_tokens": 8}],
         "shard_rows": 3,
         "seed": 0,
+        "report": False,
     },
     "mix": {
         "datasets": [{"path": "open_r1.tiny.problems:conversations", "args": {"rows": 32}}],
         "seed": 0,
+        "report": False,
     },
 }
 

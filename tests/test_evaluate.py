@@ -556,7 +556,7 @@ ELSEWHERE = [
 
 
 def test_completions_made_elsewhere_are_judged_without_a_model(judge):
-    directory = judge(ELSEWHERE)
+    directory = judge(ELSEWHERE, report=True)
     figures = told(directory)
     assert figures["engine"] == "elsewhere" and figures["samples"] == PROBLEMS * K
     right = [min(i + 1, K) / K for i in range(PROBLEMS)]

@@ -161,7 +161,7 @@ def test_a_training_does_not_start_on_contaminated_prompts(write_recipe, leaky, 
 
 
 def test_a_training_without_the_contaminated_prompts(write_recipe, leaky, tmp_path):
-    train(str(write_recipe("grpo", contamination=leaky | {"action": "drop"})), [])
+    train(str(write_recipe("grpo", contamination=leaky | {"action": "drop"}, report=True)), [])
     found = json.loads((tmp_path / "run" / "contamination.json").read_text())
     assert found["contaminated"] == 1 and found["rows"] == 32 and (tmp_path / "run" / "model").is_dir()
     assert "Contamination" in (tmp_path / "run" / "report.html").read_text()

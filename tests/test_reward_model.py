@@ -60,7 +60,8 @@ def moved(run) -> dict[str, float]:
 
 def test_full(write_recipe):
     held_out = {"path": "open_r1.tiny.problems:preferences", "args": {"rows": 8, "split": "test"}}
-    done = trained(write_recipe, learning_rate=1e-3, eval_datasets=[held_out], eval_strategy="steps", eval_steps=1)
+    evaluated = {"eval_datasets": [held_out], "eval_strategy": "steps", "eval_steps": 1}
+    done = trained(write_recipe, learning_rate=1e-3, report=True, **evaluated)
     assert moved(done)["score.weight"] > 1e-4 and max(moved(done).values()) > 1e-4
     assert json.loads((done.dir / "status.json").read_text())["state"] == "finished"
     config = json.loads((done.dir / "model" / "config.json").read_text())

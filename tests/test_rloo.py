@@ -146,7 +146,8 @@ def test_the_loss_clips_one_ratio_for_each_completion(trainer, monkeypatch):
 def test_it_learns_and_leaves_what_a_grpo_run_leaves(write_rloo, tmp_path):
     held_out = {"path": "open_r1.tiny.problems:problems", "args": {"rows": 6, "split": "test"}}
     evaluation = {"datasets": [held_out], "k": 4, "every": 1, "live_rows": 3}
-    done = rloo.main(load_recipe(write_rloo(rewards=LIVELY, learning_rate=1e-3, evaluation=evaluation, print_every=1)))
+    keys = {"learning_rate": 1e-3, "evaluation": evaluation, "print_every": 1, "report": True}
+    done = rloo.main(load_recipe(write_rloo(rewards=LIVELY, **keys)))
     before, after = (load_file(done.dir / part / "model.safetensors") for part in ("init", "model"))
     assert max((before[name] - after[name]).abs().max() for name in before) > 1e-4
     rows = [json.loads(line) for line in (done.dir / "metrics.jsonl").read_text().splitlines()]

@@ -38,7 +38,7 @@ def moved(run) -> float:
 
 @pytest.mark.parametrize("task", MAIN)
 def test_full(write_recipe, task):
-    done = trained(write_recipe, task, learning_rate=1e-3)
+    done = trained(write_recipe, task, learning_rate=1e-3, report=True)
     assert moved(done) > 1e-4
     assert json.loads((done.dir / "status.json").read_text())["state"] == "finished"
     for name in ("recipe.yaml", "environment.json", "metrics.jsonl", "report.html", "model/tokenizer.json"):

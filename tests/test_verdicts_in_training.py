@@ -37,7 +37,7 @@ def test_unjudged_samples_are_counted_everywhere_and_move_nothing(write_recipe, 
         drawn = zlib.crc32(completion.encode()) % 2
         return Verdict("correct") if drawn else Verdict("unknown", "cannot tell: drawn")
 
-    train(str(write_recipe("grpo", rewards=verifier(judged), preflight=False)), [])
+    train(str(write_recipe("grpo", rewards=verifier(judged), preflight=False, report=True)), [])
     rows = [row for row in metrics(tmp_path / "run") if "reward" in row]
     shares = [row["verdict/unknown"] for row in rows]
     assert len(shares) == 2 and 0 < sum(shares) < 2

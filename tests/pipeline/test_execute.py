@@ -45,7 +45,7 @@ class World:
         self.dir = folder
         (folder / "own_judge.py").write_text(OWN)
         self.recipe("sft", "base", save_strategy="steps", save_steps=1, max_steps=4)
-        self.recipe("sft", "second", random_init=..., model_name_or_path="x", datasets=["x"], max_steps=2)
+        self.recipe("sft", "second", random_init=..., model_name_or_path="x", datasets=["x"], report=True)
         self.recipe("sample", "samples", random_init=..., model_name_or_path="x")
         self.recipe(
             "select", "chosen", datasets=["x"], rewards=["own_judge:judge"], filters=["finished"], preflight=False
@@ -136,6 +136,7 @@ def test_to_the_end(whole):
     assert (pipeline / "report.html").stat().st_size > 10_000
     (line,) = json.loads((pipeline / "table.json").read_text())["lines"]
     assert len(line["shows"][0]["values"]) == 2
+    assert [(pipeline / f"seed={n}" / "second" / "report.html").is_file() for n in (0, 1)] == [True, False]
     assert "13 runs: 13 to run" in whole.out and "13 runs: 13 finished" in whole.out
     assert whole.out.rstrip().endswith("runs/pipelines/made/report.html")
     kinds = Counter(Path(name).parent.name for name in whole.results())
