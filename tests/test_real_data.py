@@ -110,13 +110,13 @@ def test_all_r1_responses_are_masked_from_the_opened_reasoning_on(real):
 
 
 def test_grpo_runs_on_gsm8k_and_sft_on_r1(real):
-    source = {"path": str(shared("gsm8k", "train.jsonl")), **GSM8K}
-    keys = {"prompt": "r1_zero", "max_completion_length": 8, "per_device_train_batch_size": 4}
+    source = {"path": str(shared("gsm8k", "train.jsonl")), "rows": 64, **GSM8K}
+    keys = {"prompt": "r1_zero", "max_completion_length": 8, "per_device_train_batch_size": 4, "max_steps": 1}
     done = grpo.main(real("grpo", datasets=[source], **keys))
     assert "loss" in (done.dir / "metrics.jsonl").read_text()
-    source = {"path": str(shared("outputs", "r1_gsm8k.json")), **R1}
-    keys = {"chat_template": "chatml_think", "max_length": 2048, "per_device_train_batch_size": 1, "overwrite": True}
-    done = sft.main(real("sft", datasets=[source], **keys))
+    source = {"path": str(shared("outputs", "r1_gsm8k.json")), "rows": 16, **R1}
+    keys = {"chat_template": "chatml_think", "max_length": 256, "per_device_train_batch_size": 1, "overwrite": True}
+    done = sft.main(real("sft", datasets=[source], max_steps=1, **keys))
     assert "loss" in (done.dir / "metrics.jsonl").read_text()
 
 
