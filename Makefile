@@ -9,7 +9,8 @@ VENV   ?= .venv
 EXTRAS ?= dev
 RECIPE ?= recipes/tiny/grpo/r1_zero.yaml
 ARGS   ?=
-# Each takes up to 1.5 GB; a file's tests share what they start from.
+# Each takes up to 1.5 GB; a file's tests share what they start from. Files are taken in their order: xdist would begin
+# those of few tests last, and they are the long ones.
 TEST_PROCESSES ?= 2
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready-$(EXTRAS)
@@ -28,7 +29,7 @@ train: $(READY)
 	@$(BIN)/open-r1 train $(RECIPE) $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "not long and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m "not long and not gpu" $(ARGS)
 
 test-long: $(READY)
 	$(BIN)/python -m pytest -m long $(ARGS)
