@@ -1,4 +1,4 @@
-# make install | train | estimate | check | evaluate | compare | reference | test | test-long | lint | report | lineage. Each makes the virtual environment on first use, and only then.
+# make install | train | estimate | check | evaluate | compare | reference | test | test-long | test-gpu | lint | report | lineage. Each makes the virtual environment on first use, and only then.
 #   make train RECIPE=recipes/tiny/grpo/r1_zero.yaml ARGS="--seed 7"
 #   make evaluate MODEL=runs/tiny/grpo/r1_zero BENCH=tiny
 #   make compare A=runs/one B=runs/other        make compare RUN=runs/one REFERENCE=tiny_r1_zero
@@ -15,7 +15,7 @@ TEST_PROCESSES ?= 2
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready-$(EXTRAS)
 
-.PHONY: install train estimate check evaluate compare reference test test-long lint format report lineage clean
+.PHONY: install train estimate check evaluate compare reference test test-long test-gpu lint format report lineage clean
 
 install: $(READY)
 
@@ -33,6 +33,9 @@ test: $(READY)
 
 test-long: $(READY)
 	$(BIN)/python -m pytest -m long $(ARGS)
+
+test-gpu: $(READY)
+	$(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

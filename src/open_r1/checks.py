@@ -307,8 +307,9 @@ def check_machine(given: dict[str, Any], run: RunConfig, model: Any) -> None:
         )
     if has("packing") and not cuda:
         raise RecipeError(
-            "packing: without flash attention the packed rows attend over the whole batch, over ten times slower on a "
-            "CPU; set `packing: false`"
+            "packing: on a CPU packed rows have a mask of the whole batch, up to three times slower than padding where "
+            "rows are short and alike (benchmarks/packing.py); set `packing: false`, and where their lengths differ much "
+            "`train_sampling_strategy: group_by_length`"
         )
     attention = (model and model.attn_implementation) or ""
     if attention.startswith("flash_attention") and not (cuda and flash_attention_installed()):
