@@ -14,15 +14,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import record
 import yaml
 
+GIB = 2**30
+TEMPLATE = 24  # tokens of a question of one letter and the marks of turns around it
 # hidden size, intermediate size, layers, heads, key-value heads, vocabulary
 SHAPES = {
     "42M": (512, 2048, 8, 8, 2, 32_768),
@@ -64,7 +66,9 @@ def recipe(folder: Path, case: tuple[str, str, int, int, dict[str, Any]], gpu: b
     task, shape, tokens, rows, keys = case
     filled = "abc " * tokens  # a byte is a token
     prompt = [{"role": "user", "content": "a"}]
-    answers = [{"role": "assistant", "content": filled[: tokens * 2]}, {"role": "assistant", "content": filled[1:]}]
+    # A reward model's rows that are too long are left out; others are cut.
+    length = tokens - TEMPLATE if task == "reward" else 2 * tokens
+    answers = [{"role": "assistant", "content": text[:length]} for text in (filled, filled[1:])]
     row: dict[str, Any] = {"messages": [*prompt, answers[0]]}
     if task in ("dpo", "reward"):
         row = {"prompt": prompt, "chosen": [answers[0]], "rejected": [answers[1]]}
@@ -81,7 +85,7 @@ def recipe(folder: Path, case: tuple[str, str, int, int, dict[str, Any]], gpu: b
     if task == "grpo":
         # Greedy, a random model would repeat itself; it hardly ever draws the token that ends.
         written |= {
-            "max_completion_length": tokens, "num_generations": rows, "rewards": [{"name": "think_format"}],
+            "max_completion_length": tokens, "vllm_max_model_length": tokens + TEMPLATE, "num_generations": rows, "rewards": [{"name": "think_format"}],
             "preflight": False, "print_every": 0,
         }  # fmt: skip
     else:
@@ -160,49 +164,52 @@ def estimated(path: Path, gpu: str | None) -> tuple[float, float]:
     return memory.peak, whole
 
 
+def in_a_process(path: Path, gpu: bool) -> dict[str, Any]:
+    """What `measured` says of a recipe.
+
+    Raises:
+        RuntimeError: it failed; with its last line.
+    """
+    blocks = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+    environment = {"OMP_NUM_THREADS": "2"} | os.environ | ({} if gpu else blocks)
+    command = [sys.executable, __file__, "--measure", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    said = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or not said:
+        raise RuntimeError((done.stderr or done.stdout).strip().splitlines()[-1])
+    return json.loads(said[-1])
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--gpu-type", default="H100", help="a name of open_r1.hardware")
     parser.add_argument("--only", nargs="+", help="names of cases")
-    parser.add_argument("--output")
+    parser.add_argument("--output", help="default: results/memory_<gpu>.json")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
         measured(arguments.measure)
         return
-    cases = GPU_CASES if arguments.gpu else CPU_CASES
-    rows = []
+    rows: list[dict[str, Any]] = []
     print(f"{'case':<30}{'measured':>10}{'estimated':>11}{'':>8}   GiB")
-    for name, case in cases.items():
+    for name, case in (GPU_CASES if arguments.gpu else CPU_CASES).items():
         if arguments.only and name not in arguments.only:
             continue
         with tempfile.TemporaryDirectory() as folder:
             path = recipe(Path(folder), case, arguments.gpu)
-            blocks = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
-            environment = {"OMP_NUM_THREADS": "2"} | os.environ | ({} if arguments.gpu else blocks)
-            command = [sys.executable, __file__, "--measure", str(path)]
-            done = subprocess.run(command, capture_output=True, text=True, env=environment)
-            said = [line for line in done.stdout.splitlines() if line.startswith("{")]
-            if done.returncode or not said:
-                print(f"{name:<30} failed: {(done.stderr or done.stdout).strip().splitlines()[-1:]}")
+            try:
+                told = in_a_process(path, arguments.gpu)
+            except RuntimeError as error:
+                rows.append({"case": name, "failed": str(error)})
+                print(f"{name:<30} failed: {error}")
                 continue
-            told = json.loads(said[-1])
             tensors, whole = estimated(path, arguments.gpu_type if arguments.gpu else None)
-        ratio = tensors / told["bytes"]
-        rows.append({"case": name, "measured": told["bytes"], "reserved": told["reserved"], "estimated": tensors,
-                     "estimated_with_overhead": whole, "ratio": round(ratio, 4)})  # fmt: skip
-        gib = 2**30
-        print(f"{name:<30}{told['bytes'] / gib:>10.2f}{tensors / gib:>11.2f}{ratio - 1:>+8.1%}", flush=True)
-    if arguments.output:
-        import torch
-
-        from open_r1.run import environment as machine
-
-        Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
-        gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
-        kept = {"cases": rows, "gpu": gpu, "machine": platform.platform(), "environment": machine()}
-        Path(arguments.output).write_text(json.dumps(kept, indent=1) + "\n")
+        ratio = round(tensors / told["bytes"], 4)
+        rows.append({"case": name, **told, "estimated": tensors, "with_overhead": whole, "ratio": ratio})
+        print(f"{name:<30}{told['bytes'] / GIB:>10.2f}{tensors / GIB:>11.2f}{ratio - 1:>+8.1%}", flush=True)
+        output = Path(arguments.output) if arguments.output else None
+        record.write("memory", {"machine": record.machine(), "cases": rows}, output)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,8 @@ def test_what_is_written_beside_it_stands(write_recipe):
     path = write_recipe("grpo", algorithm="dapo", epsilon_high=0.4)
     recipe = load_recipe(path)
     assert (recipe.args.loss_type, recipe.args.epsilon, recipe.args.epsilon_high) == ("dapo", 0.2, 0.4)
+    assert recipe.args.beta == 0.0
+    assert [reward.name for reward in recipe.run.rewards] == ["accuracy", "think_format", "soft_overlong"]
     assert load_recipe(path, ["--epsilon", "0.1"]).args.epsilon == 0.1
     assert load_recipe(path, ["--algorithm", "dr_grpo"]).args.loss_type == "dr_grpo"
 

@@ -135,7 +135,7 @@ def test_sharding_without_deepspeed(write_recipe, monkeypatch):
         ("sft", {"packing": True}, "packing: with zero3_sp8"),
         ("sft", {"gpus": 12}, "gpus: with zero3_sp8 a multiple of 8"),
         ("dpo", {}, "shares a sequence among GPUs in SFT only"),
-        ("sft", {"accelerate_config": "zero3", "use_peft": True, "load_in_4bit": True}, "cannot shard 4-bit weights"),
+        ("sft", {"accelerate_config": "zero3", "use_peft": True, "load_in_4bit": True}, "does not shard 4-bit weights"),
     ],
 )
 def test_what_a_sharding_cannot_do(write_recipe, task, keys, told):

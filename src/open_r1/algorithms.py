@@ -54,19 +54,19 @@ def apply(name: Any, given: dict[str, Any]) -> dict[str, Any]:
     Raises:
         RecipeError: no algorithm of that name.
     """
-    if name not in ALGORITHMS:
+    if not isinstance(name, str) or name not in ALGORITHMS:
         raise RecipeError(
             f"algorithm: {name!r} is not one of {', '.join(ALGORITHMS)}{nearest(str(name), list(ALGORITHMS))}"
         )
-    changed = given | ALGORITHMS[name]
+    return with_rewards(name, given | ALGORITHMS[name])
+
+
+def with_rewards(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's keys with the reward that an algorithm brings, unless it is there."""
     rewards = given.get("rewards")
-    if (
-        name == "dapo"
-        and isinstance(rewards, list)
-        and not any(_named(reward) == "soft_overlong" for reward in rewards)
-    ):
-        changed["rewards"] = [*rewards, dict(OVERLONG)]
-    return changed
+    if name != "dapo" or not isinstance(rewards, list) or "soft_overlong" in map(_named, rewards):
+        return given
+    return given | {"rewards": [*rewards, dict(OVERLONG)]}
 
 
 def _named(reward: Any) -> Any:

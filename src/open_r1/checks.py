@@ -89,8 +89,19 @@ def _check_trainer(task: str, given: dict[str, Any], run: RunConfig, data: DataC
     if (run.accelerate_config or "").startswith("zero3") and (run.merge_adapter or run.random_init):
         key = "merge_adapter" if run.merge_adapter else "random_init"
         raise RecipeError(f"{key}: loads a whole model on one process, which ZeRO-3 cannot; use zero2 or ddp")
-    if (run.accelerate_config or "").startswith("zero3") and model.load_in_4bit and run.gpus > 1:
-        raise RecipeError(f"load_in_4bit: {run.accelerate_config} cannot shard 4-bit weights; use ddp")
+    sharded = (run.accelerate_config or "").startswith(("zero3", "fsdp2")) and not model.bnb_4bit_quant_storage
+    if sharded and model.load_in_4bit and run.gpus > 1:
+        raise RecipeError(f"load_in_4bit: {run.accelerate_config} does not shard 4-bit weights; use ddp")
+    if model.load_in_4bit and has("use_vllm"):
+        raise RecipeError(
+            "use_vllm: TRL hands vLLM the packed 4-bit weights without their scales; set `use_vllm: false`, or train "
+            "the adapter on whole weights"
+        )
+    target = model.lora_target_modules
+    if model.use_peft and isinstance(target, str) and target != "all-linear" and target.isidentifier():
+        raise RecipeError(
+            f"lora_target_modules: TRL reads a single name as a pattern of whole names; write ['.*{target}']"
+        )
     if run.accelerate_config == "zero3_sp8":
         _check_sequence_parallel(task, given, run)
     if task == "reward":
@@ -307,9 +318,9 @@ def check_machine(given: dict[str, Any], run: RunConfig, model: Any) -> None:
         )
     if has("packing") and not cuda:
         raise RecipeError(
-            "packing: on a CPU packed rows have a mask of the whole batch, up to three times slower than padding where "
-            "rows are short and alike (benchmarks/packing.py); set `packing: false`, and where their lengths differ much "
-            "`train_sampling_strategy: group_by_length`"
+            "packing: on a CPU packed rows have a mask of the whole batch, up to three times slower than padding "
+            "where rows are short and alike (benchmarks/packing.py); set `packing: false`, and where their lengths "
+            "differ much `train_sampling_strategy: group_by_length`"
         )
     attention = (model and model.attn_implementation) or ""
     if attention.startswith("flash_attention") and not (cuda and flash_attention_installed()):

@@ -249,7 +249,8 @@ def _estimate(words: list[str]) -> None:
             asked, changes = estimate.options(parse_overrides(overrides))
             print(estimated.told(estimated.of(Path(path), changes, asked)))
         else:
-            print(estimate.main([path, *overrides]))
+            for part in estimate.main([path, *overrides]):
+                print(part, flush=True)
     except RecipeError as error:
         sys.exit(f"error: {error}")
 

@@ -652,7 +652,8 @@ def resolve(path: Path, changes: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     changes = dict(named)
     written = read_yaml(path)
     if "algorithm" in written:
-        written = algorithms.apply(written["algorithm"], {}) | written
+        stated = algorithms.apply(written["algorithm"], {}) | written
+        written = algorithms.with_rewards(written["algorithm"], stated)
     if changes.get("algorithm") is not None:
         written = algorithms.apply(changes["algorithm"], written)
     task = _task(path, written | {key: changes[key] for key in ("task",) if key in changes})

@@ -75,6 +75,6 @@ def parse(words: str) -> tuple[int | None, str | None]:
     """
     match = re.fullmatch(r"(?:(\d+)(?:[x*](?=.))?)?(.*)", words.strip())
     count, name = match.groups() if match else (None, words)
-    if count == "0" or not (count or name):
+    if not (count or name) or (count == "0" and name):
         raise RecipeError(f"gpus: a number and a kind, such as 8xH100, got {words!r}")
     return (int(count) if count else None), (find(name).name if name else None)

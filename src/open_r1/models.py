@@ -291,7 +291,10 @@ def config_changes(recipe: Recipe) -> dict[str, Any]:
 
 def _given_kwargs(recipe: Recipe) -> dict[str, Any]:
     given = recipe.given.get("model_init_kwargs") or {}
-    return json.loads(given) if isinstance(given, str) else given
+    try:
+        return json.loads(given) if isinstance(given, str) else given
+    except json.JSONDecodeError as error:
+        raise RecipeError(f"model_init_kwargs: {given!r} is neither a mapping nor JSON: {error}") from error
 
 
 def model_init_kwargs(recipe: Recipe) -> dict[str, Any]:

@@ -133,8 +133,9 @@ def test_alternatives_do_what_they_say():
     alternative, found = next(pair for pair in around if pair[0].title == "QLoRA")
     again = of(DISTILL, **changes | alternative.changes)
     assert again.memory.peak == found.memory.peak < 0.5 * base.memory.peak
-    cost = [other.speed.step_seconds * other.work.processes for _, other in around if other.fits]
-    assert cost == sorted(cost)
+    for same in (True, False):
+        cost = [o.speed.step_seconds * o.work.processes for a, o in around if o.fits and a.same == same]
+        assert cost == sorted(cost)
 
 
 def test_time_follows_the_length_the_rate_and_the_gpus():

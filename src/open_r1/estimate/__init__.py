@@ -15,7 +15,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from .. import hardware
-from ..configs import DATA_TASKS, Recipe, load_recipe, parse_overrides, resolve, words_of
+from ..configs import DATA_TASKS, Recipe, load_recipe, parse_overrides, read_yaml, resolve, words_of
 from ..errors import RecipeError
 from ..hardware import GPU
 from . import alternatives, memory, speed, workload
@@ -127,19 +127,26 @@ def of(recipe: Recipe, asked: Options | None = None, config: PretrainedConfig | 
     asked = asked or Options()
     work = workload.of(recipe, config)
     gpu = hardware.find(recipe.run.gpu_type) if work.on_gpu else None
-    used = memory.of(work, gpu)
     taken = None
-    if gpu is not None:
-        rows = None if asked.rows is None else int(asked.rows)
-        taken = speed.of(work, gpu, asked.utilisation, rows, asked.mean_tokens)
+    try:
+        used = memory.of(work, gpu)
+        if gpu is not None:
+            rows = None if asked.rows is None else int(asked.rows)
+            taken = speed.of(work, gpu, asked.utilisation, rows, asked.mean_tokens)
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        # Some architectures are built otherwise than the tracing expects.
+        kind = work.config.model_type
+        raise RecipeError(f"estimate: a model of type {kind} cannot be traced ({error})") from error
     return Estimate(work, gpu, used, taken, asked.price)
 
 
 def needs_a_model(recipe: Recipe) -> bool:
-    """False of data recipes that only read and write, and of judging what was generated elsewhere."""
+    """False of data recipes that only read and write, and of what is generated elsewhere."""
     if recipe.task in DATA_TASKS and recipe.task != "sample":
         return False
     if recipe.task in ("sample", "evaluate"):
+        if recipe.args.engine.name == "server":
+            return False
         named = recipe.model.model_name_or_path or recipe.run.random_init or recipe.run.base_recipe
         return bool(named) and not recipe.given.get("completions")
     return True
@@ -154,7 +161,7 @@ def load(path: str | Path, changes: dict[str, Any]) -> Recipe:
 def others(
     path: str | Path, changes: dict[str, Any], estimate: Estimate, asked: Options
 ) -> list[tuple[Alternative, Estimate]]:
-    """Alternatives, those that fit first, then by the GPU-hours of a step."""
+    """Alternatives: those that fit first, of them those that compute the same, then by the GPU-hours of a step."""
     found = []
     for alternative in alternatives.of(estimate.work):
         try:
@@ -163,33 +170,42 @@ def others(
         except RecipeError:
             continue  # a combination that is refused is no alternative
 
-    def cost(pair: tuple[Alternative, Estimate]) -> tuple[bool, float]:
+    def cost(pair: tuple[Alternative, Estimate]) -> tuple[bool, bool, float]:
         taken = pair[1].speed
-        return not pair[1].fits, (taken.step_seconds * pair[1].work.processes) if taken else pair[1].memory.peak
+        return (
+            not pair[1].fits,
+            not pair[0].same,
+            (taken.step_seconds * pair[1].work.processes) if taken else pair[1].memory.peak,
+        )
 
     return sorted(found, key=cost)
 
 
-def main(words: list[str]) -> str:
-    """What `open-r1 estimate RECIPE [RECIPE ...] [--key value ...]` prints."""
+def main(words: list[str]) -> Iterator[str]:
+    """What `open-r1 estimate RECIPE [RECIPE ...] [--key value ...]` prints, as it is known."""
     from . import told
 
     paths = list(itertools.takewhile(lambda word: not word.startswith("--"), words))
     asked, changes = options(parse_overrides(words[len(paths) :]))
     if len(paths) > 1:
-        return told.table(_several(paths, changes, asked))
+        yield from told.table(_several(paths, changes, asked))
+        return
     path = paths[0]
     recipe = load(path, changes)
     if not needs_a_model(recipe):
-        return f"{path} runs no model: it needs no GPU, and a few GB of memory"
+        yield f"{path} runs no model here: it needs no GPU, and a few GB of memory"
+        return
     estimate = of(recipe, asked)
-    around = others(path, changes, estimate, asked) if estimate.work.trains and estimate.gpu else []
-    return told.recipe(path, estimate, around)
+    yield told.recipe(estimate)
+    if estimate.work.trains and estimate.gpu:
+        yield told.alternatives(estimate, others(path, changes, estimate, asked))
 
 
 def _several(paths: list[str], changes: dict[str, Any], asked: Options) -> Iterator[tuple[str, Estimate]]:
     """The estimates of those that run a model."""
     for path in paths:
+        if "stages" in read_yaml(Path(path)):
+            raise RecipeError(f"{path} is a pipeline, which is estimated by itself: open-r1 estimate {path}")
         recipe = load(path, changes)
         if needs_a_model(recipe):
             yield path, of(recipe, asked)

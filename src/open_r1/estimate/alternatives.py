@@ -66,6 +66,7 @@ def of(work: Workload) -> Iterator[Alternative]:
         yield Alternative("LoRA", LORA, same=False)
     if not work.four_bit:
         ddp = {"accelerate_config": "ddp"} if gpus > 1 else {}
+        ddp |= {"use_vllm": False} if given.get("use_vllm") else {}
         yield Alternative("QLoRA", LORA | {"load_in_4bit": True, "use_bnb_nested_quant": True} | ddp, same=False)
     key = "max_completion_length" if work.samples else "max_length"
     if int(work.get(key) or 0) >= 2048:

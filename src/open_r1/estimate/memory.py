@@ -79,7 +79,7 @@ def _training(work: Workload, gpu: GPU | None) -> Memory:
     if gpu is not None:
         memory.state["CUDA and NCCL"] = CONTEXT
     step = traced.step(work.config, setting(work, gpu))
-    peak, kept = _beside_gradients(work, counts, step, memory.state["gradients"]), step.layer * _layers(work)
+    peak, kept = _beside_gradients(work, step, memory.state.get("gradients", 0.0)), step.layer * _layers(work)
     if work.checkpointing and work.recipe.given.get("activation_offloading"):
         peak -= kept - 2 * step.layer  # the next one is fetched while one is used
         memory.host += kept
@@ -99,16 +99,19 @@ def _layers(work: Workload) -> int:
     return work.config.num_hidden_layers
 
 
-def _beside_gradients(work: Workload, counts: Parameters, step: traced.Step, gradients: float) -> float:
+def _beside_gradients(work: Workload, step: traced.Step, gradients: float) -> float:
     """Bytes of a step at its fullest moment, beside the gradients.
 
-    Without accumulation they are freed after every step, and come back one by one while the activations go.
+    Where rows are not added up, gradients are freed after every step, and come back one by one as activations go.
     """
+    config = work.config
+    embedding = 0 if work.lora is not None else config.vocab_size * config.hidden_size * BYTES[work.dtype]
+    tied = embedding if config.tie_word_embeddings else 0
     if work.accumulation > 1 or work.sharding.kind == "deepspeed":
-        return step.peak
-    first = min(gradients, counts.tensor * gradients / max(1, counts.trained))  # the head's
-    begun, ended = step.backward + first, step.backward - step.layer * _layers(work) + gradients
-    return max(0.0, max(step.head, begun, ended) - gradients)
+        return max(step.head, step.backward, embedding + tied)
+    begun = step.backward + embedding - tied
+    ended = step.backward - step.layer * _layers(work) + gradients - tied
+    return max(0.0, max(step.head, begun, ended, gradients + tied) - gradients)
 
 
 def setting(work: Workload, gpu: GPU | None) -> Setting:
@@ -166,6 +169,9 @@ def _state(work: Workload, counts: Parameters) -> dict[str, float]:
         else:
             state["float32 gradients"] = 4 * trained / shard.shards("optimizer", gpus)
     elif shard.kind == "fsdp2":
+        if work.accumulation > 1:
+            # accelerate has them reduced and sharded only after the last of the rows that are added up.
+            state["whole gradients"] = 2 * trained
         outside = 2 * (counts.total - counts.layer * work.config.num_hidden_layers)
         state["gathered weights"] = 2 * 2 * counts.layer + outside
     if work.reference:
@@ -175,13 +181,13 @@ def _state(work: Workload, counts: Parameters) -> dict[str, float]:
 
 def _offloaded(work: Workload, state: dict[str, float]) -> dict[str, float]:
     host = 0.0
-    moved = ["optimizer", "float32 copy of the weights"] if work.sharding.offload_optimizer else []
+    moved = []
+    if work.sharding.offload_optimizer:
+        moved += ["optimizer", "float32 copy of the weights", "gradients", "float32 gradients"]
+        moved += ["float32 gradients of a group"]
     moved += ["weights"] if work.sharding.offload_parameters else []
     for name in moved:
         host += state.pop(name, 0.0)
-    if work.sharding.offload_optimizer:
-        for name in ("float32 gradients", "float32 gradients of a group"):
-            host += state.pop(name, 0.0)
     return state | {"host": host}
 
 
@@ -193,13 +199,17 @@ def _add_generation(memory: Memory, work: Workload, counts: Parameters, gpu: GPU
             return
         share = float(work.get("vllm_gpu_memory_utilization"))
         memory.asleep = bool(given.get("vllm_enable_sleep_mode"))
+        if work.sharding.stage >= 3 and work.lora is not None:
+            # TRL merges an adapter with all weights gathered on every GPU, before it hands them over.
+            memory.generation["weights gathered to merge the adapter"] = 2 * counts.total
         if gpu is not None:
             memory.generation["vLLM"] = share * gpu.memory * GIB
             memory.cache_tokens = vllm_room(work, gpu, share, int(given.get("vllm_tensor_parallel_size") or 1))
         return
-    sequences = work.rows * int(given.get("steps_per_generation") or work.accumulation)
-    batch = given.get("generation_batch_size")
-    sequences = batch // work.processes if batch else sequences
+    sequences = work.rollout / work.processes
+    if work.sharding.stage >= 3:
+        memory.generation["weights gathered to generate"] = 2 * counts.total
+    memory.notes.append(f"{sequences:,.0f} completions are generated at once, counted as if each were of full length")
     width = 2 if work.bf16 else BYTES[work.dtype]
     memory.generation["key-value cache"] = sequences * work.tokens * kv_bytes(work, width)
     # The last logits of each: as the model gives them, in float32, and twice more for sampling.

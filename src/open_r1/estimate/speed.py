@@ -127,54 +127,61 @@ def attention(work: Workload, span: float) -> float:
     return 2 * config.num_hidden_layers * config.num_attention_heads * size * span
 
 
-def extra_passes(work: Workload) -> int:
-    """Forward passes for the reference and for the policy that sampled."""
+def extra_passes(work: Workload) -> float:
+    """Forward passes of each step for the reference and for the policy that sampled; once for each rollout."""
     if not work.samples:
-        return int(work.recipe.task == "dpo")
+        return float(work.recipe.task == "dpo")
     reference = float(work.get("beta")) != 0.0
-    # TRL computes it whenever vLLM sampled, to correct for the difference, and when a rollout feeds several steps.
-    vllm = bool(work.recipe.given.get("use_vllm"))
-    several = int(work.recipe.given.get("num_iterations") or 1) > 1 or bool(
-        work.recipe.given.get("generation_batch_size")
+    # TRL has the policy's own to correct for vLLM's, and where a rollout's steps do not end with an optimizer step.
+    corrected = bool(work.recipe.given.get("use_vllm")) and bool(
+        work.recipe.given.get("vllm_importance_sampling_correction", True)
     )
-    return int(reference) + int(vllm or several)
+    cycle = work.rollout / (work.rows * work.processes) * work.iterations
+    return (reference + (corrected or work.accumulation % cycle != 0)) / work.iterations
 
 
 def _add_generation(work: Workload, gpu: GPU, mean: float, seconds: dict[str, float], notes: list[str]) -> None:
     given = work.recipe.given
-    iterations = int(given.get("num_iterations") or 1)
     vllm = bool(given.get("use_vllm"))
-    tensor = int(given.get("vllm_tensor_parallel_size") or 1) if vllm else 1
-    replicas = max(1, work.processes // tensor)
     if vllm and work.get("vllm_mode") != "colocate":
-        notes.append("generation by a server, taken to be as fast as these GPUs")
-    share = float(work.get("vllm_gpu_memory_utilization")) if vllm else 0.5
-    # A rollout may feed several steps, and every step several times.
-    rollout = int(given.get("generation_batch_size") or work.rows_per_step)
-    longest = int(work.get("max_completion_length"))
-    name = "vllm" if vllm else "transformers"
-    spent = generation(work, gpu, rollout / replicas, mean, longest, share, tensor, name)
-    seconds["generation"] = spent * work.rows_per_step / rollout / iterations
+        notes.append("generation is a server's, whose GPUs are not known: its time is left out")
+        return
+    tensor = int(given.get("vllm_tensor_parallel_size") or 1) if vllm else 1
+    share = float(work.get("vllm_gpu_memory_utilization")) if vllm else None
+    replicas, longest = max(1, work.processes // tensor), int(work.get("max_completion_length"))
+    spent = generation(work, gpu, work.rollout / replicas, mean, longest, share, tensor)
+    seconds["generation"] = spent * work.rows_per_step / work.rollout / work.iterations
 
 
 def generation(
-    work: Workload, gpu: GPU, sequences: float, mean: float, longest: int, share: float, tensor: int, engine: str
+    work: Workload, gpu: GPU, sequences: float, mean: float, longest: int, share: float | None, tensor: int
 ) -> float:
     """Seconds until one engine has generated so many sequences, the longest of them alone at the end.
 
-    Infinite if vLLM's share of the GPUs does not hold the weights.
+    Args:
+        work: the workload.
+        gpu: the kind of its GPUs.
+        sequences: in all.
+        mean: tokens of each on average.
+        longest: tokens of the longest.
+        share: of a GPU's memory that vLLM has; None generates by transformers, all at once.
+        tensor: GPUs that share the weights.
+
+    Returns:
+        Infinity if vLLM's share does not hold the weights.
     """
-    counts = traced.count(work.config)
-    room = memory.vllm_room(work, gpu, share, tensor) / (mean + PROMPT_TOKENS / 4)
-    if engine == "vllm" and room < 1:
-        return math.inf
-    at_once = min(sequences, room, SEQUENCES_AT_ONCE) if engine == "vllm" else sequences
+    counts, at_once, least = traced.count(work.config), sequences, STEP_SECONDS["transformers"]
+    if share is not None:
+        room = memory.vllm_room(work, gpu, share, tensor) / (mean + PROMPT_TOKENS / 4)
+        if room < 1:
+            return math.inf
+        at_once, least = min(sequences, room, SEQUENCES_AT_ONCE), STEP_SECONDS["vllm"]
 
     def step(running: float) -> float:
         read = 2 * counts.total / tensor + running * mean / 2 * memory.kv_bytes(work) / tensor
         arithmetic = 2 * counts.active * running / tensor
         rate = gpu.tflops * 1e12 * DECODE_ARITHMETIC
-        return max(read / (gpu.bandwidth * 1e9 * DECODE_BANDWIDTH), arithmetic / rate) + STEP_SECONDS[engine]
+        return max(read / (gpu.bandwidth * 1e9 * DECODE_BANDWIDTH), arithmetic / rate) + least
 
     return sequences * mean / at_once * step(at_once) + (longest - mean) * step(1)
 
@@ -196,7 +203,7 @@ def steps(work: Workload, rows: int | None, span: float, packed: bool, notes: li
         notes.append(f"{rows:,} rows (--rows)")
     pairs = 2 if work.recipe.task in ("dpo", "reward") else 1
     per_step = work.rows_per_step / pairs / (int(work.get("num_generations")) if work.samples else 1)
-    return max(1, round(epochs * rows / per_step))
+    return max(1, round(epochs * rows * work.iterations / per_step))
 
 
 def rows_of(sources: list[DatasetConfig]) -> int | None:
@@ -230,8 +237,8 @@ def _sampling(work: Workload, gpu: GPU, utilisation: float, rows: int | None, me
         jobs = [(benchmark.problems, benchmark.k, benchmark.max_tokens) for benchmark in recipe.args.benchmarks]
     parameters: dict[str, Any] = recipe.args.engine.parameters
     tensor = int(parameters.get("tensor_parallel_size", 1))
-    share = float(parameters.get("gpu_memory_utilization", 0.9))
-    engine = "vllm" if recipe.args.engine.name in ("vllm", "server") else "transformers"
+    vllm = recipe.args.engine.name == "vllm"
+    share = float(parameters.get("gpu_memory_utilization", 0.9)) if vllm else None
     speed = Speed(0.0, 0.0, {"generation": 0.0}, 1)
     counts = traced.count(work.config)
     for prompts, n, longest in jobs:
@@ -244,7 +251,7 @@ def _sampling(work: Workload, gpu: GPU, utilisation: float, rows: int | None, me
         speed.tokens += tokens
         speed.flops += tokens * (2 * counts.active + attention(work, length / 2))
         replicas = max(1, work.processes // tensor)
-        spent = generation(work, gpu, prompts * n / replicas, length, longest, share, tensor, engine)
+        spent = generation(work, gpu, prompts * n / replicas, length, longest, share, tensor)
         speed.seconds["generation"] += spent
         speed.notes.append(f"{prompts * n:,} completions of {length:,.0f} tokens on average (--mean_tokens)")
     return speed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from ..configs import words_of
 from . import Estimate, headline
@@ -13,12 +13,9 @@ from .memory import GIB
 SHOWN = 9  # alternatives
 
 
-def recipe(path: str, estimate: Estimate, around: list[tuple[Alternative, Estimate]]) -> str:
+def recipe(estimate: Estimate) -> str:
     """All of an estimate."""
-    lines = [headline(estimate), "", *_memory(estimate), *_speed(estimate)]
-    if around:
-        lines += ["", *_alternatives(estimate, around)]
-    return "\n".join(lines)
+    return "\n".join([headline(estimate), "", *_memory(estimate), *_speed(estimate)])
 
 
 def _memory(estimate: Estimate) -> list[str]:
@@ -65,10 +62,11 @@ def _speed(estimate: Estimate) -> list[str]:
     return lines
 
 
-def _alternatives(estimate: Estimate, around: list[tuple[Alternative, Estimate]]) -> list[str]:
+def alternatives(estimate: Estimate, around: list[tuple[Alternative, Estimate]]) -> str:
+    """What else could be done, a line for each."""
     assert estimate.speed is not None
     base = estimate.speed.step_seconds * estimate.work.processes
-    lines = [f"{'instead':<34}{'GiB':>7}  {'fits':<5}{'GPU-hours':>10}  what to add"]
+    lines = ["", f"{'instead':<34}{'GiB':>7}  {'fits':<5}{'GPU-hours':>10}  what to add"]
     for alternative, other in around[:SHOWN]:
         assert other.speed is not None
         ratio = other.speed.step_seconds * other.work.processes / base
@@ -78,7 +76,7 @@ def _alternatives(estimate: Estimate, around: list[tuple[Alternative, Estimate]]
         lines.append(f"{title:<34}{other.memory.peak / GIB:>7.1f}  {fits:<5}{f'x {ratio:.2f}':>10}  {words}")
     if any(not alternative.same for alternative, _ in around[:SHOWN]):
         lines.append("* changes what is learned")
-    return lines
+    return "\n".join(lines)
 
 
 def _word(value: object) -> str:
@@ -97,14 +95,13 @@ def hours(value: float) -> str:
     return f"{value:.0f} hours" if value < 72 else f"{value / 24:.0f} days"
 
 
-def table(estimates: Iterable[tuple[str, Estimate]]) -> str:
+def table(estimates: Iterable[tuple[str, Estimate]]) -> Iterator[str]:
     """A line of Markdown for each of several recipes."""
-    lines = ["| recipe | hardware | GiB a GPU | fits | time | GPU-hours |", "|---|---|---|---|---|---|"]
+    yield "| recipe | hardware | GiB a GPU | fits | time | GPU-hours |\n|---|---|---|---|---|---|"
     for path, taken in estimates:
         kind = f"{taken.work.gpus} x {taken.gpu.name}" if taken.gpu else "CPU"
         kind += "" if taken.work.sharding.kind == "none" else f", {taken.work.sharding.name}"
         lasts = "" if taken.speed is None or taken.speed.hours is None else hours(taken.speed.hours)
         spent = "" if taken.gpu_hours is None else f"{taken.gpu_hours:,.0f}"
         cells = [f"`{path}`", kind, f"{taken.memory.peak / GIB:.1f}", "yes" if taken.fits else "NO", lasts, spent]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        yield f"| {' | '.join(cells)} |"

@@ -64,7 +64,7 @@ class Step:
 
     Args:
         head: bytes at the fullest moment of the forward pass and the head's backward pass, before any layer's.
-        backward: at that of the layers' backward pass.
+        backward: at that of the layers' backward pass; the gradient of tied embeddings waits there for its other half.
         kept: bytes that the forward pass leaves for the backward pass.
         layer: of those, bytes of each layer.
     """
@@ -182,7 +182,8 @@ class _Experts(nn.Module):
 
     def __init__(self, experts: nn.Module, config: PretrainedConfig):
         super().__init__()
-        width, several = config.moe_intermediate_size, config.num_experts_per_tok
+        width = getattr(config, "moe_intermediate_size", config.intermediate_size)
+        several = config.num_experts_per_tok
         self.up = nn.Linear(config.hidden_size, 2 * width * several, bias=False)
         self.down = nn.Linear(width * several, config.hidden_size, bias=False)
 
@@ -218,9 +219,15 @@ def _adapted(model: nn.Module, lora: tuple[tuple[str, Any], ...]) -> nn.Module:
     return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **dict(lora)))
 
 
+def _experts(config: PretrainedConfig) -> int:
+    """Experts of a layer, which architectures call differently."""
+    names = ("num_local_experts", "num_experts", "n_routed_experts")
+    return next(getattr(config, name) for name in names if hasattr(config, name))
+
+
 def count(config: PretrainedConfig, lora: tuple[tuple[str, Any], ...] | None = None, head: bool = True) -> Parameters:
     """Numbers of parameters of a model, and of what is trained; without its head of words for a reward model."""
-    return _count(_key(config), lora, head)
+    return _count(_Config(config), lora, head)
 
 
 @cache
@@ -238,7 +245,7 @@ def _count(key: _Config, lora: tuple[tuple[str, Any], ...] | None, with_head: bo
         for name, p in inner.named_parameters()
         if ".experts." in name and "lora_" not in name and p.dim() == 3
     )
-    share = config.num_experts_per_tok / config.num_local_experts if experts else 0
+    share = config.num_experts_per_tok / _experts(config) if experts else 0
     head = base.get_output_embeddings().weight.numel()
     if not with_head and not config.tie_word_embeddings:
         sizes = {name: size for name, size in sizes.items() if "lm_head" not in name}
@@ -255,7 +262,7 @@ def _count(key: _Config, lora: tuple[tuple[str, Any], ...] | None, with_head: bo
 
 def step(config: PretrainedConfig, setting: Setting) -> Step:
     """What one forward and backward pass takes."""
-    return _step(_key(config), setting)
+    return _step(_Config(config), setting)
 
 
 class _Config:
@@ -269,10 +276,6 @@ class _Config:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Config) and self.text == other.text
-
-
-def _key(config: PretrainedConfig) -> _Config:
-    return _Config(config)
 
 
 @cache
@@ -361,10 +364,13 @@ def _measured(model: nn.Module, base: nn.Module, setting: Setting) -> dict[str, 
         hidden = output[0] if isinstance(output, tuple) else output.last_hidden_state
         hidden.register_hook(lambda grad: told.__setitem__("head", live.lap()))
 
-    def before_last_layer(module: nn.Module, args: Any) -> None:
-        if args and args[0].requires_grad and "last_layer" not in hooked:
-            hooked.add("last_layer")
-            args[0].register_hook(lambda grad: told.__setitem__("last_layer", live.lap()))
+    def at_the_gradient_of_its_input(layer: nn.Module, phase: str) -> None:
+        def hook(module: nn.Module, args: Any) -> None:
+            if args and args[0].requires_grad and phase not in hooked:
+                hooked.add(phase)
+                args[0].register_hook(lambda grad: told.__setitem__(phase, live.lap()))
+
+        layer.register_forward_pre_hook(hook)
 
     def after_layer(module: nn.Module, args: Any, output: Any) -> None:
         hidden = output[0] if isinstance(output, tuple) else output
@@ -376,7 +382,9 @@ def _measured(model: nn.Module, base: nn.Module, setting: Setting) -> dict[str, 
     for layer in decoder.layers if setting.checkpointing else ():
         layer.register_forward_hook(after_layer)
     decoder.register_forward_hook(after_layers)
-    decoder.layers[-1].register_forward_pre_hook(before_last_layer)
+    at_the_gradient_of_its_input(decoder.layers[-1], "last_layer")
+    # What the embeddings take after that does not grow with the layers, and is counted with the gradients.
+    at_the_gradient_of_its_input(decoder.layers[0], "backward")
     gc.collect()
     gc.freeze()  # so that the collections at every layer are quick
     with live, _head(setting.fused, base.config.vocab_size):
@@ -387,9 +395,8 @@ def _measured(model: nn.Module, base: nn.Module, setting: Setting) -> dict[str, 
                 loss = model(**inputs, labels=ids, fused_lm_head=True).loss
         told["kept"] = live.now
         loss.backward()
-    told["backward"] = live.lap()
     gc.unfreeze()
-    return {"last_layer": 0.0} | told
+    return told
 
 
 def _collect(grad: torch.Tensor) -> None:

@@ -121,6 +121,10 @@ class Workload:
             "lora_dropout": model.lora_dropout,
             "target_modules": tuple(targets) if isinstance(targets, list) else targets,
         }
+        if model.lora_modules_to_save:
+            values["modules_to_save"] = tuple(model.lora_modules_to_save)
+        if model.use_dora:
+            values["use_dora"] = True
         return tuple(sorted(values.items()))
 
     @property
@@ -153,9 +157,9 @@ class Workload:
         """Of a sequence on average: rows that are packed are full; others are assumed, as nothing tells."""
         if self.samples:
             return self.mean_completion + min(self.prompt_tokens, 256)
-        if self.get("packing") if self.recipe.task == "sft" else False:
-            return float(self.get("max_length"))
-        return float(min(int(self.get("max_length") or 1024), MEAN_TOKENS[self.recipe.task]))
+        longest = float(self.get("max_length") or self.config.max_position_embeddings)
+        packed = self.recipe.task == "sft" and self.get("packing")
+        return longest if packed else min(longest, MEAN_TOKENS[self.recipe.task])
 
     @property
     def mean_completion(self) -> float:
@@ -174,6 +178,17 @@ class Workload:
     def rows_per_step(self) -> int:
         """Sequences of an optimizer step, over all GPUs."""
         return self.rows * self.accumulation * self.replicas
+
+    @property
+    def rollout(self) -> int:
+        """Completions that are sampled at once, over all GPUs: those of a step, unless one rollout feeds several."""
+        steps = int(self.recipe.given.get("steps_per_generation") or self.accumulation)
+        return int(self.recipe.given.get("generation_batch_size") or self.rows * self.processes * steps)
+
+    @property
+    def iterations(self) -> int:
+        """Times that a rollout is trained on."""
+        return int(self.get("num_iterations")) if self.samples else 1
 
     @property
     def checkpointing(self) -> bool:
@@ -243,7 +258,7 @@ def model_config(recipe: Recipe) -> PretrainedConfig:
 
 
 def model_config_of_recipe(path: str, words: list[str]) -> PretrainedConfig:
-    """The configuration of the model that another recipe makes, without loading that recipe's libraries' arguments."""
+    """The configuration of the model that another recipe makes."""
     from ..configs import load_recipe
 
     given = resolve(Path(path), {})[1]
