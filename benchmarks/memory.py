@@ -85,7 +85,8 @@ def recipe(folder: Path, case: tuple[str, str, int, int, dict[str, Any]], gpu: b
     if task == "grpo":
         # Greedy, a random model would repeat itself; it hardly ever draws the token that ends.
         written |= {
-            "max_completion_length": tokens, "vllm_max_model_length": tokens + TEMPLATE, "num_generations": rows, "rewards": [{"name": "think_format"}],
+            "max_completion_length": tokens, "vllm_max_model_length": tokens + TEMPLATE, "num_generations": rows,
+            "rewards": [{"name": "think_format"}],
             "preflight": False, "print_every": 0,
         }  # fmt: skip
     else:

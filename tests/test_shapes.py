@@ -129,13 +129,18 @@ def test_sharding_without_deepspeed(write_recipe, monkeypatch):
         machine(recipe)
 
 
+FOUR_BIT = {"use_peft": True, "load_in_4bit": True}
+
+
 @pytest.mark.parametrize(
     ("task", "keys", "told"),
     [
+        ("grpo", FOUR_BIT | {"accelerate_config": "ddp", "use_vllm": True}, "without their scales"),
+        ("sft", {"use_peft": True, "lora_target_modules": ["q_proj"]}, r"write \['\.\*q_proj'\]"),
         ("sft", {"packing": True}, "packing: with zero3_sp8"),
         ("sft", {"gpus": 12}, "gpus: with zero3_sp8 a multiple of 8"),
         ("dpo", {}, "shares a sequence among GPUs in SFT only"),
-        ("sft", {"accelerate_config": "zero3", "use_peft": True, "load_in_4bit": True}, "does not shard 4-bit weights"),
+        ("sft", FOUR_BIT | {"accelerate_config": "zero3"}, "does not shard 4-bit weights"),
     ],
 )
 def test_what_a_sharding_cannot_do(write_recipe, task, keys, told):

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import itertools
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -243,6 +244,7 @@ def _estimate(words: list[str]) -> None:
     from .pipeline import estimated, graph
 
     quiet.release(None)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is no error
     path, overrides = _recipe(words)
     try:
         if graph.is_pipeline(path):
