@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -130,11 +131,12 @@ def test_alternatives_do_what_they_say():
     around = estimate.others(DISTILL, changes, base, estimate.Options())
     fits = [other.fits for _, other in around]
     assert fits == sorted(fits, reverse=True) and any(fits) and not all(fits)
+    assert all(other.gpu_hours == other.cost for _, other in around if other.gpu_hours is not None)
     alternative, found = next(pair for pair in around if pair[0].title == "QLoRA")
     again = of(DISTILL, **changes | alternative.changes)
     assert again.memory.peak == found.memory.peak < 0.5 * base.memory.peak
     for same in (True, False):
-        cost = [o.speed.step_seconds * o.work.processes for a, o in around if o.fits and a.same == same]
+        cost = [other.cost for alternative, other in around if other.fits and alternative.same == same]
         assert cost == sorted(cost)
 
 
@@ -236,3 +238,17 @@ def test_the_command(tmp_path):
 def test_words_of_an_alternative_can_be_typed():
     changes = {"lora_target_modules": ["all-linear"], "use_peft": True}
     assert words_of(changes) == ["--lora_target_modules=[all-linear]", "--use_peft=true"]
+
+
+MEASURED = json.loads((ROOT / "benchmarks" / "results" / "memory_cpu.json").read_text())["cases"]
+
+
+@pytest.mark.parametrize("case", MEASURED, ids=lambda case: case["case"])
+def test_the_estimate_stays_within_a_tenth_of_what_was_measured(case, tmp_path, monkeypatch):
+    """Of a run of benchmarks/memory.py, whose trainings are not repeated here."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import memory as benchmark
+
+    path = benchmark.recipe(tmp_path, benchmark.CPU_CASES[case["case"]], gpu=False)
+    tensors, _ = benchmark.estimated(path, None)
+    assert tensors == pytest.approx(case["bytes"], rel=0.1)

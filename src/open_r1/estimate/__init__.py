@@ -79,6 +79,15 @@ class Estimate:
             return None
         return self.speed.hours * self.work.processes
 
+    @property
+    def cost(self) -> float:
+        """GPU-hours of the whole training, or of a token if its length is not known; bytes on a CPU."""
+        if self.speed is None:
+            return self.memory.peak
+        if self.gpu_hours is not None:
+            return self.gpu_hours
+        return self.speed.step_seconds * self.work.processes / self.speed.tokens
+
 
 def headline(estimate: Estimate) -> str:
     """Does it fit, in one line."""
@@ -161,7 +170,7 @@ def load(path: str | Path, changes: dict[str, Any]) -> Recipe:
 def others(
     path: str | Path, changes: dict[str, Any], estimate: Estimate, asked: Options
 ) -> list[tuple[Alternative, Estimate]]:
-    """Alternatives: those that fit first, of them those that compute the same, then by the GPU-hours of a step."""
+    """Alternatives: those that fit first, of them those that compute the same, then by their cost."""
     found = []
     for alternative in alternatives.of(estimate.work):
         try:
@@ -171,12 +180,7 @@ def others(
             continue  # a combination that is refused is no alternative
 
     def cost(pair: tuple[Alternative, Estimate]) -> tuple[bool, bool, float]:
-        taken = pair[1].speed
-        return (
-            not pair[1].fits,
-            not pair[0].same,
-            (taken.step_seconds * pair[1].work.processes) if taken else pair[1].memory.peak,
-        )
+        return not pair[1].fits, not pair[0].same, pair[1].cost
 
     return sorted(found, key=cost)
 

@@ -64,12 +64,9 @@ def _speed(estimate: Estimate) -> list[str]:
 
 def alternatives(estimate: Estimate, around: list[tuple[Alternative, Estimate]]) -> str:
     """What else could be done, a line for each."""
-    assert estimate.speed is not None
-    base = estimate.speed.step_seconds * estimate.work.processes
     lines = ["", f"{'instead':<34}{'GiB':>7}  {'fits':<5}{'GPU-hours':>10}  what to add"]
     for alternative, other in around[:SHOWN]:
-        assert other.speed is not None
-        ratio = other.speed.step_seconds * other.work.processes / base
+        ratio = other.cost / estimate.cost
         title = alternative.title + ("" if alternative.same else " *")
         words = " ".join(f"--{key} {_word(value)}" for key, value in alternative.changes.items())
         fits = "yes" if other.fits else "no"
