@@ -222,17 +222,37 @@ def test_a_folder_with_a_config_is_enough(tmp_path):
     assert of(DISTILL, model_name_or_path=str(tmp_path)).memory.peak == of(DISTILL).memory.peak
 
 
-def test_the_command(tmp_path):
-    def told(*words: str) -> str:
-        command = [sys.executable, "-m", "open_r1.cli", "estimate", *words]
-        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout
-
-    shown = told(DISTILL, "--gpus", "8xA100-40GB", "--price", "1.5")
-    assert shown.startswith("DOES NOT FIT: ") and "8 x A100-40GB, zero3" in shown
+def test_the_command():
+    words = [
+        "recipes/Qwen2.5-0.5B/grpo/gsm8k.yaml",
+        "--gpus",
+        "2xT4",
+        "--price",
+        "1.5",
+        "--max_completion_length",
+        "4096",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "open_r1.cli", "estimate", *words], capture_output=True, text=True, cwd=ROOT
+    )
+    shown = done.stdout
+    assert done.returncode == 0 and shown.startswith("DOES NOT FIT: ") and "2 x T4, ddp" in shown, done.stderr
     for part in ("weights", "optimizer", "activations kept", "GPU-hours", "at 1.5 an hour", "assumed:", "instead"):
         assert part in shown
-    assert "on a CPU" in told("recipes/tiny/grpo/r1_zero.yaml")
-    assert "runs no model" in told("recipes/tiny/mix/r1_sft.yaml")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "told"), [("tiny/grpo/r1_zero.yaml", "on a CPU"), ("tiny/mix/r1_sft.yaml", "runs no model here")]
+)
+def test_a_recipe_without_a_gpu(recipe, told):
+    assert told in "".join(estimate.main([f"recipes/{recipe}"]))
+
+
+def test_several_recipes_are_a_table_and_a_pipeline_goes_alone():
+    lines = list(estimate.main(["recipes/tiny/grpo/r1_zero.yaml", "recipes/tiny/sft/base.yaml"]))
+    assert len(lines) == 3 and all(line.startswith("|") for line in lines)
+    with pytest.raises(RecipeError, match="is a pipeline, which is estimated by itself"):
+        list(estimate.main(["recipes/tiny/grpo/r1_zero.yaml", "recipes/pipelines/r1_tiny.yaml"]))
 
 
 def test_words_of_an_alternative_can_be_typed():
