@@ -148,9 +148,10 @@ class Workload:
 
     @property
     def prompt_tokens(self) -> int:
-        """Of the longest prompt."""
-        limit, completion = self.recipe.given.get("vllm_max_model_length"), int(self.get("max_completion_length"))
-        return min(PROMPT_TOKENS, limit - completion) if limit and limit > completion else PROMPT_TOKENS
+        """Of the longest prompt: what the context leaves for it, and no more than a long question has."""
+        completion = int(self.get("max_completion_length"))
+        contexts = (self.recipe.given.get("vllm_max_model_length"), self.config.max_position_embeddings)
+        return min([PROMPT_TOKENS, *(tokens - completion for tokens in contexts if tokens and tokens > completion)])
 
     @property
     def mean_tokens(self) -> float:
