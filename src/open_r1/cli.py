@@ -16,6 +16,27 @@ DEFAULT_RECIPE = "recipes/tiny/grpo/r1_zero.yaml"
 
 
 def main() -> None:
+    # One's own rewards, named `module:function`, may lie beside the recipe's command; `python -m` looks there too.
+    sys.path.append(os.getcwd())
+    # Other words of these are the recipe's own keys, so argparse must not look into them.
+    words = sys.argv[1:]
+    takes_keys = {"train": _train, "check": _check, "estimate": _estimate, "evaluate": _evaluate}
+    if words and words[0] in takes_keys and not {"-h", "--help"} & set(words[1:]):
+        takes_keys[words[0]](words[1:])
+        return
+    parser = _parser()
+    arguments, more = parser.parse_known_args(words)
+    if more and arguments.verb != "judge":
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    arguments.more = more
+    try:
+        arguments.run(arguments)
+    except RecipeError as error:
+        sys.exit(f"error: {error}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    """All verbs; those that take a recipe's keys are here for their help alone."""
     parser = argparse.ArgumentParser(prog="open-r1", description="Reproduce DeepSeek-R1: recipes on top of TRL.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
@@ -31,14 +52,13 @@ def main() -> None:
         epilog="For example: --seed 7   --datasets.0.path rows.jsonl   --lora_target_modules q_proj v_proj   --toy",
     )
 
-    check = verbs.add_parser(
+    verbs.add_parser(
         "check",
         help="try a recipe's data, prompt and rewards before it runs",
         usage="open-r1 check [RECIPE] [--key value ...]",
         description="Load a recipe's data, show the prompt as the model reads it, and try every reward on gold "
         "answers, corrupted ones, and empty and cut-off completions. Exit code 1 if training would be pointless.",
     )
-    check.set_defaults(run=None)
 
     verbs.add_parser(
         "estimate",
@@ -111,23 +131,7 @@ def main() -> None:
     report = verbs.add_parser("report", help="write the report of a run or a pipeline again")
     report.add_argument("run_dir")
     report.set_defaults(run=_report)
-
-    # One's own rewards, named `module:function`, may lie beside the recipe's command; `python -m` looks there too.
-    sys.path.append(os.getcwd())
-    # Other words of these are the recipe's own keys, so argparse must not look into them.
-    words = sys.argv[1:]
-    takes_keys = {"train": _train, "check": _check, "estimate": _estimate, "evaluate": _evaluate}
-    if words and words[0] in takes_keys and not {"-h", "--help"} & set(words[1:]):
-        takes_keys[words[0]](words[1:])
-        return
-    arguments, more = parser.parse_known_args(words)
-    if more and arguments.verb != "judge":
-        parser.error(f"unrecognized arguments: {' '.join(more)}")
-    arguments.more = more
-    try:
-        arguments.run(arguments)
-    except RecipeError as error:
-        sys.exit(f"error: {error}")
+    return parser
 
 
 def _train(words: list[str]) -> None:
