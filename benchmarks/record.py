@@ -25,22 +25,10 @@ def machine() -> dict[str, Any]:
     found["date"] = datetime.now(UTC).isoformat(timespec="seconds")
     found["load"] = round(os.getloadavg()[0], 1)
     if torch.cuda.is_available():
-        found["packages"] |= _versions("flash-attn", "kernels", "triton", "deepspeed", "liger-kernel")
+        found["packages"] |= run.versions("flash-attn", "kernels", "triton", "deepspeed", "liger-kernel")
         found["cuda"] = torch.version.cuda
         found["gpu_memory_bytes"] = torch.cuda.get_device_properties(0).total_memory
         found["nvidia_smi"] = _nvidia_smi()
-    return found
-
-
-def _versions(*packages: str) -> dict[str, str]:
-    import importlib.metadata
-
-    found = {}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 

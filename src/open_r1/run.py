@@ -588,19 +588,22 @@ def in_netrc(host: str) -> bool:
         return False
 
 
+def versions(*packages: str) -> dict[str, str]:
+    """Of those packages that are installed."""
+    found = {}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
 def environment() -> dict[str, Any]:
     """Commit, versions and hardware, for the record."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "commit": commit(),
         "python": platform.python_version(),
-        "packages": versions,
+        "packages": versions(*PACKAGES),
         "platform": platform.platform(),
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
