@@ -334,7 +334,7 @@ def check_machine(given: dict[str, Any], run: RunConfig, model: Any) -> None:
             "float32"
         )
     sharding = run.accelerate_config or ""
-    if run.gpus > 1 and sharding.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
+    if run.gpus and sharding.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
         raise RecipeError(
             f"accelerate_config: {sharding} needs DeepSpeed, which is not installed; run `make install EXTRAS=gpu`, "
             "or set --accelerate_config fsdp2"

@@ -310,12 +310,13 @@ def model_init_kwargs(recipe: Recipe) -> dict[str, Any]:
 def fastest_attention(recipe: Recipe) -> str | None:
     """What computes attention where a recipe leaves it open; None is transformers' own choice, `sdpa`.
 
-    On a GPU flash attention if it is installed. Without it packed rows take FlexAttention, which knows where one of
-    them ends: `sdpa` would build a mask of the whole row.
+    On a GPU flash attention if it is installed and the weights are of half precision: it takes no other, and where a
+    trainer samples from float32 weights nothing casts them. Without it packed rows take FlexAttention, which knows
+    where one of them ends: `sdpa` would build a mask of the whole row.
     """
     if not torch.cuda.is_available():
         return None
-    if flash_attention_installed():
+    if flash_attention_installed() and recipe.model.dtype in ("bfloat16", "float16"):
         return "flash_attention_2"
     return "flex_attention" if recipe.given.get("packing") or recipe.given.get("padding_free") else None
 
