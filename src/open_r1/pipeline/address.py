@@ -30,8 +30,8 @@ STAGES = Path("runs/stages")  # each at its address; pipelines share them
 # What shows, checks or starts a run, and does not change what comes of it.
 PRESENTATION = {
     "benchmarks", "checks", "claims", "cli", "comparable", "compare", "dataset_card", "directory", "drawings",
-    "errors", "figures", "hub", "launch", "lineage", "pages", "pipeline", "plots", "preflight", "processes",
-    "progress", "quiet", "reference", "report", "significance", "tables", "toy",
+    "errors", "estimate", "figures", "hardware", "hub", "launch", "lineage", "pages", "pipeline", "plots",
+    "preflight", "processes", "progress", "quiet", "reference", "report", "significance", "tables", "toy",
 }  # fmt: skip
 LIBRARIES = {
     **dict.fromkeys(TRAINERS, ("torch", "transformers", "trl", "accelerate", "peft", "datasets")),
