@@ -28,7 +28,8 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
         "mask_truncated_completions": True,
         **WITHOUT_KL,
     },
-    # 2507.18071, 5.1: ratios of whole sequences, and their clip range; four minibatches of a rollout.
+    # 2507.18071, 5.1: ratios of whole sequences, and their clip range. Its four minibatches of a rollout are the
+    # recipe's `steps_per_generation`.
     "gspo": {
         "loss_type": "grpo",
         "importance_sampling_level": "sequence",

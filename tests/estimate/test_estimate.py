@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,9 +13,9 @@ import pytest
 from conftest import ROOT
 
 from open_r1 import estimate, hardware
-from open_r1.configs import words_of
+from open_r1.configs import parse_overrides
 from open_r1.errors import RecipeError
-from open_r1.estimate import memory, speed, workload
+from open_r1.estimate import alternatives, memory, speed, told, workload
 from open_r1.estimate.traced import Parameters
 from open_r1.estimate.workload import Sharding
 from open_r1.pipeline import estimated
@@ -47,7 +48,7 @@ def of(path: str, **changes):
     ids=lambda value: getattr(value, "name", value),
 )
 def test_model_state_is_the_zero_papers(sharding, gigabytes):
-    counts = Parameters(total=7_500_000_000, trained=7_500_000_000, linear=0, tensor=0, layer=1, active=0)
+    counts = Parameters(total=7_500_000_000, trained=7_500_000_000, linear=0, layer=1, active=0)
     changes = {"gpus": 64, "gradient_accumulation_steps": 1, "accelerate_config": "zero2", "dtype": "float32"}
     work = replace(workload.of(estimate.load(DISTILL, changes)), gpus=64, sharding=sharding)
     state = memory._state(work, counts)
@@ -98,7 +99,12 @@ def listed() -> dict[str, tuple[str, float]]:
     return {f"recipes/{path}": (kind.strip(), float(gib)) for path, kind, gib in found}
 
 
-def check_against_what_is_written(path: str) -> None:
+# All of them take minutes.
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, marks=() if path in SOME else pytest.mark.long) for path in GPU_RECIPES]
+)
+def test_a_recipe_fits_the_hardware_that_it_names(path):
+    """And its header and recipes/README.md say what the estimator says."""
     taken = of(path)
     assert taken.fits, estimate.headline(taken)
     gib = taken.memory.peak / memory.GIB
@@ -107,17 +113,6 @@ def check_against_what_is_written(path: str) -> None:
     assert float(said) == pytest.approx(gib, rel=0.03, abs=1)
     kind, tabled = listed()[path]
     assert kind.startswith(f"{taken.work.gpus} x {taken.gpu.name}") and tabled == pytest.approx(gib, rel=0.03, abs=1)
-
-
-@pytest.mark.parametrize("path", SOME)
-def test_a_recipe_fits_the_hardware_that_it_names(path):
-    check_against_what_is_written(path)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("path", GPU_RECIPES)
-def test_every_recipe_fits_the_hardware_that_it_names(path):
-    check_against_what_is_written(path)
 
 
 def test_every_recipe_for_gpus_is_listed():
@@ -149,6 +144,25 @@ def test_time_follows_the_length_the_rate_and_the_gpus():
     halved = short.speed.seconds["forward and backward"]
     assert halved == pytest.approx(base.seconds["forward and backward"] / 2, rel=1e-6)
     assert estimate.of(estimate.load(ZERO_7B, {}), estimate.Options(price=2.0)).price == 2.0
+
+
+@pytest.mark.parametrize(
+    ("path", "keys", "passes"),
+    [
+        (ZERO_7B, {}, 2),
+        (ZERO_7B, {"beta": 0.0, "sync_ref_model": False}, 1),
+        (ZERO_7B, {"vllm_importance_sampling_correction": False}, 1),
+        (ZERO_7B, {"use_vllm": False}, 1),
+        (ZERO_7B, {"use_vllm": False, "generation_batch_size": 8192}, 2),
+        (ZERO_7B, {"use_vllm": False, "num_iterations": 4}, 0.5),
+        ("recipes/Qwen2.5-7B/dpo/preferences.yaml", {}, 1),
+        (DISTILL, {}, 0),
+    ],
+)
+def test_forward_passes_beside_the_policys_own(path, keys, passes):
+    """As trl's GRPOTrainer._generate_and_score_completions takes them, once for each rollout."""
+    work = workload.of(estimate.load(path, keys))
+    assert speed.extra_passes(work) == passes
 
 
 def test_a_dense_step_is_six_flops_for_each_parameter_and_token():
@@ -256,19 +270,25 @@ def test_several_recipes_are_a_table_and_a_pipeline_goes_alone():
 
 
 def test_words_of_an_alternative_can_be_typed():
-    changes = {"lora_target_modules": ["all-linear"], "use_peft": True}
-    assert words_of(changes) == ["--lora_target_modules=[all-linear]", "--use_peft=true"]
+    base = of(DISTILL)
+    found = [(alternative, base) for alternative in alternatives.of(base.work)]
+    lines = told.alternatives(base, found[:1]).splitlines() + told.alternatives(base, found[-3:]).splitlines()
+    typed = [parse_overrides(shlex.split("--" + line.partition("  --")[2])) for line in lines if "  --" in line]
+    assert typed == [
+        {key: value if value != ["all-linear"] else "all-linear" for key, value in alternative.changes.items()}
+        for alternative, _ in (found[0], *found[-3:])
+    ]
 
 
 MEASURED = json.loads((ROOT / "benchmarks" / "results" / "memory_cpu.json").read_text())["cases"]
 
 
 @pytest.mark.parametrize("case", MEASURED, ids=lambda case: case["case"])
-def test_the_estimate_stays_within_a_tenth_of_what_was_measured(case, tmp_path, monkeypatch):
+def test_the_estimate_stays_near_what_was_measured(case, tmp_path, monkeypatch):
     """Of a run of benchmarks/memory.py, whose trainings are not repeated here."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import memory as benchmark
 
     path = benchmark.recipe(tmp_path, benchmark.CPU_CASES[case["case"]], gpu=False)
     tensors, _ = benchmark.estimated(path, None)
-    assert tensors == pytest.approx(case["bytes"], rel=0.1)
+    assert tensors == pytest.approx(case["bytes"], rel=0.06)

@@ -15,14 +15,14 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from .. import hardware
-from ..configs import DATA_TASKS, Recipe, load_recipe, parse_overrides, read_yaml, resolve, words_of
+from ..configs import DATA_TASKS, Recipe, parse_overrides, read_yaml
 from ..errors import RecipeError
 from ..hardware import GPU
 from . import alternatives, memory, speed, workload
 from .alternatives import Alternative
 from .memory import GIB, Memory
 from .speed import UTILISATION, Speed
-from .workload import Workload
+from .workload import Workload, load
 
 TIGHT = 0.92  # of a GPU's memory: more than the estimate is sure of
 OPTIONS = ("rows", "mean_tokens", "utilisation", "price")  # of an estimate, beside the recipe's keys
@@ -131,21 +131,15 @@ def of(recipe: Recipe, asked: Options | None = None, config: PretrainedConfig | 
         config: of its model, if that is another stage's.
 
     Raises:
-        RecipeError: a model whose shape is not known, or a task that needs no GPU.
+        RecipeError: a model whose shape is not known or cannot be traced.
     """
     asked = asked or Options()
     work = workload.of(recipe, config)
     gpu = hardware.find(recipe.run.gpu_type) if work.on_gpu else None
-    taken = None
-    try:
-        used = memory.of(work, gpu)
-        if gpu is not None:
-            rows = None if asked.rows is None else int(asked.rows)
-            taken = speed.of(work, gpu, asked.utilisation, rows, asked.mean_tokens)
-    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
-        # Some architectures are built otherwise than the tracing expects.
-        kind = work.config.model_type
-        raise RecipeError(f"estimate: a model of type {kind} cannot be traced ({error})") from error
+    used, taken = memory.of(work, gpu), None
+    if gpu is not None:
+        rows = None if asked.rows is None else int(asked.rows)
+        taken = speed.of(work, gpu, asked.utilisation, rows, asked.mean_tokens)
     return Estimate(work, gpu, used, taken, asked.price)
 
 
@@ -159,12 +153,6 @@ def needs_a_model(recipe: Recipe) -> bool:
         named = recipe.model.model_name_or_path or recipe.run.random_init or recipe.run.base_recipe
         return bool(named) and not recipe.given.get("completions")
     return True
-
-
-def load(path: str | Path, changes: dict[str, Any]) -> Recipe:
-    """A recipe for as many processes as it asks for."""
-    gpus = resolve(Path(path), changes)[1].get("gpus") or 0
-    return load_recipe(path, words_of(changes), processes=max(1, int(gpus)), planned=True)
 
 
 def others(

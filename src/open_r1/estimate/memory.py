@@ -147,6 +147,8 @@ def _state(work: Workload, counts: Parameters) -> dict[str, float]:
     if work.four_bit:
         packed = FOUR_BIT[bool(work.recipe.model.use_bnb_nested_quant)] * counts.linear
         state["weights, 4-bit"] = packed + width * (frozen - counts.linear)
+    elif work.recipe.model.load_in_8bit:
+        state["weights, 8-bit"] = counts.linear + width * (frozen - counts.linear)
     else:
         if shard.kind == "fsdp2" and work.bf16:
             width = 4 if work.lora is None else width
@@ -236,14 +238,13 @@ def vllm_room(work: Workload, gpu: GPU, share: float, tensor_parallel: int) -> f
 def _engine(work: Workload, gpu: GPU | None) -> Memory:
     """A model that only generates."""
     counts = traced.count(work.config)
-    engine = work.recipe.given.get("engine")
-    parameters = engine.parameters if hasattr(engine, "parameters") else dict(engine or {})
+    engine = work.recipe.args.engine
+    parameters = engine.parameters
     tensor = int(parameters.get("tensor_parallel_size", 1))
     memory = Memory(state={"weights": 2 * counts.total / tensor})
-    name = getattr(engine, "name", None) or (engine or {}).get("name", "transformers")
     if gpu is not None:
         memory.state["CUDA and NCCL"] = CONTEXT
-        if name == "vllm":
+        if engine.name == "vllm":
             share = float(parameters.get("gpu_memory_utilization", 0.9))
             memory.cache_tokens = vllm_room(work, gpu, share, tensor)
             memory.generation["vLLM's cache"] = max(0.0, share * gpu.memory * GIB - sum(memory.state.values()))

@@ -23,7 +23,7 @@ STEP_SECONDS = {"vllm": 0.002, "transformers": 0.03}
 SEQUENCES_AT_ONCE = 256  # vLLM's default
 HOST_LINK = 25e9  # bytes a second between host and GPU, PCIe 4; ours
 HOST_ADAM = 1e9  # parameters a second that a host's Adam updates, for each 8 GPUs; ours
-# Rows of the public datasets that the recipes name, from their cards.
+# Rows of the public datasets that the recipes name, as their cards state them (not counted here).
 ROWS = {
     "open-r1/Mixture-of-Thoughts": 349_317,
     "open-r1/OpenR1-Math-220k": 93_733,

@@ -31,6 +31,8 @@ def _memory(estimate: Estimate) -> list[str]:
             lines += [f"  {name:<38}{size / GIB:>8.2f}" for name, size in part.items() if size >= 0.005 * GIB]
     if used.generation and used.step:
         lines.append("training and generating take turns" if used.asleep else "vLLM keeps its memory while training")
+    if 1 <= used.cache_tokens < math.inf:
+        lines.append(f"vLLM's cache holds {used.cache_tokens:,.0f} tokens")
     if used.host:
         lines.append(f"in the host's memory, for each GPU{'':<6}{used.host / GIB:>8.2f} GiB")
     return [*lines, *used.notes]

@@ -24,6 +24,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedConfig
 
+from ..errors import RecipeError
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -88,7 +90,6 @@ class Parameters:
         total: all.
         trained: those with a gradient.
         linear: in the layers' linear maps, which 4-bit loading compresses.
-        tensor: the largest single one.
         layer: of one layer.
         active: that take part in a token's forward pass, embeddings left out; fewer than `total` with experts.
     """
@@ -96,7 +97,6 @@ class Parameters:
     total: int
     trained: int
     linear: int
-    tensor: int
     layer: int
     active: int
 
@@ -226,8 +226,13 @@ def _experts(config: PretrainedConfig) -> int:
 
 
 def count(config: PretrainedConfig, lora: tuple[tuple[str, Any], ...] | None = None, head: bool = True) -> Parameters:
-    """Numbers of parameters of a model, and of what is trained; without its head of words for a reward model."""
-    return _count(_Config(config), lora, head)
+    """Numbers of parameters of a model, and of what is trained; without its head of words for a reward model.
+
+    Raises:
+        RecipeError: an architecture that is built otherwise than is expected here.
+    """
+    with _refusing(config):
+        return _count(_Config(config), lora, head)
 
 
 @cache
@@ -254,15 +259,27 @@ def _count(key: _Config, lora: tuple[tuple[str, Any], ...] | None, with_head: bo
         total=sum(n for n, _ in sizes.values()),
         trained=sum(n for n, trained in sizes.values() if trained),
         linear=linear + experts,
-        tensor=max(n for n, _ in sizes.values()),
         layer=max(sum(p.numel() for p in layer.parameters()) for layer in inner),
         active=int(within - experts + share * experts + (head if with_head else 0)),
     )
 
 
 def step(config: PretrainedConfig, setting: Setting) -> Step:
-    """What one forward and backward pass takes."""
-    return _step(_Config(config), setting)
+    """What one forward and backward pass takes.
+
+    Raises:
+        RecipeError: as `count`.
+    """
+    with _refusing(config):
+        return _step(_Config(config), setting)
+
+
+@contextlib.contextmanager
+def _refusing(config: PretrainedConfig) -> Iterator[None]:
+    try:
+        yield
+    except (AttributeError, TypeError, ValueError, RuntimeError, StopIteration) as error:
+        raise RecipeError(f"estimate: a model of type {config.model_type} cannot be traced ({error})") from error
 
 
 class _Config:
@@ -385,9 +402,7 @@ def _measured(model: nn.Module, base: nn.Module, setting: Setting) -> dict[str, 
     at_the_gradient_of_its_input(decoder.layers[-1], "last_layer")
     # What the embeddings take after that does not grow with the layers, and is counted with the gradients.
     at_the_gradient_of_its_input(decoder.layers[0], "backward")
-    gc.collect()
-    gc.freeze()  # so that the collections at every layer are quick
-    with live, _head(setting.fused, base.config.vocab_size):
+    with live, _quick_collections(), _head(setting.fused, base.config.vocab_size):
         with torch.autocast("cpu", torch.bfloat16, enabled=setting.autocast):
             if setting.outputs is None:
                 loss = decoder(**inputs, use_cache=False).last_hidden_state[:, -1].float().mean()
@@ -395,8 +410,18 @@ def _measured(model: nn.Module, base: nn.Module, setting: Setting) -> dict[str, 
                 loss = model(**inputs, labels=ids, fused_lm_head=True).loss
         told["kept"] = live.now
         loss.backward()
-    gc.unfreeze()
     return told
+
+
+@contextlib.contextmanager
+def _quick_collections() -> Iterator[None]:
+    """Collections at every layer look only at what is made meanwhile."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _collect(grad: torch.Tensor) -> None:

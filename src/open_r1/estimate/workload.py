@@ -10,7 +10,17 @@ from transformers import AutoConfig, PretrainedConfig
 
 from .. import architectures
 from ..checks import RL_TASKS
-from ..configs import TRAINERS, Recipe, accelerate_config, args_class, read_yaml, resolve
+from ..configs import (
+    TRAINERS,
+    Recipe,
+    accelerate_config,
+    args_class,
+    load_recipe,
+    parse_overrides,
+    read_yaml,
+    resolve,
+    words_of,
+)
 from ..errors import RecipeError, nearest
 from ..models import config_changes, load_tokenizer
 
@@ -113,8 +123,7 @@ class Workload:
         model = self.recipe.model
         if not model.use_peft:
             return None
-        targets = model.lora_target_modules
-        targets = "all-linear" if targets in (["all-linear"], "all-linear") else targets
+        targets = model.lora_target_modules  # TRL has made a text of a list of one
         values = {
             "r": model.lora_r,
             "lora_alpha": model.lora_alpha,
@@ -253,18 +262,16 @@ def model_config(recipe: Recipe) -> PretrainedConfig:
         return _made(dict(recipe.run.random_init), recipe)
     name = str(recipe.model.model_name_or_path or "")
     if recipe.base is not None and not Path(name, "config.json").is_file():
-        return model_config_of_recipe(*recipe.base)
+        path, words = recipe.base
+        return model_config(load(path, parse_overrides(words)))
     trusted = bool(recipe.given.get("trust_remote_code"))
     return config_of(name, recipe.model.model_revision, trusted, config_changes(recipe))
 
 
-def model_config_of_recipe(path: str, words: list[str]) -> PretrainedConfig:
-    """The configuration of the model that another recipe makes."""
-    from ..configs import load_recipe
-
-    given = resolve(Path(path), {})[1]
-    gpus = int(given.get("gpus") or 1)
-    return model_config(load_recipe(path, words, processes=gpus, planned=True))
+def load(path: str | Path, changes: dict[str, Any]) -> Recipe:
+    """A recipe for as many processes as it asks for, to be looked at."""
+    gpus = resolve(Path(path), changes)[1].get("gpus") or 0
+    return load_recipe(path, words_of(changes), processes=max(1, int(gpus)), planned=True)
 
 
 def config_of(name: str, revision: str = "main", trusted: bool = False, changes: Any = None) -> PretrainedConfig:
