@@ -13,6 +13,7 @@ SOURCE = Path(open_r1.__file__).parent
 # From the top down; a module may import from lower layers, and within its layer only what stands to its right.
 LAYERS = [
     ["cli"],
+    ["slurm"],
     ["pipeline", "claims"],
     ["launch", "judge", "compare", "comparable"],
     ["sft", "grpo", "rloo", "dpo", "reward", "sample", "selection", "mix", "evaluate"],
@@ -20,6 +21,8 @@ LAYERS = [
     ["curriculum", "judged", "sift", "funnel", "groups", "contamination", "imported", "held_out", "graded", "sampled"],
     ["estimate"],
     ["run"],
+    ["guard", "begun"],
+    ["agent", "group", "serving", "nodes"],
     ["report", "pages", "reference", "tables"],
     ["engines", "models", "dataset_card", "hub", "deduplicate", "loaders", "data", "lineage"],
     ["configs", "figures", "drawings", "plots", "shards", "progress", "minhash", "ngrams"],
@@ -27,7 +30,8 @@ LAYERS = [
     ["tiny", "filters", "toy", "metrics", "significance", "seeds", "bootstrap", "rewards", "sandbox", "prompts"],
     ["protocol", "hardware", "architectures", "algorithms"],
     ["benchmarks"],
-    ["directory", "errors", "processes", "quiet"],
+    ["failures"],
+    ["directory", "network", "errors", "processes", "quiet"],
 ]
 TASKS = next(layer for layer in LAYERS if "grpo" in layer)  # these never import one another
 RANK = {name: (i, j) for i, layer in enumerate(LAYERS) for j, name in enumerate(layer)}

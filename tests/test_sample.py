@@ -19,7 +19,7 @@ import yaml
 from conftest import MODEL, PROBLEMS, ROOT, command, group
 from standin import servers
 
-from open_r1 import directory, engines, run, sample, shards
+from open_r1 import begun, directory, engines, guard, run, sample, shards
 from open_r1.configs import load_recipe
 from open_r1.errors import RecipeError
 from open_r1.progress import Progress, spoken
@@ -233,7 +233,7 @@ def interrupted_rows(seed: int):
 def test_a_signal_is_no_failure_of_the_library_that_it_interrupts(write_recipe):
     before = signal.getsignal(signal.SIGTERM)
     try:
-        with pytest.raises(run.Stopped):
+        with pytest.raises(guard.Stopped):
             sample.main(load_recipe(write_recipe("sample", datasets=[{"path": "test_sample:interrupted_rows"}])))
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -336,8 +336,8 @@ def test_the_engine_may_move_but_not_become_another(write_recipe, tmp_path):
 
     (tmp_path / "run").mkdir()
     run.write_text(tmp_path / "run" / "recipe.yaml", yaml.safe_dump(recipe().given))
-    assert not run.changes(recipe(endpoints=["http://b/v1", "http://c/v1"], concurrency=3))
-    assert "model_name" in run.changes(recipe(model_name="other"))
+    assert not begun.changes(recipe(endpoints=["http://b/v1", "http://c/v1"], concurrency=3))
+    assert "model_name" in begun.changes(recipe(model_name="other"))
 
 
 def test_a_file_of_a_finished_run_that_is_damaged_is_made_again(whole, tmp_path):
@@ -373,5 +373,5 @@ def test_a_full_disk_ends_with_what_it_says_and_nothing_else(write_recipe, tmp_p
 
     monkeypatch.setattr(shards, "write", fails)
     with pytest.raises(SystemExit) as ended:
-        run.guarded(lambda: sample.main(recipe))
+        guard.guarded(lambda: sample.main(recipe))
     assert ended.value.code == 2 and "error: the disk is full: " in capsys.readouterr().err

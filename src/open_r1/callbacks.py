@@ -6,6 +6,7 @@ import json
 import math
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +18,9 @@ from accelerate.utils import gather_object, is_peft_model, send_to_device
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
+from .guard import Stopped
 from .rewards.batch import Reward
-from .run import LEAST_BYTES, Run, Stopped, read_json, require_space, seal
+from .run import LEAST_BYTES, Run, read_json, require_space, seal
 
 # Trainer attributes that live between steps and that its own checkpoint leaves out. `_step` and `_buffered_inputs` are
 # GRPO's and RLOO's place in a generation cycle; the rest are sums that are still to be logged.
@@ -94,10 +96,13 @@ class StopSignal(TrainerCallback):
         run: its status says where it stopped.
     """
 
+    ONE = 3.0  # seconds within which several signals are one, passed on by a launcher, a terminal and Slurm
+
     def __init__(self, trainer: Trainer, run: Run):
         self.trainer = trainer
         self.run = run
         self.received: int | None = None
+        self.at = 0.0
         self._before: dict[int, Any] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -106,8 +111,10 @@ class StopSignal(TrainerCallback):
 
     def _receive(self, number: int, frame: Any) -> None:
         if self.received is not None:
-            raise KeyboardInterrupt
-        self.received = number
+            if time.monotonic() - self.at > self.ONE:
+                raise KeyboardInterrupt
+            return
+        self.received, self.at = number, time.monotonic()
         self.run.say("\nstopping after this step, with a checkpoint (once more to stop at once)")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -322,6 +329,8 @@ def train(trainer: Trainer, run: Run, *more: TrainerCallback) -> None:
     trainer.train(resume_from_checkpoint=checkpoint)
     if stop.received is not None:
         run.set_status("interrupted", step=trainer.state.global_step)
+        # One that left before the checkpoint is sealed would have its launcher end the others.
+        trainer.accelerator.wait_for_everyone()
         raise Stopped(stop.received, f"stopped with a checkpoint in {run.dir}; the same command goes on from there")
 
 

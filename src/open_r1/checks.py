@@ -97,6 +97,8 @@ def _check_trainer(task: str, given: dict[str, Any], run: RunConfig, data: DataC
             "use_vllm: TRL hands vLLM the packed 4-bit weights without their scales; set `use_vllm: false`, or train "
             "the adapter on whole weights"
         )
+    if run.vllm_server_gpus:
+        _check_server(task, given, model)
     target = model.lora_target_modules
     if model.use_peft and isinstance(target, str) and target != "all-linear" and target.isidentifier():
         raise RecipeError(
@@ -106,6 +108,18 @@ def _check_trainer(task: str, given: dict[str, Any], run: RunConfig, data: DataC
         _check_sequence_parallel(task, given, run)
     if task == "reward":
         _check_reward(data, model)
+
+
+def _check_server(task: str, given: dict[str, Any], model: Any) -> None:
+    if task not in RL_TASKS or not given.get("use_vllm") or given.get("vllm_mode") != "server":
+        raise RecipeError(
+            "vllm_server_gpus: a server is started for grpo and rloo with `use_vllm: true` and `vllm_mode: server`"
+        )
+    for key in ("vllm_server_base_url", "vllm_server_host"):
+        if given.get(key):
+            raise RecipeError(f"{key}: vllm_server_gpus starts a server for this run; remove one of the two")
+    if not model.model_name_or_path:
+        raise RecipeError("vllm_server_gpus: the server loads `model_name_or_path`, and this recipe names none")
 
 
 def _check_sequence_parallel(task: str, given: dict[str, Any], run: RunConfig) -> None:
@@ -340,7 +354,7 @@ def check_machine(given: dict[str, Any], run: RunConfig, model: Any) -> None:
             "or set --accelerate_config fsdp2"
         )
     if has("use_vllm"):
-        if not cuda:
+        if not cuda and has("vllm_mode") != "server":
             raise RecipeError("use_vllm: vLLM generates on a GPU and this machine has none; set `use_vllm: false`")
         if importlib.util.find_spec("vllm") is None:
             raise RecipeError(

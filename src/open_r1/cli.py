@@ -9,8 +9,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from .errors import RecipeError
+
+if TYPE_CHECKING:
+    from .run import Run
 
 DEFAULT_RECIPE = "recipes/tiny/grpo/r1_zero.yaml"
 
@@ -20,7 +24,10 @@ def main() -> None:
     sys.path.append(os.getcwd())
     # Other words of these are the recipe's own keys, so argparse must not look into them.
     words = sys.argv[1:]
-    takes_keys = {"train": _train, "check": _check, "estimate": _estimate, "evaluate": _evaluate}
+    takes_keys = {
+        "train": _train, "submit": _submit, "check": _check, "estimate": _estimate, "evaluate": _evaluate,
+        "serve": _serve,
+    }  # fmt: skip
     if words and words[0] in takes_keys and not {"-h", "--help"} & set(words[1:]):
         takes_keys[words[0]](words[1:])
         return
@@ -50,6 +57,19 @@ def _parser() -> argparse.ArgumentParser:
         "--only runs these stages, --from these and what depends on them, --overwrite runs them again though they are "
         "there; --seeds 0 1, --jobs 2, --output_dir and --toy are of all of it.",
         epilog="For example: --seed 7   --datasets.0.path rows.jsonl   --lora_target_modules q_proj v_proj   --toy",
+    )
+
+    verbs.add_parser(
+        "submit",
+        help="run a recipe or a pipeline by Slurm",
+        usage="open-r1 submit RECIPE [--dry-run] [--test-only] [--array N] [--processes N] [--slurm.OPTION value ...] "
+        "[--key value ...]\n"
+        "       open-r1 submit PIPELINE [--dry-run] [--array N] [--one-job] [--STAGE.key value ...]",
+        description="Ask Slurm for the nodes, GPUs and time that a recipe takes by its keys and its estimate. "
+        "--dry-run shows the sbatch line and the script, --test-only asks Slurm when it would start; --slurm.time, "
+        "--slurm.partition and any other option of sbatch's stand whatever the recipe says; --array has N jobs share "
+        "sampling or evaluation. Of a pipeline every stage is a job after those it needs, or all of it is --one-job.",
+        epilog="For example: open-r1 submit recipes/Qwen2.5-7B/grpo/r1_zero.yaml --slurm.partition gpu --dry-run",
     )
 
     verbs.add_parser(
@@ -120,6 +140,23 @@ def _parser() -> argparse.ArgumentParser:
     judge.add_argument("--output", required=True)
     judge.set_defaults(run=_judge)
 
+    verbs.add_parser(
+        "serve",
+        help="serve a model by vLLM, for judges and for sampling",
+        usage="open-r1 serve MODEL [--deadline SECONDS] [any option of vllm serve ...]",
+        description="Start vLLM's OpenAI-compatible server on a free port of this machine, with all its GPUs, say "
+        "where once it is healthy, and end when it does. MODEL is a hub name, a folder, or a run directory.",
+    )
+
+    status = verbs.add_parser(
+        "status",
+        help="tell how a run or a pipeline stands, also by Slurm",
+        description="Of a run its step, figures and job; of a pipeline a line for each stage. Why a job waits, where "
+        "it runs, and what failed first.",
+    )
+    status.add_argument("run_dir")
+    status.set_defaults(run=_status)
+
     lineage = verbs.add_parser(
         "lineage",
         help="tell what a run is made of",
@@ -153,6 +190,46 @@ def _train(words: list[str]) -> None:
         sys.exit(130)
 
 
+def _submit(words: list[str]) -> None:
+    from . import quiet
+
+    quiet.hold()
+    _go_offline_if_needed()
+    from .slurm import submit
+
+    quiet.release(None)
+    if not words or words[0].startswith("--"):
+        sys.exit("error: which recipe? open-r1 submit recipes/Qwen2.5-7B/grpo/r1_zero.yaml")
+    if "--dry-run" in words:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is no error
+    try:
+        submit.main(words[0], words[1:])
+    except RecipeError as error:
+        sys.exit(f"error: {error}")
+
+
+def _serve(words: list[str]) -> None:
+    if not words or words[0].startswith("--"):
+        sys.exit("error: which model? open-r1 serve deepseek-ai/DeepSeek-R1-Distill-Qwen-7B")
+    from . import failures, serving
+    from .errors import Unavailable
+
+    try:
+        serving.serve(words[0], words[1:])
+    except (RecipeError, Unavailable) as error:
+        failures.record(error)
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, RecipeError) else Unavailable.CODE)
+
+
+def _status(arguments: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from .slurm import status
+
+    print(status.main(Path(arguments.run_dir)))
+
+
 def _evaluate(words: list[str]) -> None:
     named = list(itertools.takewhile(lambda word: not word.startswith("--"), words))
     benchmarks = [name for word in named[1:] for name in word.split(",") if name]
@@ -172,14 +249,14 @@ def _run(planned: Callable[[], tuple[str, list[str]]]) -> None:
     _before_libraries()
     if sys.stderr.isatty():
         print("loading libraries ...", file=sys.stderr)
-    from . import launch, run
+    from . import guard, launch
 
-    def task() -> run.Run:
+    def task() -> Run | None:
         recipe, overrides = planned()
         overrides, processes = _without_processes(overrides)
         return launch.train(recipe, overrides, processes)
 
-    run.guarded(task)
+    guard.guarded(task)
 
 
 def _before_libraries() -> None:

@@ -16,12 +16,14 @@ import re
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import yaml
 
 from . import algorithms, benchmarks, checks, hardware
 from .errors import RecipeError, nearest
+from .network import VLLM_SERVER
 from .rewards import RewardConfig
 from .toy import DROPPED, shrink
 
@@ -432,6 +434,9 @@ class RunConfig:
         gpus: GPUs the recipe is written for; 0 runs on CPU.
         gpu_type: their kind, a name in `hardware.GPUS`, for estimates; it runs on any.
         accelerate_config: name of a file in recipes/accelerate_configs for more than one process.
+        vllm_server_gpus: GPUs of a vLLM server that is started for this run (`vllm_mode: server`), beside `gpus`; 0
+            for one that is there already.
+        vllm_server_restart: a server that dies has a Slurm job go on from its last checkpoint; if false, it fails.
         toy: shrink model, data and batch so that the recipe runs on CPU in seconds.
         overwrite: delete an existing run directory of this name first.
         report: draw report.html and plots/ at the end; `open-r1 report` draws them later.
@@ -451,6 +456,8 @@ class RunConfig:
     gpus: int = 0
     gpu_type: str = hardware.DEFAULT
     accelerate_config: str | None = None
+    vllm_server_gpus: int = 0
+    vllm_server_restart: bool = True
     toy: bool = False
     overwrite: bool = False
     report: bool = True
@@ -545,6 +552,8 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
 PRESENTATION_KEYS = {
     "output_dir", "overwrite", "report_to", "run_name", "print_every", "disable_tqdm", "task", "part", "parts",
     "hub_dataset_id", "hub_private", "rejudge", "reference", "report", "gpu_type",
+    "vllm_server_gpus", "vllm_server_restart", "vllm_server_base_url", "vllm_server_host", "vllm_server_port",
+    "vllm_server_timeout", "vllm_group_port",
 }  # fmt: skip
 # Of an engine, what says where and how fast it works; its other parameters may change what it writes.
 ENGINE_PRESENTATION_KEYS = {
@@ -590,9 +599,40 @@ def array_part() -> dict[str, int]:
     return {"part": (int(told["ID"]) - first) // step, "parts": int(told["COUNT"])}
 
 
+def planned_processes(path: str, overrides: list[str]) -> int:
+    """One for each GPU the recipe is written for; one on a CPU, at toy size, and if the engine spreads by itself."""
+    read = ("engine", "gpus", "toy")
+    changes = {key: value for key, value in parse_overrides(overrides).items() if key.partition(".")[0] in read}
+    given = apply_overrides(read_yaml(Path(path)), changes)
+    engine = given.get("engine") or {}
+    if (engine.get("name") if isinstance(engine, dict) else engine) in ("vllm", "server"):
+        return 1
+    gpus = given.get("gpus", 0)
+    return gpus if isinstance(gpus, int) and gpus > 0 and not given.get("toy") else 1
+
+
 def world_size() -> int:
     """Number of processes of this run, as the launcher announced it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def outline(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """A training's recipe before its libraries are loaded, which takes seconds: TRL's own keys are not checked.
+
+    Args:
+        path, overrides: as of `load_recipe`.
+
+    Raises:
+        RecipeError: as of `load_recipe`, but for those keys.
+    """
+    path = Path(path)
+    task, given = resolve(path, parse_overrides(overrides or []))
+    run, data = (
+        _fill(of, {key: given[key] for key in given.keys() & {f.name for f in dataclasses.fields(of)}}, "recipe")
+        for of in (RunConfig, DataConfig)
+    )
+    model = SimpleNamespace(model_name_or_path=given.get("model_name_or_path"))
+    return Recipe(task=task, path=path, given=given, args=None, model=model, data=data, run=run)
 
 
 def load_recipe(
@@ -634,6 +674,9 @@ def load_recipe(
     if planned or processes != world_size():
         return recipe
     _cpu_defaults(typed)
+    if run.vllm_server_gpus and VLLM_SERVER in os.environ:
+        typed["vllm_server_base_url"], port = os.environ[VLLM_SERVER].split()
+        typed["vllm_group_port"] = int(port)
     try:
         recipe.args = groups["args"](**typed)
     except (ValueError, TypeError, ImportError) as error:

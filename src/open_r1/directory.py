@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import json
 import os
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -116,13 +118,21 @@ def _hold(path: Path, kind: int) -> int:
     try:
         _flock(held, kind)
     except BlockingIOError:
-        holder = os.read(held, 20).decode() or "unknown"
+        holder = os.read(held, 200).decode() or "unknown"
         os.close(held)
         del _held[path.parent.resolve()]
         raise RecipeError(f"another process ({holder}) is running in {path.parent}; wait for it, or stop it") from None
     os.truncate(held, 0)
-    os.write(held, str(os.getpid()).encode())
+    os.write(held, _own_name().encode())
     return held
+
+
+def _own_name() -> str:
+    """By which a person finds this process: the number of its job and node, where it is one of Slurm's."""
+    job = os.environ.get("SLURM_JOB_ID")
+    return (
+        f"{os.getpid()}" if job is None else f"job {job} on {os.environ.get('SLURMD_NODENAME', os.uname().nodename)}"
+    )
 
 
 def _flock(descriptor: int, kind: int) -> None:
@@ -133,10 +143,33 @@ def _flock(descriptor: int, kind: int) -> None:
     """
     for _ in range(4):
         try:
-            return fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            return flock(descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             time.sleep(0.05)
-    return fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    return flock(descriptor, kind | fcntl.LOCK_NB)
+
+
+def flock(descriptor: int, kind: int) -> None:
+    """Lock a file; where its file system has no locks, say so once and go on.
+
+    Raises:
+        BlockingIOError: another process holds it, and `kind` is not to wait.
+    """
+    try:
+        fcntl.flock(descriptor, kind)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+            raise
+        _tell_of_no_locks()
+
+
+@functools.cache
+def _tell_of_no_locks() -> None:
+    print(
+        "this file system has no locks (Lustre has them by the mount option flock): two runs in one directory are not "
+        "noticed",
+        file=sys.stderr,
+    )
 
 
 def held() -> list[Path]:
@@ -154,17 +187,22 @@ def let_go() -> None:
 
 def is_locked(directory: Path) -> bool:
     """True if a process holds the directory."""
+    return holder(directory) is not None
+
+
+def holder(directory: Path) -> str | None:
+    """Name of the process or job that holds the directory for itself; None if none does."""
     try:
         descriptor = os.open(directory / LOCK, os.O_RDWR)
     except FileNotFoundError:
-        return False
+        return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
+        return os.read(descriptor, 200).decode() or "unknown"
     finally:
         os.close(descriptor)
-    return False
+    return None
 
 
 def commit() -> str | None:

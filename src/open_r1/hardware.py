@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 
@@ -78,3 +79,12 @@ def parse(words: str) -> tuple[int | None, str | None]:
     if not (count or name) or (count == "0" and name):
         raise RecipeError(f"gpus: a number and a kind, such as 8xH100, got {words!r}")
     return (int(count) if count else None), (find(name).name if name else None)
+
+
+def visible_gpus() -> list[str]:
+    """This machine's GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return named[:count] if named != [""] else [f"{number}" for number in range(count)]

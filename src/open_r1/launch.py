@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
 import signal
-import subprocess
 import sys
+import tempfile
+import urllib.parse
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from . import data, report, run, shards
+from . import group, hardware, network, nodes, serving
+from .begun import refuse_another_recipe
 from .configs import (
     SHARDED_TASKS,
+    TRAINERS,
     Recipe,
-    accelerate_config,
-    apply_overrides,
     default_output_dir,
     load_recipe,
+    outline,
     parse_overrides,
+    planned_processes,
     read_yaml,
 )
-from .errors import RecipeError, nearest
-from .processes import die_with_parent
+from .directory import is_finished, read_json, status, write_json
+from .errors import RecipeError, Unavailable, nearest
+from .nodes import Allocation, Layout
+
+if TYPE_CHECKING:
+    from .run import Run
 
 
-def train(path: str, overrides: list[str], processes: int | None = None) -> run.Run:
+def train(path: str, overrides: list[str], processes: int | None = None) -> Run | None:
     """Run a recipe to its end, its base first if that is missing.
 
     Args:
@@ -33,24 +43,37 @@ def train(path: str, overrides: list[str], processes: int | None = None) -> run.
         overrides: command-line words.
         processes: how many; None takes one on CPU, and one for each GPU the recipe is written for.
 
+    Returns:
+        The run; None if it was that of other processes, which have told of it.
+
     Raises:
         RecipeError: as of `load_recipe`; or the machine has fewer GPUs than processes.
     """
     processes = processes or planned_processes(path, overrides)
-    recipe = load_recipe(path, overrides, processes)
+    where = nodes.here()
+    recipe = outline(path, overrides)
+    alone = processes == 1 and not (recipe.run.gpus == 1 and recipe.run.accelerate_config)
+    if (alone and not recipe.run.vllm_server_gpus) or recipe.task not in TRAINERS:
+        # Here or in a fork it will be run; other processes load what that takes themselves.
+        recipe = load_recipe(path, overrides, processes)
     if finished(recipe) and not (recipe.run.overwrite or recipe.given.get("rejudge")):
         return already_finished(recipe)
     for first, words in recipe.upstream:
-        if not finished(load_recipe(first, words, planned=True)):
+        if not finished(outline(first, words)):
             print(f"first {' '.join([first, *words])}, which this one needs", flush=True)
             train(first, words, processes if (first, words) == recipe.base else None)
-            if not finished(load_recipe(first, words, planned=True)):
+            if not finished(outline(first, words)):
                 raise RecipeError(
                     f"{first} waits for the other parts of its job array; the same command goes on once they are done"
                 )
             print(f"now {path}", flush=True)
+    if where and where.nodes > 1 and recipe.task not in TRAINERS:
+        raise RecipeError(
+            f"{path}: one job does it on one node, and this job has {where.nodes}; more share it as an array, each "
+            "of whose jobs does a part: sbatch --nodes=1 --array=0-7"
+        )
     # One process too needs its launcher for DeepSpeed, to keep the optimizer of one GPU in the host's memory.
-    if processes > 1 or (recipe.run.gpus == 1 and recipe.run.accelerate_config):
+    if not alone or recipe.run.vllm_server_gpus or (where and where.nodes > 1):
         return in_processes(recipe, overrides, processes)
     return importlib.import_module(module_of(recipe.task)).main(recipe)
 
@@ -70,6 +93,8 @@ def evaluation(model: str, benchmarks: list[str], overrides: list[str]) -> tuple
     Raises:
         RecipeError: a directory that holds no model.
     """
+    from . import data
+
     path = Path(model)
     trained = path / "model"
     measured = "+".join(Path(benchmark).stem for benchmark in benchmarks)
@@ -108,80 +133,123 @@ def module_of(task: str) -> str:
     return f"open_r1.{'selection' if task == 'select' else task}"
 
 
-def planned_processes(path: str, overrides: list[str]) -> int:
-    """One for each GPU the recipe is written for; one on a CPU, at toy size, and if the engine spreads by itself."""
-    read = ("engine", "gpus", "toy")
-    changes = {key: value for key, value in parse_overrides(overrides).items() if key.partition(".")[0] in read}
-    given = apply_overrides(read_yaml(Path(path)), changes)
-    engine = given.get("engine") or {}
-    if (engine.get("name") if isinstance(engine, dict) else engine) in ("vllm", "server"):
-        return 1
-    gpus = given.get("gpus", 0)
-    return gpus if isinstance(gpus, int) and gpus > 0 and not given.get("toy") else 1
-
-
 def finished(recipe: Recipe) -> bool:
     """True if the run of this name is finished, and was this recipe's."""
-    if not run.is_finished(recipe.run_dir):
+    if not is_finished(recipe.run_dir):
         return False
+    if recipe.task in SHARDED_TASKS and _lacks_files(recipe):
+        return False
+    if not recipe.run.overwrite:
+        refuse_another_recipe(recipe)
+    return True
+
+
+def _lacks_files(recipe: Recipe) -> bool:
+    """True if files of a finished data task cannot be read; it is then no longer finished."""
+    from . import shards
+
     folders = ("data", "judged") if recipe.task == "evaluate" else ("data",)
     damaged = {name for folder in folders for name in shards.damaged(recipe.run_dir / folder)}
-    if recipe.task in SHARDED_TASKS and damaged:
+    if damaged:
         print(f"{', '.join(sorted(damaged))} of {recipe.run_dir} cannot be read, and is made again", flush=True)
         if recipe.task == "evaluate":
             # Verdicts are of those very completions.
             for name in damaged:
                 (recipe.run_dir / "judged" / name).unlink(missing_ok=True)
-        run.write_json(recipe.run_dir / "status.json", run.status(recipe.run_dir) | {"state": "interrupted"})
-        return False
-    if not recipe.run.overwrite:
-        run.refuse_another_recipe(recipe)
-    return True
+        write_json(recipe.run_dir / "status.json", status(recipe.run_dir) | {"state": "interrupted"})
+    return bool(damaged)
 
 
-def already_finished(recipe: Recipe) -> run.Run:
+def already_finished(recipe: Recipe) -> Run:
     """Say what the finished run of this name showed, and leave it alone."""
+    from . import report, run
+
     done = run.Run(recipe, recipe.run_dir)
     summary = done.dir / "summary.json"
-    shown = run.read_json(summary) if summary.is_file() else {}
+    shown = read_json(summary) if summary.is_file() else {}
     if recipe.task == "evaluate":
         paths = [done.dir / "evaluations" / f"{benchmark.name}.json" for benchmark in recipe.args.benchmarks]
-        done.say(report.evaluation_table([run.read_json(path) for path in paths]))
+        done.say(report.evaluation_table([read_json(path) for path in paths]))
     if "before" in shown:
         done.say(report.table(shown["before"], shown["after"]))
     done.say("this run is finished already; add --overwrite to run it again, or choose another --output_dir")
     return done
 
 
-def in_processes(recipe: Recipe, overrides: list[str], processes: int) -> run.Run:
+def in_processes(recipe: Recipe, overrides: list[str], processes: int) -> None:
     """Start `processes` of a task by accelerate and wait for them."""
-    if recipe.run.gpus and not recipe.run.toy:
-        import torch
-
-        there = torch.cuda.device_count()
-        if there < processes:
-            raise RecipeError(
-                f"gpus: {processes} processes need as many GPUs and this machine has {there}; set --gpus {there} "
-                "(raise gradient_accumulation_steps to keep the batch), or add --toy"
-            )
+    where = nodes.here()
+    gpus = 0 if recipe.run.toy else recipe.run.gpus
+    places = nodes.layout(where, processes, gpus, recipe.run.vllm_server_gpus)
+    machines = len(places.trainers)
+    if gpus:
+        _require_gpus(processes // machines + (recipe.run.vllm_server_gpus if places.server == 0 else 0))
+    words = ["--config", str(recipe.path), *overrides]
     name = recipe.run.accelerate_config or ("ddp" if recipe.run.gpus else "cpu")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(accelerate_config(name))]
-    command += ["--num_processes", str(processes), "--main_process_port", "0", "-m", module_of(recipe.task)]
-    command += ["--config", str(recipe.path), *overrides]
-    cores = os.cpu_count() or 1
-    threads = str(max(1, cores // processes))
-    environment = {"OMP_NUM_THREADS": threads, "PYTHONWARNINGS": "ignore"} | os.environ
-    launcher = subprocess.Popen(command, env=environment, preexec_fn=die_with_parent)
-    received: list[int] = []
-    # The launcher passes it on to the processes, which stop after their step with a checkpoint.
-    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: (received.append(15), launcher.terminate()))}
-    # The terminal sends Ctrl-C to the launcher as well.
-    before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: received.append(2))
-    code = launcher.wait()
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    if received:
-        sys.exit(128 + received[0])  # the first of the processes has said where it stopped
+    with _server(recipe, where, places) as (around, watch):
+        place = group.Place()
+        if where and machines > 1:
+            place = group.Place(machines, 0, network.reachable(network.addresses()), network.free_port())
+            told = {"module": module_of(recipe.task), "words": words, "config": name, "processes": processes}
+            told |= {"hosts": network.addresses(), "port": place.port, "environment": around}
+            nodes.order(where.start, places.trainers[1:], "run", **told)
+        command = group.command(module_of(recipe.task), words, name, processes, place)
+        code, received = group.run(command, group.environment(processes, machines) | around, watch)
+    if received or (code == 0 and status(recipe.run_dir).get("state") == "interrupted"):
+        sys.exit(128 + (received or signal.SIGTERM))  # the first of the processes has said where it stopped
     if code:
         sys.exit(code)
-    return run.Run(recipe, recipe.run_dir)
+
+
+def _require_gpus(count: int) -> None:
+    import torch
+
+    there = torch.cuda.device_count()
+    if there < count:
+        raise RecipeError(
+            f"gpus: {count} processes need as many GPUs and this machine has {there}; set --gpus {there} "
+            "(raise gradient_accumulation_steps to keep the batch), or add --toy"
+        )
+
+
+@contextlib.contextmanager
+def _server(
+    recipe: Recipe, where: Allocation | None, places: Layout
+) -> Iterator[tuple[dict[str, str], Callable[[], None] | None]]:
+    """A vLLM server for as long as the block lasts, if the recipe has one of its own.
+
+    Yields:
+        What the training's environment has of it, and a watch that raises once it has died here.
+    """
+    count = recipe.run.vllm_server_gpus
+    if not count:
+        yield {}, None
+        return
+    folder = where.start if where else Path(tempfile.mkdtemp(prefix="open-r1-vllm-"))
+    words = serving.for_training(recipe, count)
+    own, around = {"VLLM_SERVER_DEV_MODE": "1"}, {}
+    process, watch = None, None
+    if places.server == 0:
+        # The last of this machine's GPUs are the server's.
+        visible = hardware.visible_gpus()
+        own |= {"CUDA_VISIBLE_DEVICES": ",".join(visible[-count:])} if visible else {}
+        around |= {"CUDA_VISIBLE_DEVICES": ",".join(visible[:-count])} if visible else {}
+        process = serving.start(words, folder, os.environ | own)
+        watch = serving.watcher(process, folder)
+    elif where:
+        restarts = recipe.run.vllm_server_restart
+        nodes.order(where.start, [places.server], "serve", words=words, environment=own, restarts=restarts)
+    try:
+        print(f"waiting for the vLLM server; its log is {folder / serving.LOG}", flush=True)
+        address = serving.wait(folder, float(recipe.given.get("vllm_server_timeout") or 240.0), watch)
+        print(f"the vLLM server is up at {address}", flush=True)
+        # A proxy for the world outside knows no node.
+        direct = ",".join(filter(None, [os.environ.get("NO_PROXY"), urllib.parse.urlparse(address).hostname]))
+        around |= {network.VLLM_SERVER: f"{address} {network.free_port()}", "NO_PROXY": direct, "no_proxy": direct}
+        yield around, watch
+    except Unavailable as error:
+        if not recipe.run.vllm_server_restart:
+            raise RecipeError(f"{error} (vllm_server_restart is false)") from error
+        raise
+    finally:
+        serving.end(process)

@@ -32,19 +32,19 @@ import yaml
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, Trainer
 
-from . import dataset_card, hub, lineage, quiet, report, shards
+from . import dataset_card, group, hub, lineage, quiet, report, shards
+from .begun import changed, changes, refuse_another_recipe
 from .configs import (
     CHOICE_KEYS,
     SHARDED_TASKS,
     Recipe,
-    computed,
     load_recipe,
     world_size,
 )
 from .directory import (
     LOCK,
     commit,
-    held,
+    flock,
     is_finished,
     let_go,
     lock,
@@ -56,7 +56,9 @@ from .directory import (
     write_text,
 )
 from .errors import RecipeError
+from .guard import Stopped, guarded
 from .models import save_merged, settle_tokens
+from .network import START
 from .processes import die_with_parent, keep_freed_memory
 from .shards import Shards
 
@@ -156,6 +158,9 @@ def start(recipe: Recipe) -> Run:
     if run.main:
         write_json(run.dir / "environment.json", environment())
     run.set_status("running")
+    if run.main and START in os.environ:
+        # For those who look after the job.
+        write_text(Path(os.environ[START]) / "run", f"{run.dir.resolve()}\n")
     return run
 
 
@@ -187,49 +192,9 @@ def from_command_line(main: Callable[[Recipe], Run]) -> None:
         sys.exit(f"usage: {sys.argv[0]} --config recipes/<model>/<task>/<variant>.yaml [--key value ...]")
     if "WORLD_SIZE" in os.environ:
         die_with_parent()
+    if group.WORLD in os.environ:
+        group.restore_signals()
     guarded(lambda: main(load_recipe(words[1], words[2:])))
-
-
-def guarded(task: Callable[[], Run]) -> None:
-    """Run a task; end with its directory as the last line, or with a message and an exit code, and no traceback."""
-    code, message, state = 0, "", "failed"
-    try:
-        done = task()
-        done.say(str(done.dir))
-        return
-    except RecipeError as error:
-        code, message = 2, f"error: {error}"
-    except Stopped as stopped:
-        code, message, state = 128 + stopped.number, str(stopped), "interrupted"
-    except KeyboardInterrupt:
-        code, state = 130, "interrupted"
-        message = "interrupted; the same command goes on from the last whole checkpoint, or starts again without one"
-    finally:
-        end_held_runs(state)
-    if os.environ.get("RANK", "0") == "0":
-        print(message, file=sys.stderr)
-    sys.exit(code)
-
-
-def end_held_runs(state: str) -> None:
-    """Say in the status of this process's unfinished runs how they ended."""
-    for directory in held():
-        known = status(directory)
-        if known.get("state") == "running":
-            # On a full disk this fails as well, and must not take the place of what the run has to say.
-            with contextlib.suppress(RecipeError, OSError):
-                write_json(directory / "status.json", known | {"state": state})
-
-
-class Stopped(BaseException):
-    """A signal ended the run where it can go on; the message says from where.
-
-    No Exception: it can come in the middle of a library that catches those.
-    """
-
-    def __init__(self, number: int, message: str):
-        super().__init__(message)
-        self.number = number
 
 
 def finish(run: Run, trainer: Trainer, tokenizer: PreTrainedTokenizerBase, base: str) -> None:
@@ -329,6 +294,14 @@ def model_card(run: Run, base: str) -> str:
 def check_processes() -> None:
     """Refuse a launch whose processes would each train alone and all report success."""
     # A trainer's arguments have made the group already; without a GPU a data task has to ask for one on CPU.
+    asked = int(os.environ.get(group.WORLD) or world_size())
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))  # each of which starts processes of the group
+    if world_size() != asked or world_size() < tasks:
+        raise RecipeError(
+            f"launch: {max(asked, tasks)} processes were asked for, and this one is of a group of {world_size()}, so "
+            "each would train alone and report success; use slurm/train.slurm, or one `accelerate launch` a node "
+            "with --num_machines and --machine_rank"
+        )
     state = PartialState(cpu="LOCAL_RANK" in os.environ and not torch.cuda.is_available())
     if state.num_processes != world_size():
         raise RecipeError(
@@ -450,7 +423,7 @@ def to_finish(run: Run, files: Shards) -> Iterator[bool]:
         yield False
     else:
         with (run.dir / f"{LOCK}-finish").open("w") as lock_of_all:
-            fcntl.flock(lock_of_all, fcntl.LOCK_EX)
+            flock(lock_of_all.fileno(), fcntl.LOCK_EX)
             yield not is_finished(run.dir)
 
 
@@ -476,31 +449,6 @@ def require_space(directory: Path, needed: int) -> None:
         raise RecipeError(
             f"output_dir: {free / 2**20:,.0f} MiB are free at {directory}, and this run's checkpoints need about "
             f"{needed / 2**20:,.0f}; free some space, lower save_total_limit, or choose another directory"
-        )
-
-
-def changes(recipe: Recipe) -> str:
-    """What the recipe that began the run directory computes otherwise; empty if nothing."""
-    return "; ".join(f"{key}: {before!r} -> {now!r}" for key, (before, now) in changed(recipe).items())
-
-
-def changed(recipe: Recipe) -> dict[str, tuple[Any, Any]]:
-    """The keys in which a recipe and the one that began its run directory differ, with both values."""
-    began = yaml.safe_load((recipe.run_dir / "recipe.yaml").read_text(encoding="utf-8"))
-    before, now = (computed(given, bool(recipe.given.get("rejudge"))) for given in (began, recipe.given))
-    return {k: (before.get(k), now.get(k)) for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)}
-
-
-def refuse_another_recipe(recipe: Recipe) -> None:
-    """An existing directory is continued, and its model used, only by the recipe that began it."""
-    told = changes(recipe)
-    if told:
-        began = yaml.safe_load((recipe.run_dir / "recipe.yaml").read_text(encoding="utf-8"))
-        judged = recipe.task == "evaluate" and computed(began, True) == computed(recipe.given, True)
-        advice = "--rejudge to judge the stored completions by this one, --overwrite" if judged else "--overwrite"
-        raise RecipeError(
-            f"output_dir: {recipe.run_dir} was begun by another recipe ({told}); add {advice} to start anew, or "
-            "choose another --output_dir"
         )
 
 

@@ -36,7 +36,7 @@ DROPPED = (
     "vllm_max_model_length", "packing", "padding_free", "generation_batch_size", "steps_per_generation",
     "warmup_steps", "gradient_accumulation_steps", "num_train_epochs", "push_to_hub", "gpus", "base_recipe",
     "accelerate_config", "model_init_kwargs", "use_transformers_continuous_batching", "activation_offloading",
-    "hub_dataset_id", "deduplicate", "algorithm",
+    "hub_dataset_id", "deduplicate", "algorithm", "vllm_server_gpus", "vllm_server_restart",
 )  # fmt: skip
 SIZE = {
     "per_device_train_batch_size": 4,

@@ -77,7 +77,7 @@ class Estimate:
     def gpu_hours(self) -> float | None:
         if self.speed is None or self.speed.hours is None:
             return None
-        return self.speed.hours * self.work.processes
+        return self.speed.hours * (self.work.processes + self.work.server_gpus)
 
     @property
     def cost(self) -> float:

@@ -197,9 +197,12 @@ def _add_generation(memory: Memory, work: Workload, counts: Parameters, gpu: GPU
     given = work.recipe.given
     if given.get("use_vllm"):
         if work.get("vllm_mode") != "colocate":
-            memory.notes.append("vLLM is a server, on GPUs of its own")
+            beside = f" ({work.server_gpus} beside these)" if work.server_gpus else ""
+            memory.notes.append(f"vLLM is a server, on GPUs of its own{beside}")
+            if gpu is not None and work.server_gpus:
+                memory.cache_tokens = vllm_room(work, gpu, work.vllm_share, work.server_gpus)
             return
-        share = float(work.get("vllm_gpu_memory_utilization"))
+        share = work.vllm_share
         memory.asleep = bool(given.get("vllm_enable_sleep_mode"))
         if work.sharding.stage >= 3 and work.lora is not None:
             # TRL merges an adapter with all weights gathered on every GPU, before it hands them over.

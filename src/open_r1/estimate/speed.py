@@ -143,12 +143,13 @@ def extra_passes(work: Workload) -> float:
 def _add_generation(work: Workload, gpu: GPU, mean: float, seconds: dict[str, float], notes: list[str]) -> None:
     given = work.recipe.given
     vllm = bool(given.get("use_vllm"))
-    if vllm and work.get("vllm_mode") != "colocate":
+    if vllm and work.get("vllm_mode") != "colocate" and not work.server_gpus:
         notes.append("generation is a server's, whose GPUs are not known: its time is left out")
         return
-    tensor = int(given.get("vllm_tensor_parallel_size") or 1) if vllm else 1
-    share = float(work.get("vllm_gpu_memory_utilization")) if vllm else None
-    replicas, longest = max(1, work.processes // tensor), int(work.get("max_completion_length"))
+    tensor = work.server_gpus or (int(given.get("vllm_tensor_parallel_size") or 1) if vllm else 1)
+    share = work.vllm_share if vllm else None
+    replicas = 1 if work.server_gpus else max(1, work.processes // tensor)
+    longest = int(work.get("max_completion_length"))
     spent = generation(work, gpu, work.rollout / replicas, mean, longest, share, tensor)
     seconds["generation"] = spent * work.rows_per_step / work.rollout / work.iterations
 

@@ -99,6 +99,17 @@ class Workload:
         return max(1, self.gpus)
 
     @property
+    def server_gpus(self) -> int:
+        """Of a vLLM server that is started beside the training."""
+        return self.recipe.run.vllm_server_gpus
+
+    @property
+    def vllm_share(self) -> float:
+        """Of a GPU's memory that vLLM takes; all but a little where it is alone on it."""
+        given = self.recipe.given.get("vllm_gpu_memory_utilization")
+        return float(given or (0.9 if self.server_gpus else self.get("vllm_gpu_memory_utilization")))
+
+    @property
     def dtype(self) -> str:
         """Of the weights as they are loaded; DeepSpeed makes them bfloat16 whatever they were."""
         asked = str(self.recipe.model.dtype or "float32")

@@ -33,23 +33,12 @@ def main(path: str, words: list[str]) -> int:
     """
     changes = parse_overrides(words)
     flags = {flag: changes.pop(flag, None) for flag in graph.FLAGS}
-    pipeline = graph.read(Path(path), changes)
-    chosen = plan.chosen(pipeline, *(_names(flag, flags[flag]) for flag in ("from", "only")))
-    for flag in ("overwrite", "dry_run"):
-        if flags[flag] not in (None, True, False):
-            raise RecipeError(f"--{flag} takes no value; --only or --from choose stages, as in --only {flags[flag]}")
-    overwrite = bool(flags["overwrite"])
-    if not flags["dry_run"]:
-        hold(pipeline)
-    jobs = plan.make(pipeline, chosen, overwrite)
-    check_recipes(pipeline, jobs)
+    pipeline, jobs, overwrite = planned(path, changes, flags)
     if flags["dry_run"]:
         print(told.plan(pipeline, jobs))
         return 0
     print(told.begun(pipeline, jobs), flush=True)
-    overrides = [f"# --{key} {value}\n" for key, value in changes.items()]
-    write_text(pipeline.dir / WRITTEN, "\n".join([Path(path).read_text(encoding="utf-8").rstrip(), *overrides]) + "\n")
-    show(pipeline, jobs)
+    keep_plan(pipeline, changes, jobs)
     known = plan.read_state(pipeline.dir)
     earlier = known.get("overwriting") if known.get("state") != "finished" else None
     execution = Execution(pipeline, jobs, _say, (earlier or time.time()) if overwrite else None)
@@ -64,6 +53,38 @@ def main(path: str, words: list[str]) -> int:
         print(f"\n{table}")
     print(f"\n{pipeline.dir / 'report.html'}", flush=True)
     return 128 + execution.stopping if execution.stopping else int(execution.state != "finished")
+
+
+def planned(path: str, changes: dict[str, Any], flags: dict[str, Any]) -> tuple[graph.Pipeline, list[plan.Job], bool]:
+    """A pipeline, whose directory is then held unless this is a dry run, its jobs, and whether some run again.
+
+    Args:
+        path: of its file.
+        changes: as `graph.read` takes them.
+        flags: a value or None for each of `graph.FLAGS`.
+
+    Raises:
+        RecipeError: as of `main`.
+    """
+    pipeline = graph.read(Path(path), changes)
+    chosen = plan.chosen(pipeline, *(_names(flag, flags[flag]) for flag in ("from", "only")))
+    for flag in ("overwrite", "dry_run"):
+        if flags[flag] not in (None, True, False):
+            raise RecipeError(f"--{flag} takes no value; --only or --from choose stages, as in --only {flags[flag]}")
+    overwrite = bool(flags["overwrite"])
+    if not flags["dry_run"]:
+        hold(pipeline)
+    jobs = plan.make(pipeline, chosen, overwrite)
+    check_recipes(pipeline, jobs)
+    return pipeline, jobs, overwrite
+
+
+def keep_plan(pipeline: graph.Pipeline, changes: dict[str, Any], jobs: list[plan.Job]) -> None:
+    """Write to a pipeline's directory what it is, and where its stages are."""
+    overrides = [f"# --{key} {value}\n" for key, value in changes.items()]
+    text = "\n".join([pipeline.path.read_text(encoding="utf-8").rstrip(), *overrides]) + "\n"
+    write_text(pipeline.dir / WRITTEN, text)
+    show(pipeline, jobs)
 
 
 def report(directory: Path) -> Path:

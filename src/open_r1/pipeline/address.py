@@ -29,9 +29,10 @@ ACCELERATE = Path("recipes/accelerate_configs")
 STAGES = Path("runs/stages")  # each at its address; pipelines share them
 # What shows, checks or starts a run, and does not change what comes of it.
 PRESENTATION = {
-    "benchmarks", "checks", "claims", "cli", "comparable", "compare", "dataset_card", "directory", "drawings",
-    "errors", "estimate", "figures", "hardware", "hub", "launch", "lineage", "pages", "pipeline", "plots",
-    "preflight", "processes", "progress", "quiet", "reference", "report", "significance", "tables", "toy",
+    "agent", "begun", "benchmarks", "checks", "claims", "cli", "comparable", "compare", "dataset_card",
+    "directory", "drawings", "errors", "estimate", "failures", "figures", "group", "guard", "hardware", "hub",
+    "launch", "lineage", "network", "nodes", "pages", "pipeline", "plots", "preflight", "processes", "progress",
+    "quiet", "reference", "report", "serving", "significance", "slurm", "tables", "toy",
 }  # fmt: skip
 LIBRARIES = {
     **dict.fromkeys(TRAINERS, ("torch", "transformers", "trl", "accelerate", "peft", "datasets")),

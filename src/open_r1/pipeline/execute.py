@@ -25,7 +25,7 @@ from typing import Any
 
 import psutil
 
-from .. import directory
+from .. import directory, hardware
 from ..configs import load_recipe, parse_overrides, resolve, words_of
 from ..directory import is_locked, read_json, write_json
 from ..errors import RecipeError
@@ -118,11 +118,7 @@ class Execution:
         for module in ["matplotlib.figure", *(launch.module_of(job.stage.task) for job in todo)]:
             importlib.import_module(module)
         if wanted:
-            import torch
-
-            count = torch.cuda.device_count()
-            named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-            self.gpus = self.free = named[:count] if named != [""] else [f"{number}" for number in range(count)]
+            self.gpus = self.free = hardware.visible_gpus()
             if wanted > len(self.gpus):
                 names = ", ".join(dict.fromkeys(job.stage.name for job in todo if job.gpus > len(self.gpus)))
                 raise RecipeError(
@@ -499,16 +495,16 @@ def _do(
     print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} open-r1 train {recipe} {' '.join(words)}", flush=True)
     import torch
 
-    from .. import launch, run
+    from .. import guard, launch, run
 
     run.begin_in_a_fork()
     torch.set_num_threads(threads)
 
-    def task() -> run.Run:
+    def task() -> run.Run | None:
         refuse_another(recipe, words, planned)
         return launch.train(recipe, words)
 
-    run.guarded(task)
+    guard.guarded(task)
 
 
 def refuse_another(recipe: str, words: list[str], planned: dict[str, Any]) -> None:

@@ -279,7 +279,9 @@ def _serve(descriptor: int, preload: str) -> None:
     """Fork workers on request until the parent's end closes. One thread, no locks: safe to fork."""
     control = Connection(descriptor)
     parent = socket.socket(fileno=os.dup(descriptor))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to handle
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Ctrl-C, and a scheduler's notice to all processes, are the trainer's to handle: it ends its step first.
+        signal.signal(number, signal.SIG_IGN)
     try:
         importlib.import_module(preload)
     except Exception as error:

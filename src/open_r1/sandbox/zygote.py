@@ -63,6 +63,7 @@ class Run:
         complaint, report = os.pipe()  # on which it says what went wrong before the program started
         self.pid = spawn(configuration["level"])
         if self.pid == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             inside.main(request, files, configuration, report)
         os.close(report)
         self.complaint = complaint
@@ -171,6 +172,8 @@ def main() -> None:
     configuration = json.loads(sys.argv[3])
     sys.argv[1:] = []
     inside.default_signals()
+    # A scheduler's notice to all processes is the trainer's to handle: it ends its step first.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (4096 if hard < 0 else min(4096, hard), hard))
     for name in configuration["preload"]:

@@ -1,0 +1,43 @@
+"""accelerate's launcher, for one machine: `python -m open_r1.agent`, with its words.
+
+It ends with the exit code of the process that failed first, and says in a line which one that was and what ended it,
+where accelerate ends with 1 and a page about itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+
+from accelerate.commands.launch import launch_command, launch_command_parser
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+from . import failures
+from .network import node_name
+
+
+def main() -> None:
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    try:
+        launch_command(launch_command_parser().parse_args())
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        sys.exit(told(rank, failure.exitcode))
+
+
+def told(rank: int, code: int) -> int:
+    """Say what ended a process that could not say it itself. Returns the exit code."""
+    if code > 0:
+        return code
+    name = signal.Signals(-code).name
+    by_system = ", by the system if the memory of the node was used up" if name == "SIGKILL" else ""
+    message = f"error: the process was ended by {name}{by_system}"
+    print(f"rank {rank}: {message}", file=sys.stderr, flush=True)
+    failures.leave(failures.Failure(message, node_name(), rank, time.time(), 128 - code))
+    return 128 - code
+
+
+if __name__ == "__main__":
+    main()

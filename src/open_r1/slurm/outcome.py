@@ -1,0 +1,94 @@
+"""What became of a start of a job: `python -m open_r1.slurm.outcome CODE`, once its step has ended.
+
+It says the first error, and ends with the job's exit code, or with 75 if the job is to be requeued: because it was
+told to stop where it can go on, or because what failed may work the next time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from .. import failures
+from ..directory import read_json, status, write_json
+from ..failures import Failure
+from ..network import START
+from . import node
+
+REQUEUE = 75  # exit code: EX_TEMPFAIL of sysexits.h
+RETRIES = "OPEN_R1_RETRIES"  # environment variable: how often a job starts again after failures without a step between
+DEFAULT_RETRIES = 3
+COUNTED = "retries.json"  # of a job's folder
+
+
+def main() -> None:
+    code, told = of(Path(os.environ[START]), int(sys.argv[1]))
+    if told:
+        print(told, flush=True)
+    sys.exit(code)
+
+
+def of(start: Path, code: int) -> tuple[int, str]:
+    """How a start came out.
+
+    Args:
+        start: its folder.
+        code: of its step, by srun: which is that of a process that srun has ended, where one has failed elsewhere.
+
+    Returns:
+        The exit code, and what to say on top of the log.
+    """
+    head = start / node.HEAD
+    ended = read_json(head)["code"] if head.is_file() else None
+    failure = failures.first(start)
+    if failure is None:
+        if ended in node.STOPPED:
+            return REQUEUE, ""
+        return (ended if ended is not None else code), "" if not (ended or code) else _unknown(start, ended or code)
+    again = failure.passing and _may_retry(start)
+    return REQUEUE if again else failure.code or 1, _told(start, failure, again)
+
+
+def _told(start: Path, failure: Failure, again: bool) -> str:
+    others = len(list((start / failures.FOLDER).glob("*.json"))) - 1
+    lines = [failure.line]
+    if failure.told and failure.told != failure.message:
+        lines += ["", failure.told, ""]
+    if others:
+        lines.append(f"after it {others} more failed: {start / failures.FOLDER}")
+    logs = sorted(path.name for path in start.glob("*.log") if path.stat().st_size)
+    if logs:
+        lines.append(f"other nodes and servers say more in {start}: {', '.join(logs)}")
+    if again:
+        lines.append("it may pass: the job starts again, from its last checkpoint")
+    elif failure.passing:
+        lines.append(f"it was tried {_retries()} times without a step between; {RETRIES} sets how often")
+    return "\n".join(lines)
+
+
+def _unknown(start: Path, code: int) -> str:
+    return (
+        f"the step ended with exit code {code}, and no process of it has said why; what Slurm says is in the log, and "
+        f"the nodes' own words in {start}"
+    )
+
+
+def _may_retry(start: Path) -> bool:
+    """Count a failure; those with a step between them are not the same one."""
+    path = start.parent / COUNTED
+    before: dict[str, Any] = read_json(path) if path.is_file() else {"count": 0, "step": None}
+    named = start / "run"
+    step = status(Path(named.read_text().strip())).get("step") if named.is_file() else None
+    count = 1 if step != before["step"] else before["count"] + 1
+    write_json(path, {"count": count, "step": step})
+    return count <= _retries()
+
+
+def _retries() -> int:
+    return int(os.environ.get(RETRIES, DEFAULT_RETRIES))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""What Slurm says: of jobs, partitions and nodes, by its own commands."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass, replace
+
+from ..errors import RecipeError, nearest
+
+ACTIVE = ("PENDING", "RUNNING", "SUSPENDED", "CONFIGURING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "STOPPED")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job, or a task of an array.
+
+    Args:
+        id: `12`, or `12_3`.
+        state: as Slurm names it.
+        reason: why it waits, or how it ended.
+        nodes: where it runs or ran.
+        elapsed, left: of its start, as `1-02:03:04`; of its limit.
+        exit_code: `0:0`, of one that has ended.
+    """
+
+    id: str
+    state: str
+    reason: str = ""
+    nodes: str = ""
+    elapsed: str = ""
+    left: str = ""
+    exit_code: str = ""
+
+    @property
+    def active(self) -> bool:
+        return self.state in ACTIVE
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A partition.
+
+    Args:
+        name: of it.
+        gpus, cpus, memory: of the node with the most GPUs; memory in MB.
+        nodes: how many have as many GPUs.
+        limit: seconds that a job may take; None without one.
+    """
+
+    name: str
+    gpus: int
+    cpus: int
+    memory: int
+    nodes: int
+    limit: int | None
+
+
+def require() -> None:
+    """Refuse a machine without Slurm.
+
+    Raises:
+        RecipeError: with what to do.
+    """
+    if shutil.which("sbatch") is None:
+        raise RecipeError("there is no sbatch here: submit on a login node of the cluster, or use open-r1 train")
+
+
+def command(*words: str, check: bool = True) -> str:
+    """What a command of Slurm's prints.
+
+    Raises:
+        RecipeError: it fails, with its words.
+    """
+    done = subprocess.run(words, capture_output=True, text=True)
+    if check and done.returncode:
+        raise RecipeError(f"{words[0]}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def jobs(ids: list[str]) -> dict[str, list[Job]]:
+    """Jobs by their ids, the tasks of an array under the array's; those that Slurm has forgotten are left out."""
+    known: dict[str, list[Job]] = {}
+    if not ids:
+        return known
+    for line in command("squeue", "--noheader", "--array", "--format=%F|%i|%T|%r|%N|%M|%L").splitlines():
+        of_array, *rest = line.split("|")
+        if of_array in ids:
+            known.setdefault(of_array, []).append(Job(*rest))
+    for id in ids:
+        if id not in known and (ended := _ended(id)):
+            known[id] = ended
+    return known
+
+
+def _ended(id: str) -> list[Job]:
+    """A job that is not in the queue: the controller knows it for some minutes, the accounting for good."""
+    found = []
+    for line in command("scontrol", "--oneliner", "show", "job", id, check=False).splitlines():
+        told = dict(re.findall(r"(\w+)=(\S*)", line))
+        if "JobState" in told:
+            number = f"{id}_{told['ArrayTaskId']}" if "ArrayTaskId" in told else id
+            found.append(
+                Job(
+                    number,
+                    told["JobState"],
+                    told["Reason"],
+                    told.get("NodeList", ""),
+                    told["RunTime"],
+                    "",
+                    told["ExitCode"],
+                )
+            )
+    if found:
+        return found
+    asked = ("sacct", "--noheader", "--parsable2", "--allocations", "--jobs", id)
+    for line in command(*asked, "--format=JobID,State,NodeList,Elapsed,ExitCode", check=False).splitlines():
+        number, state, nodes, elapsed, code = line.split("|")
+        found.append(Job(number, state.split()[0], "", nodes, elapsed, "", code))
+    return found
+
+
+def partition(name: str | None) -> Partition:
+    """A partition by its name, or the default one.
+
+    Raises:
+        RecipeError: there is none of that name.
+    """
+    found: dict[str, Partition] = {}
+    default = None
+    for line in command("sinfo", "--noheader", "--format=%P|%G|%c|%m|%D|%l").splitlines():
+        told, gres, cpus, memory, nodes, limit = line.split("|")
+        own = told.rstrip("*")
+        default = own if told.endswith("*") else default
+        gpus = sum(int(number) for number in re.findall(r"gpu:(?:[^:,()]+:)?(\d+)", gres))
+        # Of nodes that differ, the least: `64+`.
+        this = Partition(own, gpus, int(cpus.rstrip("+")), int(memory.rstrip("+")), int(nodes), seconds(limit))
+        before = found.get(own)
+        if before is not None and gpus == before.gpus:
+            this = replace(
+                this,
+                cpus=min(this.cpus, before.cpus),
+                memory=min(this.memory, before.memory),
+                nodes=this.nodes + before.nodes,
+            )
+        if before is None or gpus >= before.gpus:
+            found[own] = this
+    chosen = name or default
+    if chosen is None:
+        raise RecipeError(f"partition: the cluster has no default one; name one of {', '.join(found)}")
+    if chosen not in found:
+        raise RecipeError(f"partition: there is none named {chosen!r}{nearest(chosen, list(found))}")
+    return found[chosen]
+
+
+def seconds(limit: str) -> int | None:
+    """Of `1-02:03:04`, `2:03:04`, `30:00` or `30` (minutes); None of `infinite` and the like."""
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+(?::\d+){0,2})", limit)
+    if not found:
+        return None
+    days, numbers = int(found[1] or 0), [int(number) for number in found[2].split(":")]
+    if found[1]:
+        hours, minutes, rest = (*numbers, 0, 0)[:3]
+    elif len(numbers) == 1:
+        hours, minutes, rest = 0, numbers[0], 0
+    else:
+        hours, minutes, rest = (0, *numbers)[-3:]
+    return ((days * 24 + hours) * 60 + minutes) * 60 + rest
+
+
+def limit(seconds: float) -> str:
+    """Seconds as sbatch's --time: `1-02:30:00`."""
+    days, rest = divmod(int(seconds), 86400)
+    hours, rest = divmod(rest, 3600)
+    minutes, rest = divmod(rest, 60)
+    return (f"{days}-" if days else "") + f"{hours:02d}:{minutes:02d}:{rest:02d}"

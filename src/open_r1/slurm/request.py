@@ -1,0 +1,209 @@
+"""What a recipe asks of Slurm: nodes, GPUs and time, from its keys and the estimate."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .. import estimate
+from ..configs import SHARDED_TASKS, resolve, words_of
+from ..errors import RecipeError
+from ..estimate import Estimate
+from ..estimate.told import hours as in_words
+from . import queue
+from .queue import Partition
+
+SITE = "OPEN_R1_SITE"  # environment variable: the site's file, if not slurm/site.sh
+SCRIPTS = Path("slurm")
+LOGS = Path("runs/slurm")
+MARGIN = 1.5  # of the estimated time, which nobody has measured
+LEAST, UNKNOWN, MOST = 3600, 24 * 3600, 7 * 24 * 3600  # seconds: of a request, and where the estimate does not know
+STARTING = 1800  # seconds to load libraries and weights in, and to evaluate before and after
+OPTION = "slurm."  # what options of sbatch's begin with among a recipe's
+
+
+@dataclass
+class Request:
+    """One sbatch.
+
+    Args:
+        script: of slurm/.
+        words: after it.
+        options: of sbatch, by their long names; None is one without a value.
+        notes: for the person who submits.
+    """
+
+    script: Path
+    words: list[str]
+    options: dict[str, str | None]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def line(self) -> list[str]:
+        options = [f"--{key}" if value is None else f"--{key}={value}" for key, value in self.options.items()]
+        return ["sbatch", *options, str(self.script), *self.words]
+
+    def log_of(self, id: str) -> str:
+        """Where a job's log is; an array's with a star for the number of its tasks."""
+        log = str(self.options["output"]).replace("%x", str(self.options["job-name"]))
+        return log.replace("%j", id).replace("%A", id).replace("%a", "*")
+
+    def __str__(self) -> str:
+        return shlex.join(self.line)
+
+
+def site() -> dict[str, str]:
+    """This process's environment with what slurm/site.sh exports.
+
+    Raises:
+        RecipeError: it is not there though it is named, or fails.
+    """
+    path = Path(os.environ.get(SITE, SCRIPTS / "site.sh"))
+    if not path.is_file():
+        if SITE in os.environ:
+            raise RecipeError(f"{SITE}: there is no {path}; copy slurm/site.example.sh there, or unset it")
+        return dict(os.environ)
+    done = subprocess.run(["bash", "-c", 'set -e; source "$0" >&2; env -0', path], capture_output=True, text=True)
+    if done.returncode:
+        raise RecipeError(f"{path} ends with exit code {done.returncode}: {done.stderr.strip()[-300:]}")
+    return dict(pair.split("=", 1) for pair in done.stdout.split("\0") if "=" in pair)
+
+
+def jobs_folder(around: dict[str, str]) -> Path:
+    """Where jobs keep what their nodes tell each other."""
+    return Path(around.get("OPEN_R1_JOBS", LOGS))
+
+
+def split(changes: dict[str, Any]) -> tuple[dict[str, str | None], dict[str, Any]]:
+    """Options of sbatch (`--slurm.time 2:00:00`), and a recipe's overrides."""
+    asked = {
+        key.removeprefix(OPTION).replace("_", "-"): None if value is True else str(value)
+        for key, value in changes.items()
+        if key.startswith(OPTION)
+    }
+    return asked, {key: value for key, value in changes.items() if not key.startswith(OPTION)}
+
+
+def of(
+    path: str,
+    changes: dict[str, Any],
+    asked: dict[str, str | None],
+    around: dict[str, str],
+    processes: int | None = None,
+    taken: Estimate | None = None,
+) -> Request:
+    """The request of a recipe.
+
+    Args:
+        path: of the recipe.
+        changes: overrides of its keys.
+        asked: options of sbatch that stand whatever the recipe says.
+        around: of `site`.
+        processes: of a training on CPU, one a node.
+        taken: the recipe's estimate, if it has one.
+
+    Raises:
+        RecipeError: there is no such partition, or its nodes are too small.
+    """
+    task, given = resolve(Path(path), changes)
+    there = queue.partition(asked.get("partition") or around.get("SBATCH_PARTITION"))
+    gpus = 0 if given.get("toy") else int(given.get("gpus") or 0)
+    server = 0 if given.get("toy") else int(given.get("vllm_server_gpus") or 0)
+    notes: list[str] = []
+    nodes, per_node = shape(path, gpus, server, there, asked) if gpus else (processes or 1, 0)
+    parts = Path(str(given["output_dir"])).parts[-3:]
+    options: dict[str, str | None] = {
+        "job-name": "-".join(parts).replace("/", "-"),
+        "nodes": str(nodes),
+        "gpus-per-node": str(per_node),
+        **_share(per_node, there),
+        "time": queue.limit(_time(taken, there, bool(gpus), notes)),
+        "output": str(LOGS / ("%x-%A_%a.out" if "array" in asked else "%x-%j.out")),
+    }
+    script = SCRIPTS / ("sample.slurm" if task in SHARDED_TASKS else "train.slurm")
+    words = [path, *words_of(changes)] + (["--processes", str(processes)] if processes else [])
+    return Request(script, words, options | asked, notes)
+
+
+def shape(path: str, gpus: int, server: int, there: Partition, asked: dict[str, str | None]) -> tuple[int, int]:
+    """Nodes, and GPUs on each.
+
+    Raises:
+        RecipeError: no node has as many.
+    """
+    told = asked.get("gpus-per-node")
+    most = int(told.rpartition(":")[2]) if told else there.gpus
+    if not most:
+        raise RecipeError(
+            f"{path}: it is for {gpus} GPUs, and nodes of the partition {there.name} have none that Slurm knows of; "
+            "name another (--slurm.partition), or say how many they have (--slurm.gpus-per-node 8)"
+        )
+    if told and there.gpus and most > there.gpus:
+        raise RecipeError(
+            f"--slurm.gpus-per-node: no node of the partition {there.name} has {most} GPUs; the most is {there.gpus}"
+        )
+    if gpus + server <= most:
+        return 1, gpus + server
+    if server > most:
+        raise RecipeError(f"vllm_server_gpus: a server runs on one node, and those of {there.name} have {most} GPUs")
+    # As many on every node, and no node is used in part.
+    per_node = next(count for count in range(min(most, gpus), 0, -1) if gpus % count == 0)
+    if server > per_node:
+        raise RecipeError(
+            f"vllm_server_gpus: a job's nodes have as many GPUs each, and {gpus} to train are {per_node} on each; "
+            f"set --vllm_server_gpus {per_node}"
+        )
+    nodes = gpus // per_node + (server > 0)
+    if nodes > there.nodes and there.gpus:
+        raise RecipeError(
+            f"{path}: it takes {nodes} nodes with {per_node} GPUs each, and the partition {there.name} has "
+            f"{there.nodes} with {there.gpus}; name another (--slurm.partition), or fewer --gpus with more "
+            "gradient_accumulation_steps"
+        )
+    return nodes, per_node
+
+
+def _share(gpus: int, there: Partition) -> dict[str, str]:
+    """CPUs and memory of a node that go with so many of its GPUs; two cores for what runs without."""
+    if not gpus:
+        return {"mincpus": "2"}
+    if not there.gpus:
+        return {}
+    # All of it is what the node can give; a part of what it says may be kept for the system.
+    memory = "0" if gpus >= there.gpus else f"{int(0.95 * there.memory * gpus / there.gpus)}M"
+    return {"cpus-per-gpu": str(max(1, there.cpus // there.gpus)), "mem": memory}
+
+
+def estimate_of(path: str, changes: dict[str, Any]) -> Estimate | None:
+    """What a recipe takes; None on a CPU, or if it runs no model."""
+    given = resolve(Path(path), changes)[1]
+    if given.get("toy") or not given.get("gpus"):
+        return None
+    recipe = estimate.load(path, dict(changes))
+    return estimate.of(recipe) if estimate.needs_a_model(recipe) else None
+
+
+def _time(taken: Estimate | None, there: Partition, on_gpu: bool, notes: list[str]) -> float:
+    """Seconds to ask for; what the partition does not allow at once is done in several starts."""
+    wanted: float = UNKNOWN if on_gpu else LEAST
+    if on_gpu:
+        if taken is not None:
+            notes.append(estimate.headline(taken))
+        hours = taken.speed.hours if taken is not None and taken.speed is not None else None
+        if hours is None:
+            notes.append("how long it takes is not known; it goes on by itself if the time is not enough")
+        else:
+            notes.append(f"about {in_words(hours)} by assumed rates, asked for with a margin")
+            wanted = max(LEAST, MARGIN * 3600 * hours + STARTING)
+    wanted = 600 * -(-wanted // 600)
+    most = MOST if there.limit is None else min(there.limit, MOST)
+    if wanted > most:
+        notes.append(
+            f"{queue.limit(most)} at a time ({there.name}): then it writes a checkpoint and is queued again, as often "
+            "as it takes"
+        )
+    return min(wanted, most)

@@ -1,0 +1,171 @@
+"""`open-r1 status`: how a run or a pipeline stands, by its directory and by Slurm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .. import failures
+from .. import pipeline as pipelines
+from ..directory import is_finished, read_json, read_jsonl, status, write_json
+from ..errors import RecipeError
+from ..pages.reading import duration
+from ..pipeline.plan import STATE, read_state
+from ..tables import aligned
+from . import queue
+from .queue import Job
+from .request import jobs_folder, site
+from .submit import SUBMITTED
+
+SHOWN = (
+    ("reward", "reward"),
+    ("loss", "loss"),
+    ("rewards/accuracies", "accuracy"),
+    ("completions/mean_length", "length"),
+)
+
+
+def main(directory: Path) -> str:
+    """What to say of a directory; of a pipeline, what became of its stages is kept in its state.
+
+    Raises:
+        RecipeError: it is neither a run's nor a pipeline's.
+    """
+    if (directory / STATE).is_file():
+        return _pipeline(directory)
+    if (directory / "status.json").is_file() or (directory / f".{SUBMITTED}").is_file():
+        return _run(directory)
+    raise RecipeError(f"{directory} is neither a run nor a pipeline (no status.json, no {STATE})")
+
+
+def _run(directory: Path) -> str:
+    path = directory / f".{SUBMITTED}"
+    entries = read_json(path)["jobs"] if path.is_file() else []
+    rows = [("run", str(directory)), ("state", _progress(directory) or "not begun")]
+    if figures := _figures(directory):
+        rows.append(("last", figures))
+    known = queue.jobs([entry["id"] for entry in entries])
+    for entry in entries:
+        for job in known.get(entry["id"], []):
+            rows.append(("job", _told(job)))
+            if failure := failure_of(job):
+                rows.append(("error", failure))
+        if entry["id"] not in known:
+            rows.append(("job", f"{entry['id']}, of which Slurm knows nothing any more"))
+        rows.append(("log", entry["log"]))
+    return "\n".join(f"{name:<8}{value}" for name, value in rows)
+
+
+def _pipeline(directory: Path) -> str:
+    """A line for each stage; once nothing is left to come, the page is drawn."""
+    state = read_state(directory)
+    path = directory / SUBMITTED
+    entries = {entry["dir"]: entry for entry in read_json(path)["jobs"]} if path.is_file() else {}
+    known = queue.jobs([entry["id"] for entry in entries.values()])
+    rows: list[tuple[str, ...]] = [("stage", "seed", "state", "progress", "job", "nodes", "time", "why")]
+    for stage in state["stages"]:
+        jobs = known.get(entries.get(stage["dir"], {}).get("id", ""), [])
+        if entries:
+            _settle(stage, jobs)
+        job = next((job for job in jobs if job.active), jobs[0] if jobs else None)
+        rows.append(
+            (
+                stage["name"],
+                "" if stage["seed"] is None else str(stage["seed"]),
+                stage["state"],
+                _progress(Path(stage["dir"]), of_state=False),
+                "" if job is None else job.id,
+                "" if job is None else job.nodes,
+                duration(stage["seconds"]) if stage["seconds"] else ("" if job is None else job.elapsed),
+                stage["error"] or stage["why"] or "",
+            )
+        )
+    states = {stage["state"] for stage in state["stages"]}
+    over = not states & {"waiting", "running"}
+    state["state"] = "running" if not over else "failed" if states & {"failed", "blocked"} else "finished"
+    if entries:
+        write_json(directory / STATE, state)
+    lines = aligned(rows, left=tuple(range(len(rows[0]))))
+    if over and entries:
+        lines += ["", str(pipelines.report(directory))]
+    elif waiting := [
+        entry["id"] for entry in entries.values() if any(job.active for job in known.get(entry["id"], []))
+    ]:
+        lines += ["", f"cancel  scancel {' '.join(waiting)}    (the same command then goes on)"]
+    return "\n".join(lines)
+
+
+def _settle(stage: dict[str, Any], jobs: list[Job]) -> None:
+    """What became of a stage, by its run directory and its jobs."""
+    directory = Path(stage["dir"])
+    known = status(directory)
+    stage["seconds"] = known.get("seconds", stage["seconds"])
+    stage["error"] = stage["why"] = None
+    states = {job.state for job in jobs}
+    failed = [job for job in jobs if not job.active and job.state != "COMPLETED"]
+    if is_finished(directory):
+        stage["state"] = "finished" if stage["state"] != "cached" else "cached"
+    elif states & {"RUNNING", "COMPLETING"}:
+        stage["state"] = "running"
+    elif failed:
+        never = failed[0].state == "CANCELLED" and "ependency" in failed[0].reason
+        stage["state"] = "blocked" if never else "interrupted" if failed[0].state == "CANCELLED" else "failed"
+        stage["error"] = failure_of(failed[0]) if stage["state"] == "failed" else None
+        stage["why"] = None if stage["error"] else f"{failed[0].state} {failed[0].exit_code}".strip()
+    elif jobs:
+        stage["state"] = "waiting"
+        stage["why"] = jobs[0].reason
+    elif stage["state"] in ("waiting", "running"):
+        stage["state"], stage["why"] = "interrupted", "no job is queued for it"
+
+
+def failure_of(job: Job) -> str | None:
+    """What failed first in the last start of a job, if that was its end."""
+    folder = jobs_folder(site()) / job.id
+    starts = sorted(folder.glob("start-*"), key=lambda path: int(path.name.removeprefix("start-")))
+    if job.active or job.state == "COMPLETED" or not starts:
+        return None
+    failure = failures.first(starts[-1])
+    return None if failure is None else failure.line
+
+
+def _told(job: Job) -> str:
+    if job.state == "PENDING":
+        return f"{job.id} PENDING ({job.reason})"
+    if job.active:
+        return f"{job.id} {job.state} on {job.nodes} for {job.elapsed}, {job.left} left"
+    return f"{job.id} {job.state} {job.exit_code}".strip()
+
+
+def _progress(directory: Path, of_state: bool = True) -> str:
+    """`running, step 120 of 700`"""
+    known = status(directory)
+    if not known:
+        return ""
+    rows = _rows(directory)
+    step = max([known.get("step") or 0, *(row["step"] for row in rows)])
+    total = _steps(directory)
+    told = [known["state"]] if of_state else []
+    if step:
+        told.append(f"step {step}" + (f" of {total}" if total else ""))
+    files = list((directory / "data").glob("train-*-of-*.parquet"))
+    if files:
+        told.append(f"{len(files)} of {int(files[0].stem.rpartition('-')[2])} files")
+    return ", ".join(told)
+
+
+def _steps(directory: Path) -> int | None:
+    """Of the whole training, as its last checkpoint has it."""
+    states = sorted(directory.glob("checkpoint-*/trainer_state.json"))
+    return read_json(states[-1]).get("max_steps") if states else None
+
+
+def _figures(directory: Path) -> str:
+    rows = _rows(directory)
+    row = next((row for row in reversed(rows) if "loss" in row), {})
+    return ", ".join(f"{name} {row[key]:.4g}" for key, name in SHOWN if isinstance(row.get(key), int | float))
+
+
+def _rows(directory: Path) -> list[dict[str, Any]]:
+    path = directory / "metrics.jsonl"
+    return read_jsonl(path) if path.is_file() else []

@@ -1,0 +1,217 @@
+"""`open-r1 submit`: a recipe as a job, a pipeline as jobs that wait for each other."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .. import pipeline as pipelines
+from ..configs import parse_overrides, resolve, words_of
+from ..directory import is_finished, read_json, write_json
+from ..errors import RecipeError
+from ..estimate import Options
+from ..pipeline import estimated, graph, told
+from ..pipeline.execute import Execution, discard, log_of
+from ..pipeline.plan import Job, keep_address
+from . import queue, request
+from .request import LOGS, SCRIPTS, Request
+
+SUBMITTED = "slurm.json"  # of a pipeline's directory, and hidden of a run's: its jobs
+ADDRESS = "OPEN_R1_ADDRESS"  # environment variable: digest of what a stage's job is to compute
+FLAGS = ("dry_run", "test_only", "one_job", "array")
+ARRAYS = ("sample", "evaluate")  # stages whose work an array shares
+
+
+def main(path: str, words: list[str]) -> None:
+    """Submit a recipe or a pipeline.
+
+    Args:
+        path: of it.
+        words: `--dry-run`, `--test-only`, `--array N`, `--one-job` of a pipeline, `--slurm.OPTION value`, and what
+            `open-r1 train` takes.
+
+    Raises:
+        RecipeError: Slurm refuses it, or it is done or queued already.
+    """
+    queue.require()
+    asked, changes = request.split(parse_overrides(words))
+    flags = {flag: changes.pop(flag, None) for flag in FLAGS}
+    around = request.site()
+    array = None if flags["array"] is None else _count(flags["array"])
+    if graph.is_pipeline(path) and not flags["one_job"]:
+        return _stages(path, changes, asked, around, flags, array)
+    if graph.is_pipeline(path):
+        directory, one = _of_a_pipeline(path, changes, asked)
+    else:
+        processes = changes.pop("processes", None)
+        if array is not None:
+            asked = {"array": f"0-{array - 1}"} | asked
+        directory = Path(resolve(Path(path), changes)[1]["output_dir"])
+        one = request.of(path, changes, asked, around, processes, request.estimate_of(path, changes))
+    if flags["dry_run"]:
+        print(shown(one))
+        return None
+    _refuse_twice(directory, bool(changes.get("overwrite")))
+    print("\n".join([*one.notes, test(one, around)]))
+    if flags["test_only"]:
+        return None
+    id = send(one, around)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / f".{SUBMITTED}", {"jobs": [{"id": id, "log": one.log_of(id)}]})
+    log, run = shlex.quote(one.log_of(id)), shlex.quote(str(directory))
+    print(f"job     {id}\nlog     {log}\nfollow  tail -F {log}\nstatus  make status RUN={run}\ncancel  scancel {id}")
+    return None
+
+
+def shown(one: Request) -> str:
+    """The exact sbatch line and script, and what is to be known of them."""
+    notes = "".join(f"# {note}\n" for note in one.notes)
+    return f"{notes}{one}\n\n# {one.script}\n{one.script.read_text(encoding='utf-8')}"
+
+
+def test(one: Request, around: dict[str, str]) -> str:
+    """What Slurm says of a request without taking it: when and where it would start.
+
+    Raises:
+        RecipeError: it refuses it.
+    """
+    said = _sbatch(["--test-only"], one, around)
+    return next((line.removeprefix("sbatch: ") for line in said.splitlines() if "to start at" in line), said.strip())
+
+
+def send(one: Request, around: dict[str, str]) -> str:
+    """Submit a request; the job's id."""
+    log = Path(str(one.options["output"]))
+    # A folder that is not there Slurm does not make: the job would fail without a word.
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return _sbatch(["--parsable"], one, around).splitlines()[-1].partition(";")[0]
+
+
+def _sbatch(options: list[str], one: Request, around: dict[str, str]) -> str:
+    sbatch, *words = one.line
+    done = subprocess.run([sbatch, *options, *words], capture_output=True, text=True, env=around)
+    if done.returncode:
+        raise RecipeError(f"Slurm refuses this request ({done.stderr.strip()}); it was: {one}")
+    return done.stdout + done.stderr
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise RecipeError(f"--array: a number of jobs that share the work, 1 or more, got {value!r}")
+    return value
+
+
+def _refuse_twice(directory: Path, overwrite: bool) -> None:
+    """Two jobs of one run directory would wait for nothing, or find it locked."""
+    path = directory / f".{SUBMITTED}"
+    if is_finished(directory) and not overwrite:
+        raise RecipeError(
+            f"output_dir: {directory} holds a finished run; add --overwrite to replace it, or another --output_dir"
+        )
+    ids = [told["id"] for told in read_json(path)["jobs"]] if path.is_file() else []
+    active = [job for jobs in queue.jobs(ids).values() for job in jobs if job.active]
+    if active:
+        raise RecipeError(
+            f"output_dir: job {active[0].id} ({active[0].state}) is of {directory} already; wait for it or "
+            f"scancel {ids[0]}, or choose another --output_dir"
+        )
+
+
+def _of_a_pipeline(path: str, changes: dict[str, Any], asked: dict[str, str | None]) -> tuple[Path, Request]:
+    """One job that runs all of a pipeline, stage by stage, on one node."""
+    own = {key: value for key, value in changes.items() if key not in graph.FLAGS}
+    read = graph.read(Path(path), own)
+    of_stages = [resolve(Path(stage.recipe), stage.overrides)[1] for stage in read.stages]
+    gpus = 0 if read.toy else max(int(given.get("gpus") or 0) for given in of_stages)
+    options = {
+        "job-name": read.path.stem,
+        "nodes": "1",
+        "gpus-per-node": str(gpus),
+        "mincpus": str(2 * read.jobs),
+        "output": str(LOGS / "%x-%j.out"),
+    }
+    return read.dir, Request(SCRIPTS / "train.slurm", [path, *words_of(changes)], options | asked)
+
+
+def _stages(
+    path: str,
+    changes: dict[str, Any],
+    asked: dict[str, str | None],
+    around: dict[str, str],
+    flags: dict[str, Any],
+    array: int | None,
+) -> None:
+    """A job for each stage that is not done, after those that it takes something from."""
+    of_start = {flag: changes.pop(flag, None) for flag in graph.FLAGS if flag != "dry_run"}
+    pipeline, jobs, _ = pipelines.planned(path, changes, of_start | {"dry_run": flags["dry_run"]})
+    gpus = any(job.gpus for job in jobs) and not pipeline.toy
+    taken = {one.name: one.estimate for one in estimated.of(Path(path), dict(changes), Options())} if gpus else {}
+    kept = pipeline.dir / SUBMITTED
+    known = read_json(kept)["jobs"] if kept.is_file() else []
+    queued = queue.jobs([told["id"] for told in known])
+    ids = {told["dir"]: told["id"] for told in known if any(job.active for job in queued.get(told["id"], []))}
+    entries = [told for told in known if told["dir"] in ids]
+    if not (flags["dry_run"] or flags["test_only"]):
+        pipelines.keep_plan(pipeline, changes, jobs)
+        Execution(pipeline, jobs).keep()
+    print(told.begun(pipeline, jobs))
+    for job in jobs:
+        if job.state != "waiting":
+            continue
+        if str(job.dir) in ids:
+            print(f"{job.named:<34} job {ids[str(job.dir)]} is queued already")
+            continue
+        one = request.of(job.stage.recipe, job.changes, asked, around, None, taken.get(job.stage.name))
+        one = _placed(one, job, pipeline, array)
+        after = sorted({ids[str(other.dir)] for other in job.upstream if str(other.dir) in ids}, key=int)
+        if after:
+            one.options |= {"dependency": f"afterok:{':'.join(after)}", "kill-on-invalid-dep": "yes"}
+        if flags["dry_run"] or flags["test_only"]:
+            ids[str(job.dir)] = str(len(ids) + 1)
+            print(one if flags["dry_run"] else f"{job.named:<34} {test(_alone(one), around)}")
+            continue
+        if job.again:
+            discard(job.dir)
+        keep_address(job)
+        id = ids[str(job.dir)] = send(one, around | {ADDRESS: job.address["digest"]})
+        entries.append({"id": id, "dir": str(job.dir), "log": one.log_of(id)})
+        # After each: what is queued must be known, whenever this is stopped.
+        write_json(kept, {"jobs": entries})
+        print(f"{job.named:<34} job {id}" + (f" after {', '.join(after)}" if after else ""), flush=True)
+    if flags["dry_run"] or flags["test_only"]:
+        return
+    last = _report(pipeline, [entry["id"] for entry in entries])
+    if entries:
+        print(f"{'report':<34} job {send(last, around)}")
+    print(f"status  make status RUN={shlex.quote(str(pipeline.dir))}")
+    print(f"cancel  scancel {' '.join(entry['id'] for entry in entries)}    (the same command then goes on)")
+
+
+def _placed(one: Request, job: Job, pipeline: graph.Pipeline, array: int | None) -> Request:
+    """A stage's request with its name and log of the pipeline, as an array where the work is shared."""
+    log = pipeline.dir / log_of(job.stage, job.seed)
+    options = {"job-name": f"{pipeline.path.stem}-{log.stem}"}
+    if array is not None and job.stage.task in ARRAYS:
+        options["array"] = f"0-{array - 1}"
+        log = log.with_name(f"{log.stem}.%a.log")
+    return replace(one, options=one.options | options | {"output": str(log)})
+
+
+def _alone(one: Request) -> Request:
+    """Without those it waits for, which are not there yet."""
+    return replace(
+        one, options={k: v for k, v in one.options.items() if k not in ("dependency", "kill-on-invalid-dep")}
+    )
+
+
+def _report(pipeline: graph.Pipeline, ids: list[str]) -> Request:
+    """The last job, which sums up whatever became of the others."""
+    options = {
+        "job-name": f"{pipeline.path.stem}-report",
+        "output": str(pipeline.dir / "logs" / "report.log"),
+        "dependency": f"afterany:{':'.join(ids)}",
+    }
+    return Request(SCRIPTS / "report.slurm", [str(pipeline.dir)], options)

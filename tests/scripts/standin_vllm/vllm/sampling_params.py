@@ -1,0 +1,2 @@
+class StructuredOutputsParams:
+    """Of LLM alone."""
