@@ -1,8 +1,9 @@
-# make install | train | estimate | check | evaluate | compare | reference | test | test-long | test-gpu | lint | report | lineage. Each makes the virtual environment on first use, and only then.
+# make install | train | submit | status | estimate | check | evaluate | compare | reference | test | test-long | test-gpu | lint | report | lineage. Each makes the virtual environment on first use, and only then.
 #   make train RECIPE=recipes/tiny/grpo/r1_zero.yaml ARGS="--seed 7"
 #   make evaluate MODEL=runs/tiny/grpo/r1_zero BENCH=tiny
 #   make compare A=runs/one B=runs/other        make compare RUN=runs/one REFERENCE=tiny_r1_zero
 #   make train RECIPE=recipes/pipelines/r1_tiny.yaml        make lineage RUN=runs/pipelines/r1_tiny/seed=0/r1
+#   make submit RECIPE=recipes/Qwen2.5-7B/grpo/r1_zero.yaml ARGS="--dry-run"        make status RUN=runs/Qwen2.5-7B/grpo/r1_zero
 #   make estimate RECIPE=recipes/Qwen2.5-7B/grpo/r1_zero.yaml GPUS=8xA100
 PYTHON ?= python3
 VENV   ?= .venv
@@ -15,7 +16,7 @@ TEST_PROCESSES ?= 2
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready-$(EXTRAS)
 
-.PHONY: install train estimate check evaluate compare reference test test-long test-gpu lint format report lineage clean
+.PHONY: install train submit status estimate check evaluate compare reference test test-long test-gpu lint format report lineage clean
 
 install: $(READY)
 
@@ -27,6 +28,12 @@ $(READY): setup.py
 
 train: $(READY)
 	@$(BIN)/open-r1 train $(RECIPE) $(ARGS)
+
+submit: $(READY)
+	@$(BIN)/open-r1 submit $(RECIPE) $(ARGS)
+
+status: $(READY)
+	@$(BIN)/open-r1 status $(RUN)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m "not long and not gpu" $(ARGS)
@@ -40,6 +47,7 @@ test-gpu: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@if command -v shellcheck >/dev/null; then shellcheck slurm/*.sh slurm/*.slurm .ci/run; else echo "shellcheck is not installed: slurm/ is not checked"; fi
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -15,10 +15,11 @@ import yaml
 from conftest import ROOT, shared
 
 from open_r1 import benchmarks, engines, estimate, filters, launch, reference, rewards
-from open_r1.configs import DataConfig, FilterConfig, _typed, load_recipe, parse_overrides
+from open_r1.configs import DataConfig, FilterConfig, _typed, load_recipe, parse_overrides, words_of
 from open_r1.judge import judge
 from open_r1.pipeline import graph, plan
 from open_r1.rewards import RewardConfig
+from open_r1.slurm import request, submit
 
 README = (ROOT / "README.md").read_text()
 OF_REWARDS = (ROOT / "src/open_r1/rewards/README.md").read_text()
@@ -26,10 +27,13 @@ OF_DATA = (ROOT / "recipes/DATA.md").read_text()
 OF_EVALUATION = (ROOT / "recipes/EVALUATION.md").read_text()
 OF_PIPELINES = (ROOT / "recipes/PIPELINES.md").read_text()
 OF_RECIPES = (ROOT / "recipes/README.md").read_text()
+OF_SLURM = (ROOT / "slurm/README.md").read_text()
 COMMANDS = [
     line.split(" #")[0].strip()
     for block in re.findall(
-        r"```sh\n(.*?)```", README + OF_REWARDS + OF_DATA + OF_EVALUATION + OF_PIPELINES + OF_RECIPES, re.DOTALL
+        r"```sh\n(.*?)```",
+        "".join([README, OF_REWARDS, OF_DATA, OF_EVALUATION, OF_PIPELINES, OF_RECIPES, OF_SLURM]),
+        re.DOTALL,
     )
     for line in block.splitlines()
     if line.strip()
@@ -58,13 +62,30 @@ def test_command(line, monkeypatch, tmp_path):
     if words[1] in ("evaluate", "compare", "reference"):
         check_measuring(words, tmp_path)
         return
+    if words[0] in ("git", "cp", "export") or words[0].endswith("/hf"):
+        assert all(
+            (ROOT / word).exists() for word in words if word.startswith("slurm/") and word.endswith(".example.sh")
+        )
+        return
+    if words[0] == "sbatch":
+        at = next(i for i, word in enumerate(words) if word.endswith(".slurm"))
+        assert (ROOT / words[at]).is_file()
+        changes = parse_overrides(words[at + 2 :])
+        processes = changes.pop("processes", None)
+        load_recipe(words[at + 1], words_of(changes), processes, planned=True)
+        return
+    if words[1] == "status":
+        made_by = words[2].removeprefix("RUN=").replace("runs/", "recipes/") + ".yaml"
+        assert (ROOT / made_by).is_file()
+        return
     if words[1] == "lineage":
         assert (ROOT / "recipes" / "pipelines" / f"{words[2].split('/')[2]}.yaml").is_file()
         return
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), "a target of the Makefile"
         values = dict(word.split("=", 1) for word in words[2:])
-        assert values.keys() <= {"RECIPE", "ARGS"} | ({"GPUS"} if words[1] == "estimate" else set())
+        more = {"estimate": {"GPUS"}, "install": {"EXTRAS"}}.get(words[1], set())
+        assert values.keys() <= {"RECIPE", "ARGS"} | more
         recipe, overrides = values.get("RECIPE", "recipes/tiny/grpo/r1_zero.yaml"), shlex.split(values.get("ARGS", ""))
     elif "launch" in words:
         assert (ROOT / words[words.index("--config_file") + 1]).is_file() and (ROOT / words[4]).is_file()
@@ -81,9 +102,14 @@ def test_command(line, monkeypatch, tmp_path):
         assert estimate.needs_a_model(estimate.load(recipe, changes))
         return
     if graph.is_pipeline(recipe):
-        flags = {"dry_run"}
-        changes = {key: value for key, value in parse_overrides(overrides).items() if key not in flags}
+        flags = {"dry_run", *submit.FLAGS}
+        given = request.split(parse_overrides(overrides))[1]
+        changes = {key: value for key, value in given.items() if key not in flags}
         graph.read(Path(recipe), changes)
+        return
+    if words[1] == "submit":
+        changes = {key: value for key, value in parse_overrides(overrides).items() if key not in submit.FLAGS}
+        load_recipe(recipe, words_of(changes), planned=True)
         return
     load_recipe(recipe, overrides)
 
@@ -116,6 +142,7 @@ def test_linked_files_exist():
     for folder, text in (
         (ROOT, README),
         *((ROOT / "recipes", text) for text in (OF_EVALUATION, OF_DATA, OF_PIPELINES, OF_RECIPES)),
+        (ROOT / "slurm", OF_SLURM),
     ):
         for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
             path, _, section = target.partition("#")

@@ -1,0 +1,109 @@
+"""`open-r1 submit` and `open-r1 status` on a real Slurm: recipes, arrays, pipelines, servers."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import cluster
+import pyarrow.parquet
+import pytest
+import yaml
+from conftest import PROBLEMS
+
+from open_r1 import run
+
+pytest_plugins = ["login"]
+pytestmark = pytest.mark.skipif(cluster.missing() is not None, reason=f"no Slurm here: {cluster.missing()}")
+
+
+def ids_in(said: str) -> list[str]:
+    return re.findall(r"\bjob +(\d+)", said)
+
+
+@pytest.fixture
+def pipeline(write_recipe, tmp_path):
+    """A base model, its samples and its measurement, with a seed that nothing has been made with yet."""
+    recipes = {
+        "base": write_recipe("sft", "base", output_dir=...),
+        "sampled": write_recipe("sample", "sampled", output_dir=..., random_init=...),
+        "measured": write_recipe("evaluate", "measured", output_dir=..., random_init=...),
+    }
+    wires = {"base": {}, "sampled": {"model": "base"}, "measured": {"model": ["base"]}}
+    stages = [{"name": name, "recipe": str(recipe), **wires[name]} for name, recipe in recipes.items()]
+    path = tmp_path / "recipes" / "pipelines" / "small.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(yaml.safe_dump({"title": "small", "seeds": [tmp_path.stat().st_ino % 2**31], "stages": stages}))
+    return path
+
+
+def test_a_recipe_is_shown_tried_and_submitted(site, write_recipe, tmp_path):
+    recipe = write_recipe("sft")
+    log = tmp_path / "logs" / "%x-%j.log"
+    words = ("submit", recipe, "--slurm.output", log)
+    shown = site.command(*words, "--dry-run")
+    line = f"sbatch --job-name={tmp_path.parent.name}-{tmp_path.name}-run --nodes=1 --gpus-per-node=0 --mincpus=2 "
+    assert shown.returncode == 0 and shown.stdout.startswith(line + "--time=01:00:00"), shown
+    assert f"slurm/train.slurm {recipe}\n" in shown.stdout and "#SBATCH --requeue" in shown.stdout
+    tried = site.command(*words, "--test-only")
+    assert tried.returncode == 0 and "to start at" in tried.stdout and not (tmp_path / "run").exists()
+    done = site.command(*words)
+    assert done.returncode == 0, done
+    (id,) = ids_in(done.stdout)
+    again = site.command(*words)
+    assert f"output_dir: job {id} (" in again.stderr and f"is of {tmp_path}/run already" in again.stderr
+    assert site.slurm.wait(id)["JobState"] == "COMPLETED"
+    assert run.is_finished(tmp_path / "run")
+    told = site.command("status", tmp_path / "run").stdout
+    assert "state   finished, step 2" in told and f"job     {id} COMPLETED 0:0" in told
+    assert "holds a finished run" in site.command(*words).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--slurm.partition", "lwo"], "partition: there is none named 'lwo'; did you mean 'low'?"),
+        (["--slurm.nodelist", "n3"], "Slurm refuses this request"),
+        (
+            ["--gpus", "3", "--gpu_type", "H100"],
+            "and the partition low has 2 with 2; name another (--slurm.partition)",
+        ),
+        (["--slurm.gpus-per-node", "4", "--gpus", "4"], "no node of the partition low has 4 GPUs; the most is 2"),
+    ],
+)
+def test_what_slurm_cannot_give_is_refused_before_it_is_queued(site, write_recipe, words, told):
+    done = site.command("submit", write_recipe("sft"), *words)
+    assert done.returncode == 1 and told in done.stderr, done
+
+
+def test_a_pipeline_is_jobs_that_wait_for_each_other(site, pipeline, tmp_path):
+    """One that fails holds up those that need it; the same command then goes on with what is missing."""
+    out = tmp_path / "pipeline"
+    words = ("submit", pipeline, "--output_dir", out, "--array", 2, "--base.datasets.0.path")
+    broken = site.command(*words, tmp_path / "absent.jsonl")
+    assert "absent.jsonl" in broken.stderr and not (out / "slurm.json").exists()
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"text": f"a {i % 10}"}) + "\n" for i in range(64)))
+    first = site.command(*words, rows, OPEN_R1_PYTHON="/absent")
+    assert first.returncode == 0 and len(re.findall(r"job \d+ after \d+", first.stdout)) == 2, first
+    site.slurm.wait(ids_in(first.stdout)[-1])
+    told = site.command("status", out).stdout
+    assert re.search(r"base .*failed.*cannot run open-r1 here", told), told
+    assert len(re.findall(r"(?:sampled|measured\.base) .*(?:blocked|interrupted)", told)) == 2, told
+    second = site.command(*words, rows)
+    assert second.returncode == 0, second
+    running = site.command("status", out).stdout
+    assert re.search(r"sampled .*waiting .*Dependency", running), running
+    again = site.command(*words, rows)
+    assert again.stdout.count("is queued already") == 3, again
+    site.slurm.wait(ids_in(second.stdout)[-1], timeout=240)
+    state = run.read_json(out / "state.json")
+    assert state["state"] == "finished" and {stage["state"] for stage in state["stages"]} == {"finished"}
+    assert (out / "report.html").is_file()
+    of_stage = {stage["name"]: Path(stage["dir"]) for stage in state["stages"]}
+    table = pyarrow.parquet.read_table(of_stage["sampled"] / "data")
+    assert table.num_rows == 2 * PROBLEMS["args"]["rows"]
+    # Each job of the array made some of the files.
+    said = [(out / "logs").glob(f"sampled*{part}.log") for part in (0, 1)]
+    assert all("part" in next(logs).read_text() for logs in said)
