@@ -107,7 +107,7 @@ def test_command(line, monkeypatch, tmp_path):
         changes = {key: value for key, value in given.items() if key not in flags}
         graph.read(Path(recipe), changes)
         return
-    if words[1] == "submit":
+    if words[1] in ("submit", "check"):
         changes = {key: value for key, value in parse_overrides(overrides).items() if key not in submit.FLAGS}
         load_recipe(recipe, words_of(changes), planned=True)
         return

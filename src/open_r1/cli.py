@@ -340,6 +340,8 @@ def _estimate(words: list[str]) -> None:
 
 def _go_offline_if_needed() -> None:
     """Without a network the hub's client retries for minutes; a check should say at once what it cannot have."""
+    if "HF_HUB_OFFLINE" in os.environ:
+        return
     import socket
     import threading
     import urllib.parse
@@ -356,7 +358,7 @@ def _go_offline_if_needed() -> None:
     attempt = threading.Thread(target=reach, daemon=True)
     attempt.start()
     attempt.join(4)
-    if not reached and "HF_HUB_OFFLINE" not in os.environ:
+    if not reached:
         os.environ["HF_HUB_OFFLINE"] = "1"
         print(f"{host} cannot be reached: only local files are checked", file=sys.stderr)
 

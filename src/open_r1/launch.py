@@ -226,7 +226,7 @@ def _server(
         yield {}, None
         return
     folder = where.start if where else Path(tempfile.mkdtemp(prefix="open-r1-vllm-"))
-    words = serving.for_training(recipe, count)
+    words = serving.for_training(recipe.given, count)
     own, around = {"VLLM_SERVER_DEV_MODE": "1"}, {}
     process, watch = None, None
     if places.server == 0:

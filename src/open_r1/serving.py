@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import psutil
 
@@ -23,9 +23,6 @@ from .directory import read_json, write_json
 from .errors import RecipeError, Unavailable
 from .network import START, addresses, free_port, node_name, reachable
 from .processes import die_with_parent
-
-if TYPE_CHECKING:
-    from .configs import Recipe
 
 PLACE = "server.json"  # of a server's folder: where it listens
 LOG = "vllm.log"
@@ -54,17 +51,21 @@ def start(words: list[str], folder: Path, around: dict[str, str] | None = None) 
     return process
 
 
-def for_training(recipe: Recipe, gpus: int) -> list[str]:
-    """The command of a server that a trainer samples from and sends its weights to, as TRL wants it."""
+def for_training(given: dict[str, Any], gpus: int) -> list[str]:
+    """The command of a server that a trainer samples from and sends its weights to, as TRL wants it.
+
+    Args:
+        given: the recipe's keys.
+        gpus: of the server.
+    """
     from trl.scripts.vllm_serve import ScriptArguments, build_command
 
-    given = recipe.given
     asked = ScriptArguments(
-        model=str(recipe.model.model_name_or_path),
-        revision=recipe.model.model_revision,
+        model=given["model_name_or_path"],
+        revision=given.get("model_revision"),
         tensor_parallel_size=gpus,
         gpu_memory_utilization=given.get("vllm_gpu_memory_utilization") or 0.9,
-        dtype=str(recipe.model.dtype or "auto"),
+        dtype=given.get("dtype") or "auto",
         max_model_len=given.get("vllm_max_model_length"),
         trust_remote_code=bool(given.get("trust_remote_code")),
     )

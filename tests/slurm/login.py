@@ -43,7 +43,8 @@ class Site:
         return warm.run(given, cwd=ROOT, env=self.slurm.environment | self.around | around)
 
     def log(self, id: str) -> str:
-        return (self.jobs.parent / f"{id}.log").read_text().replace("\r", "\n")
+        path = self.jobs.parent / f"{id}.log"
+        return path.read_text().replace("\r", "\n") if path.exists() else ""
 
     def until(self, there: Callable[[], object], id: str, seconds: float = 120) -> None:
         """Wait for something that a running job does."""

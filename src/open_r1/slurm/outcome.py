@@ -46,9 +46,15 @@ def of(start: Path, code: int) -> tuple[int, str]:
     if failure is None:
         if ended in node.STOPPED:
             return REQUEUE, ""
-        return (ended if ended is not None else code), "" if not (ended or code) else _unknown(start, ended or code)
+        code = code if ended is None else ended
+        return _final(code), _unknown(start, code) if code else ""
     again = failure.passing and _may_retry(start)
-    return REQUEUE if again else failure.code or 1, _told(start, failure, again)
+    return REQUEUE if again else _final(failure.code or 1), _told(start, failure, again)
+
+
+def _final(code: int) -> int:
+    """An exit code that does not ask for another start."""
+    return 1 if code == REQUEUE else code
 
 
 def _told(start: Path, failure: Failure, again: bool) -> str:
@@ -64,7 +70,7 @@ def _told(start: Path, failure: Failure, again: bool) -> str:
     if again:
         lines.append("it may pass: the job starts again, from its last checkpoint")
     elif failure.passing:
-        lines.append(f"it was tried {_retries()} times without a step between; {RETRIES} sets how often")
+        lines.append(f"it might pass, but has come {_retries() + 1} times without a step between ({RETRIES})")
     return "\n".join(lines)
 
 

@@ -101,17 +101,10 @@ def _ended(id: str) -> list[Job]:
         told = dict(re.findall(r"(\w+)=(\S*)", line))
         if "JobState" in told:
             number = f"{id}_{told['ArrayTaskId']}" if "ArrayTaskId" in told else id
-            found.append(
-                Job(
-                    number,
-                    told["JobState"],
-                    told["Reason"],
-                    told.get("NodeList", ""),
-                    told["RunTime"],
-                    "",
-                    told["ExitCode"],
-                )
-            )
+            nodes = told.get("NodeList", "").replace("(null)", "")
+            # One that never ran has been waiting since 1970.
+            elapsed = told["RunTime"] if nodes else ""
+            found.append(Job(number, told["JobState"], told["Reason"], nodes, elapsed, "", told["ExitCode"]))
     if found:
         return found
     asked = ("sacct", "--noheader", "--parsable2", "--allocations", "--jobs", id)

@@ -63,10 +63,12 @@ def _pipeline(directory: Path) -> str:
     entries = {entry["dir"]: entry for entry in read_json(path)["jobs"]} if path.is_file() else {}
     known = queue.jobs([entry["id"] for entry in entries.values()])
     rows: list[tuple[str, ...]] = [("stage", "seed", "state", "progress", "job", "nodes", "time", "why")]
-    for stage in state["stages"]:
+    lost: set[tuple[str, int | None]] = set()
+    for stage in _in_order(state["stages"]):
         jobs = known.get(entries.get(stage["dir"], {}).get("id", ""), [])
         if entries:
-            _settle(stage, jobs)
+            _settle(stage, jobs, lost)
+            lost |= {(stage["name"], stage["seed"])} if stage["state"] in ("failed", "blocked") else set()
         job = next((job for job in jobs if job.active), jobs[0] if jobs else None)
         rows.append(
             (
@@ -95,21 +97,37 @@ def _pipeline(directory: Path) -> str:
     return "\n".join(lines)
 
 
-def _settle(stage: dict[str, Any], jobs: list[Job]) -> None:
-    """What became of a stage, by its run directory and its jobs."""
+def _in_order(stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Stages after those that they take something from."""
+    ordered: list[dict[str, Any]] = []
+    while len(ordered) < len(stages):
+        there = {(stage["name"], stage["seed"]) for stage in ordered}
+        ordered += [
+            stage
+            for stage in stages
+            if (stage["name"], stage["seed"]) not in there
+            and all((name, stage["seed"]) in there for names in stage["inputs"].values() for name in names)
+        ]
+    return ordered
+
+
+def _settle(stage: dict[str, Any], jobs: list[Job], lost: set[tuple[str, int | None]]) -> None:
+    """What became of a stage, by its run directory and its jobs, and those stages before it that have failed."""
     directory = Path(stage["dir"])
     known = status(directory)
     stage["seconds"] = known.get("seconds", stage["seconds"])
     stage["error"] = stage["why"] = None
     states = {job.state for job in jobs}
     failed = [job for job in jobs if not job.active and job.state != "COMPLETED"]
+    needs = [name for names in stage["inputs"].values() for name in names if (name, stage["seed"]) in lost]
     if is_finished(directory):
         stage["state"] = "finished" if stage["state"] != "cached" else "cached"
     elif states & {"RUNNING", "COMPLETING"}:
         stage["state"] = "running"
+    elif needs:
+        stage["state"], stage["why"] = "blocked", f"needs {' and '.join(needs)}"
     elif failed:
-        never = failed[0].state == "CANCELLED" and "ependency" in failed[0].reason
-        stage["state"] = "blocked" if never else "interrupted" if failed[0].state == "CANCELLED" else "failed"
+        stage["state"] = "interrupted" if failed[0].state == "CANCELLED" else "failed"
         stage["error"] = failure_of(failed[0]) if stage["state"] == "failed" else None
         stage["why"] = None if stage["error"] else f"{failed[0].state} {failed[0].exit_code}".strip()
     elif jobs:

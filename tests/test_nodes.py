@@ -1,0 +1,182 @@
+"""Which nodes of a job train and which serve, what they find of each other, and how a start is judged."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from open_r1 import failures, group, network, nodes
+from open_r1.errors import RecipeError, Unavailable
+from open_r1.failures import Failure
+from open_r1.nodes import Allocation, Layout
+from open_r1.slurm import outcome, queue
+
+
+def allocation(count: int, gpus: int = 8) -> Allocation:
+    return Allocation(Path("start"), count, 0, gpus)
+
+
+@pytest.mark.parametrize(
+    ("where", "processes", "gpus", "server", "expected"),
+    [
+        (None, 8, 8, 0, Layout([0])),
+        (None, 4, 4, 2, Layout([0], 0)),
+        (allocation(1), 8, 8, 0, Layout([0])),
+        (allocation(4), 32, 32, 0, Layout([0, 1, 2, 3])),
+        (allocation(1), 6, 6, 2, Layout([0], 0)),
+        (allocation(3), 16, 16, 8, Layout([0, 1], 2)),
+        (allocation(2), 8, 8, 4, Layout([0], 1)),
+        (allocation(2, 0), 4, 0, 0, Layout([0, 1])),
+        (allocation(2, 0), 1, 0, 1, Layout([0], 1)),
+    ],
+)
+def test_layout(where, processes, gpus, server, expected):
+    assert nodes.layout(where, processes, gpus, server) == expected
+
+
+@pytest.mark.parametrize(
+    ("where", "processes", "gpus", "server", "told"),
+    [
+        (allocation(1), 32, 32, 0, "1 node with 8 GPUs each; ask for them by sbatch --nodes=4, or add --gpus 8"),
+        (allocation(4), 8, 8, 0, r"4 nodes with 8 GPUs each; .* --nodes=1, or add --gpus 32 .*steps divided by 4"),
+        (allocation(2), 12, 12, 0, "every node is to use as many"),
+        (allocation(2), 8, 8, 16, "vllm_server_gpus: 16 are more than the 8 of a node"),
+        (allocation(1), 8, 8, 8, "for 8 GPUs and 8 for the vLLM server, and the job has 1 node .* --nodes=2"),
+        (allocation(1, 0), 8, 8, 0, "the job has none; add --gpus-per-node"),
+        (allocation(2, 0), 3, 0, 0, "processes: 3 on 2 nodes"),
+        (allocation(3, 0), 2, 0, 0, "processes: 2 on 3 nodes"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(where, processes, gpus, server, told):
+    with pytest.raises(RecipeError, match=told):
+        nodes.layout(where, processes, gpus, server)
+
+
+def test_orders_are_read_once_and_in_order(tmp_path):
+    nodes.order(tmp_path, [1, 2], "run", words=["a"])
+    nodes.order(tmp_path, [2], "serve", words=["b"])
+    assert [one.get("words") for one in nodes.orders(tmp_path, 1, 0)] == [["a"], None]
+    assert [one.get("kind") for one in nodes.orders(tmp_path, 2, 1)] == ["serve"]
+
+
+def test_a_port_of_the_sites_range_that_is_free(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setenv(network.PORTS, f"{port}-{port}")
+        with pytest.raises(RecipeError, match=rf"OPEN_R1_PORTS: every port of {port}-{port} is taken on "):
+            network.free_port()
+    assert network.free_port() == port
+    monkeypatch.setenv(network.PORTS, "many")
+    with pytest.raises(RecipeError, match="a range of ports such as 20000-20100, got 'many'"):
+        network.free_port()
+
+
+def test_an_address_is_one_that_resolves_to_more_than_the_loopback():
+    assert network.reachable(["no-such-host.invalid", "192.0.2.7"]) == "192.0.2.7"
+    with pytest.raises(RecipeError, match=r"can resolve none of no-such-host\.invalid, 127\.0\.0\.2"):
+        network.reachable(["no-such-host.invalid", "127.0.0.2"])
+
+
+@pytest.mark.parametrize("config", ["ddp", "fsdp2", "zero2", "zero3", "cpu"])
+def test_every_config_goes_over_several_machines(config):
+    """By one launcher on each, also of DeepSpeed, whose own would want ssh."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+
+    words = group.command("open_r1.sft", ["--config", "r.yaml"], config, 16, group.Place(2, 1, "n1", 20001))
+    args, _, _ = _validate_launch_command(launch_command_parser().parse_args(words[3:]))
+    assert (args.num_machines, args.machine_rank, args.num_processes) == (2, 1, 16)
+    assert (args.main_process_ip, args.main_process_port) == ("n1", 20001)
+    assert args.deepspeed_multinode_launcher == ("standard" if config.startswith("zero") else None)
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    folder = tmp_path / "7" / "start-0"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv(network.START, str(folder))
+    return folder
+
+
+def leave(start: Path, **values: object) -> None:
+    folder = start / failures.FOLDER
+    folder.mkdir(exist_ok=True)
+    told = {"message": "error: no", "node": "n1", "rank": 0, "when": 1.0, "code": 1, "final": False, "told": ""}
+    (folder / f"{len(list(folder.iterdir()))}.json").write_text(json.dumps(told | values))
+
+
+def test_the_earliest_failure_is_the_cause_and_echoes_of_it_are_not(start):
+    leave(start, message="RuntimeError: Connection closed by peer [10.0.0.2]", when=1.0)
+    leave(start, message="OSError: the disk is on fire", node="n2", rank=9, when=1.5)
+    leave(start, message="error: later", when=2.0)
+    assert failures.first(start).message == "OSError: the disk is on fire"
+    code, told = outcome.of(start, 143)
+    assert code == 1 and told.splitlines()[0].startswith("n2, rank 9, ") and "2 more failed" in told
+
+
+def test_a_process_leaves_its_first_failure(start, monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    failures.record(RecipeError("gpus: no"))
+    failures.record(ValueError("a later one"))
+    failure = failures.first(start)
+    assert (failure.message, failure.rank, failure.code, failure.final) == ("error: gpus: no", 3, 2, True)
+
+
+@pytest.mark.parametrize(
+    ("message", "more", "passing"),
+    [
+        ("RuntimeError: NCCL error: unhandled system error", {}, True),
+        ("torch.AcceleratorError: CUDA error: uncorrectable ECC error encountered", {}, True),
+        ("OSError: [Errno 116] Stale file handle", {}, True),
+        ("error: the vLLM server on n2 ended", {"code": Unavailable.CODE}, True),
+        ("error: the vLLM server on n2 ended", {"code": 2, "final": True}, False),
+        ("torch.OutOfMemoryError: CUDA out of memory", {}, False),
+        ("KeyError: 'prompt'", {}, False),
+        ("error: gpus: Connection", {"final": True, "code": 2}, False),
+    ],
+)
+def test_only_what_may_pass_is_tried_again(start, message, more, passing):
+    leave(start, message=message, **more)
+    code, _ = outcome.of(start, 1)
+    assert (code == outcome.REQUEUE) == passing and (passing or code in (1, 2))
+
+
+def test_failures_are_tried_again_so_often_without_a_step_between(start, tmp_path):
+    (tmp_path / "run").mkdir()
+    (start / "run").write_text(f"{tmp_path / 'run'}\n")
+    leave(start, message="TimeoutError: timed out")
+    codes = []
+    for step in (4, 4, 4, 8, 8, 8, 8):
+        (tmp_path / "run" / "status.json").write_text(json.dumps({"state": "failed", "step": step}))
+        codes.append(outcome.of(start, 1)[0])
+    assert codes == [75] * 6 + [1]
+
+
+@pytest.mark.parametrize(
+    ("head", "step", "expected"), [(0, 0, 0), (143, 0, 75), (130, 0, 75), (75, 75, 1), (None, 9, 9)]
+)
+def test_a_start_without_failures(start, head, step, expected):
+    if head is not None:
+        (start / "head.json").write_text(json.dumps({"code": head}))
+    assert outcome.of(start, step)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [("30", 1800), ("1:30", 90), ("2:00:00", 7200), ("1-00:00:00", 86400), ("1-2", 93600), ("infinite", None)],
+)  # fmt: skip
+def test_limits_as_slurm_writes_them(told, expected):
+    assert queue.seconds(told) == expected
+    if expected is not None:
+        assert queue.seconds(queue.limit(expected)) == expected
+
+
+def test_a_failure_is_a_line():
+    at = time.mktime((2026, 11, 28, 12, 30, 5, 0, 0, -1))
+    assert Failure("error: no", "n2", 3, at).line == "n2, rank 3, 12:30:05: error: no"
+    assert Failure("error: no", "n2", None, at).line == "n2, 12:30:05: error: no"
