@@ -58,21 +58,10 @@ job() {
     local cancelled=
     trap 'touch "$OPEN_R1_START/stop"' USR1 # soon at the time limit, or preempted
     trap 'cancelled=yes' TERM               # Slurm has told the step as well
-    # Single quotes: every node looks for itself.
-    # shellcheck disable=SC2016
     srun --export=ALL --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --mem=0 \
         --cpus-per-task="$(cores)" --kill-on-bad-exit=1 \
         ${OPEN_R1_SRUN[@]+"${OPEN_R1_SRUN[@]}"} ${OPEN_R1_WRAP[@]+"${OPEN_R1_WRAP[@]}"} \
-        bash -c '
-            if ! "$0" -c "import open_r1.slurm.node" 2>"$OPEN_R1_START/node-$SLURM_NODEID.log"; then
-                said=$(tail -n 1 "$OPEN_R1_START/node-$SLURM_NODEID.log" | tr -d "\"\\\\")
-                message="error: $0 cannot run open-r1 here ($said); make install on a file system that the compute nodes see, or set OPEN_R1_PYTHON in slurm/site.sh"
-                printf "{\"message\": \"%s\", \"node\": \"%s\", \"when\": %s, \"code\": 2, \"final\": true}\n" \
-                    "$message" "$SLURMD_NODENAME" "$(date +%s)" >"$OPEN_R1_START/errors/$SLURMD_NODENAME.json"
-                echo "$SLURMD_NODENAME: $message" >&2
-                exit 2
-            fi
-            exec "$0" -m open_r1.slurm.node "$@"' "$python" "$@" &
+        bash slurm/node.sh "$python" "$@" &
     local step=$! code=0 told
     # A trap ends `wait`, and the step goes on.
     while wait "$step" && code=0 || code=$?; kill -0 "$step" 2>/dev/null; do :; done

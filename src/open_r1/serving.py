@@ -45,10 +45,16 @@ def start(words: list[str], folder: Path, around: dict[str, str] | None = None) 
     with (folder / LOG).open("ab") as log:
         process = subprocess.Popen(
             [word.replace(PORT, str(port)) for word in words],
-            env=around, stdout=log, stderr=log, preexec_fn=die_with_parent,
+            env=around, stdout=log, stderr=log, preexec_fn=begin,
         )  # fmt: skip
     write_json(folder / PLACE, {"hosts": addresses(), "port": port, "node": node_name()})
     return process
+
+
+def begin() -> None:
+    """In a process that is started: it ends with this one, and by SIGTERM, which this one may ignore."""
+    die_with_parent()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def for_training(given: dict[str, Any], gpus: int) -> list[str]:

@@ -174,3 +174,21 @@ def test_a_directory_that_one_node_cannot_write_is_refused(site, write_recipe, t
     id = site.sbatch("--nodes=2", TRAIN, write_recipe("sft"), "--processes", 2)
     site.done(id, "FAILED", 60)
     assert site.log(id).splitlines()[0].startswith("n2, ") and "Read-only file system" in site.log(id).splitlines()[0]
+
+
+@pytest.mark.long
+def test_fsdp2_over_two_nodes(site, write_recipe, tmp_path):
+    """The weights are spread over the nodes, and the losses are those of one process."""
+    one = write_recipe("sft", "one", per_device_train_batch_size=8, max_steps=4, **SFT)
+    two = write_recipe(
+        "sft", "two", per_device_train_batch_size=4, max_steps=4, use_cpu=False, accelerate_config="fsdp2", **SFT
+    )
+    out = tmp_path / "two"
+    around = os.pathsep.join(str(ROOT / "tests" / "scripts" / name) for name in ("fsdp_on_cpu", "."))
+    id = site.sbatch("--nodes=2", TRAIN, two, "--processes", 2, "--output_dir", out, PYTHONPATH=around)
+    site.done(id)
+    shards = list((out / "checkpoint-2").glob("pytorch_model_fsdp_0/*.distcp"))
+    assert len(shards) == 2, "each process has written its part"
+    train_here(one, tmp_path / "one")
+    both = [[row["loss"] for row in rows(path) if "loss" in row] for path in (tmp_path / "one", out)]
+    assert both[1] == pytest.approx(both[0], abs=2e-2)  # the config computes in bfloat16

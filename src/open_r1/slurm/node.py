@@ -19,7 +19,6 @@ from ..configs import TRAINERS, is_recipe, parse_overrides, planned_processes, r
 from ..directory import holder, write_json
 from ..errors import RecipeError, Unavailable
 from ..nodes import Allocation
-from ..processes import die_with_parent
 
 HEAD = "head.json"  # of a start's folder: how the first node's command ended
 STOP = "stop"  # of a start's folder: asks for a checkpoint
@@ -113,7 +112,7 @@ class Node:
         if self.where.rank == 0:
             around = os.environ | {"SLURM_STEP_NUM_TASKS": "1"}  # it stands for the tasks of all nodes
             self.head = subprocess.Popen(
-                [sys.executable, "-m", "open_r1.cli", verb, *words], env=around, preexec_fn=_begin
+                [sys.executable, "-m", "open_r1.cli", verb, *words], env=around, preexec_fn=serving.begin
             )
         try:
             while True:
@@ -182,11 +181,6 @@ class Node:
         if not list((self.where.start / failures.FOLDER).glob(f"{name}-*.json")):
             failures.leave(failures.Failure(message, name, None, time.time(), code, final))
         return code
-
-
-def _begin() -> None:
-    die_with_parent()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 if __name__ == "__main__":
