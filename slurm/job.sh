@@ -9,7 +9,10 @@ OPEN_R1_WRAP=() # a command before Python's, for a container of apptainer
 site=${OPEN_R1_SITE:-slurm/site.sh}
 if [ -f "$site" ]; then
     # shellcheck source=/dev/null
-    source "$site"
+    source "$site" || {
+        echo "error: $site ends with exit code $?" >&2
+        exit 2
+    }
 elif [ -n "${OPEN_R1_SITE:-}" ]; then
     echo "error: OPEN_R1_SITE names $site, and there is no such file in $PWD" >&2
     exit 2
@@ -51,7 +54,7 @@ job() {
     fi
     export PYTHONUNBUFFERED=1
     # Steps take all that the job has; by these srun would ask for it in another way than below.
-    unset SLURM_CPUS_PER_GPU SLURM_CPUS_PER_TASK SLURM_MEM_PER_NODE SLURM_MEM_PER_CPU SLURM_MEM_PER_GPU
+    unset SLURM_CPUS_PER_GPU SLURM_CPUS_PER_TASK SLURM_MEM_PER_NODE SLURM_MEM_PER_CPU SLURM_MEM_PER_GPU SLURM_GPUS
     if [ "${SLURM_GPUS_PER_NODE:-}" = 0 ]; then unset SLURM_GPUS_PER_NODE; fi
     echo "$(date '+%F %T') job $id, start ${SLURM_RESTART_COUNT:-0}, on $SLURM_JOB_NODELIST: open-r1 $*"
 
@@ -65,6 +68,7 @@ job() {
     local step=$! code=0 told
     # A trap ends `wait`, and the step goes on.
     while wait "$step" && code=0 || code=$?; kill -0 "$step" 2>/dev/null; do :; done
+    wait "$step" && code=0 || code=$? # of the step, where a trap came as it ended
 
     if [ -n "$cancelled" ]; then
         echo "$(date '+%F %T') cancelled; sbatch with the same words goes on from the last checkpoint"

@@ -13,7 +13,7 @@ from open_r1 import failures, group, network, nodes
 from open_r1.errors import RecipeError, Unavailable
 from open_r1.failures import Failure
 from open_r1.nodes import Allocation, Layout
-from open_r1.slurm import outcome, queue
+from open_r1.slurm import outcome, queue, request
 
 
 def allocation(count: int, gpus: int = 8) -> Allocation:
@@ -103,6 +103,11 @@ def start(tmp_path, monkeypatch):
     return folder
 
 
+CUDA = """CUDA error: uncorrectable ECC error encountered
+CUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace below might be incorrect.
+Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions."""
+
+
 def leave(start: Path, **values: object) -> None:
     folder = start / failures.FOLDER
     folder.mkdir(exist_ok=True)
@@ -131,7 +136,8 @@ def test_a_process_leaves_its_first_failure(start, monkeypatch):
     ("message", "more", "passing"),
     [
         ("RuntimeError: NCCL error: unhandled system error", {}, True),
-        ("torch.AcceleratorError: CUDA error: uncorrectable ECC error encountered", {}, True),
+        ("error: the process was ended by SIGABRT", {"code": 134}, True),
+        ("OSError: seccomp is absent, maxid 3", {}, False),
         ("OSError: [Errno 116] Stale file handle", {}, True),
         ("error: the vLLM server on n2 ended", {"code": Unavailable.CODE}, True),
         ("error: the vLLM server on n2 ended", {"code": 2, "final": True}, False),
@@ -146,15 +152,34 @@ def test_only_what_may_pass_is_tried_again(start, message, more, passing):
     assert (code == outcome.REQUEUE) == passing and (passing or code in (1, 2))
 
 
-def test_failures_are_tried_again_so_often_without_a_step_between(start, tmp_path):
-    (tmp_path / "run").mkdir()
+def test_cudas_advice_does_not_hide_its_error(start):
+    failures.record(RuntimeError(CUDA))
+    failure = failures.first(start)
+    assert failure.message == "RuntimeError: CUDA error: uncorrectable ECC error encountered" and failure.passing
+    assert "TORCH_USE_CUDA_DSA" in failure.told
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_job_is_started_again_so_often_with_nothing_done_between(start, tmp_path, stopped):
     (start / "run").write_text(f"{tmp_path / 'run'}\n")
+    if stopped:
+        (start / "stop").touch()
     leave(start, message="TimeoutError: timed out")
     codes = []
     for step in (4, 4, 4, 8, 8, 8, 8):
-        (tmp_path / "run" / "status.json").write_text(json.dumps({"state": "failed", "step": step}))
+        checkpoint = tmp_path / "run" / f"checkpoint-{step}"
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        (checkpoint / "manifest.json").touch()
         codes.append(outcome.of(start, 1)[0])
     assert codes == [75] * 6 + [1]
+
+
+def test_what_fails_of_being_stopped_is_no_failure(start):
+    leave(start, message="error: the process was ended by SIGTERM")
+    (start / "stop").touch()
+    assert outcome.of(start, 143) == (outcome.REQUEUE, "")
+    (start / "head.json").write_text('{"code": 0}')
+    assert outcome.of(start, 143) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -174,6 +199,28 @@ def test_limits_as_slurm_writes_them(told, expected):
     assert queue.seconds(told) == expected
     if expected is not None:
         assert queue.seconds(queue.limit(expected)) == expected
+
+
+def test_options_of_sbatch_are_taken_as_they_are_written():
+    """YAML would make seconds of a time, which Slurm would read as minutes."""
+    words = ["--seed", "7", "--slurm.time", "2:00:00", "--slurm.gpus_per_node=h100:8", "--slurm.exclusive", "--toy"]
+    asked, rest = request.split(words)
+    assert asked == {"time": "2:00:00", "gpus-per-node": "h100:8", "exclusive": None} and rest == [
+        "--seed",
+        "7",
+        "--toy",
+    ]
+
+
+def test_a_partition_is_that_of_its_largest_nodes(monkeypatch):
+    told = "gpu*|gpu:a100:8(S:0-1),nvme:1|128|1031000+|4|2-00:00:00\ngpu*|gpu:a100:8|64+|1030000|2|2-00:00:00\n"
+    told += "cpu|(null)|64|256000|9|infinite\nmixed|vgpu:4,gpu:2|8|64000|1|30:00\n"
+    monkeypatch.setattr(queue, "command", lambda *words: told)
+    assert queue.partition(None) == queue.Partition("gpu", 8, 64, 1030000, 6, 172800)
+    assert (queue.partition("cpu").gpus, queue.partition("cpu").limit) == (0, None)
+    assert queue.partition("mixed").gpus == 2
+    with pytest.raises(RecipeError, match="partition: there is none named 'gpus'; did you mean 'gpu'"):
+        queue.partition("gpus")
 
 
 def test_a_failure_is_a_line():

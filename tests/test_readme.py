@@ -103,7 +103,7 @@ def test_command(line, monkeypatch, tmp_path):
         return
     if graph.is_pipeline(recipe):
         flags = {"dry_run", *submit.FLAGS}
-        given = request.split(parse_overrides(overrides))[1]
+        given = parse_overrides(request.split(overrides)[1])
         changes = {key: value for key, value in given.items() if key not in flags}
         graph.read(Path(recipe), changes)
         return

@@ -25,6 +25,9 @@ def main() -> None:
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         sys.exit(told(rank, failure.exitcode))
+    except Exception as error:  # of the meeting of the machines
+        failures.record(error)
+        raise
 
 
 def told(rank: int, code: int) -> int:

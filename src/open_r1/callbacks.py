@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import sys
 import time
@@ -19,6 +20,7 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
 from .guard import Stopped
+from .network import START
 from .rewards.batch import Reward
 from .run import LEAST_BYTES, Run, read_json, require_space, seal
 
@@ -111,7 +113,8 @@ class StopSignal(TrainerCallback):
 
     def _receive(self, number: int, frame: Any) -> None:
         if self.received is not None:
-            if time.monotonic() - self.at > self.ONE:
+            # Slurm says it again at the limit, and kills by itself.
+            if time.monotonic() - self.at > self.ONE and START not in os.environ:
                 raise KeyboardInterrupt
             return
         self.received, self.at = number, time.monotonic()
@@ -124,7 +127,7 @@ class StopSignal(TrainerCallback):
             received = torch.tensor([stop], device=self.trainer.accelerator.device)
             stop = int(self.trainer.accelerator.gather(received).max())
         if stop:
-            self.received = stop
+            self.received, self.at = stop, self.at or time.monotonic()
             control.should_save = control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -215,7 +215,7 @@ def _serve(words: list[str]) -> None:
     from .errors import Unavailable
 
     try:
-        serving.serve(words[0], words[1:])
+        sys.exit(128 + serving.serve(words[0], words[1:]))
     except (RecipeError, Unavailable) as error:
         failures.record(error)
         print(f"error: {error}", file=sys.stderr)

@@ -29,7 +29,7 @@ ECHOES = re.compile(
 )
 # Words of errors that may not come again: of the network, of a node's hardware, of a file system that went away.
 PASSING = re.compile(
-    r"NCCL|ECC|Xid|unspecified launch failure|illegal memory access|Bus error|SIGBUS|"
+    r"NCCL|\bECC\b|\bXid\b|SIGABRT|unspecified launch failure|illegal memory access|Bus error|SIGBUS|"
     r"Connection|timed? ?out|Temporary failure|Name or service not known|Network is unreachable|"
     r"Stale file handle|Input/output error|Remote I/O error|Communication error|"
     r"Too Many Requests|Bad Gateway|Service Unavailable",
@@ -82,7 +82,9 @@ def record(error: BaseException) -> None:
         told, final = f"error: {error}", isinstance(error, RecipeError)
         return leave(Failure(told, node_name(), _rank(), time.time(), 2 if final else Unavailable.CODE, final, told))
     told = "".join(traceback.format_exception(error)).rstrip()
-    leave(Failure(told.splitlines()[-1], node_name(), _rank(), time.time(), 1, told=told))
+    # CUDA's errors end with advice; what they are stands first.
+    said = "".join(traceback.format_exception_only(error)).strip().splitlines()[0]
+    leave(Failure(said, node_name(), _rank(), time.time(), 1, told=told))
 
 
 def leave(failure: Failure) -> None:

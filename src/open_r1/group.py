@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from .configs import accelerate_config
+from .network import START
 from .processes import die_with_parent
 
 WORLD = "OPEN_R1_WORLD"  # environment variable: how many processes the launcher was asked for
@@ -57,7 +58,8 @@ def command(module: str, words: list[str], config: str, processes: int, place: P
 
 def environment(processes: int, machines: int = 1) -> dict[str, str]:
     """What the processes of this machine find around them."""
-    threads = str(max(1, (os.cpu_count() or 1) // max(1, processes // machines)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = str(max(1, cores // max(1, processes // machines)))
     ours = {
         # accelerate's launcher would pass a signal on itself, and kill what has not ended half a minute later: in the
         # middle of a step, or of a checkpoint.
@@ -105,13 +107,13 @@ _STOPS = (signal.SIGTERM, signal.SIGINT)
 def begin() -> None:
     """In the launcher's process, before it starts: only its own processes are to be told to stop."""
     die_with_parent()
-    for number in _STOPS:
-        signal.signal(number, signal.SIG_IGN)
+    # Held back, not ignored: a stop that comes while a process loads reaches it in `restore_signals`.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
 
 
 def _pass_on(launcher: subprocess.Popen[bytes], received: list[int], told: dict[int, int]) -> None:
     """Send every process that the launcher has by now what it has not been sent yet; kill an impatient person's."""
-    if len(received) > KILL_AFTER:
+    if len(received) > KILL_AFTER and START not in os.environ:  # Slurm kills by itself
         launcher.kill()
         return
     with contextlib.suppress(psutil.Error):
@@ -125,3 +127,4 @@ def restore_signals() -> None:
     """In a process that a launcher has started: signals end it again, until its trainer handles them."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)

@@ -39,9 +39,10 @@ def here() -> Allocation | None:
     """The allocation that this process is part of; None outside of slurm/*.slurm."""
     if START not in os.environ:
         return None
+    listed = [gpu for gpu in os.environ.get("SLURM_STEP_GPUS", "").split(",") if gpu]  # all that Slurm 20.11 says
     rank, nodes, gpus = (
-        int(os.environ.get(f"SLURM_{name}") or least)
-        for name, least in (("NODEID", 0), ("STEP_NUM_NODES", 1), ("GPUS_ON_NODE", 0))
+        int(os.environ.get(f"SLURM_{name}") or default)
+        for name, default in (("NODEID", 0), ("STEP_NUM_NODES", 1), ("GPUS_ON_NODE", len(listed)))
     )
     return Allocation(Path(os.environ[START]), nodes, rank, gpus)
 

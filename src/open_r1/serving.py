@@ -80,12 +80,15 @@ def for_training(given: dict[str, Any], gpus: int) -> list[str]:
     return words
 
 
-def serve(model: str, words: list[str]) -> None:
+def serve(model: str, words: list[str]) -> int:
     """Serve a model by vLLM's OpenAI-compatible server until it is told to end.
 
     Args:
         model: a hub name, a folder, or a run directory with a model.
         words: options of `vllm serve`, and `--deadline`, the seconds until it has to be healthy.
+
+    Returns:
+        The signal that told it to end.
 
     Raises:
         RecipeError: vLLM is not installed.
@@ -105,17 +108,22 @@ def serve(model: str, words: list[str]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: stopped.append(number))
 
+    alive = watcher(process, folder)
+
     def watch() -> None:
-        if process.poll() is not None and not stopped:
-            raise Unavailable(ended(process.returncode, folder))
+        if stopped:
+            raise KeyboardInterrupt
+        alive()
 
     try:
-        print(f"{model} is loaded; the server's log is {folder / LOG}", flush=True)
+        print(f"{model} is being loaded; the server's log is {folder / LOG}", flush=True)
         address = wait(folder, deadline, watch)
         print(f"{model} is served at {address}/v1", flush=True)
-        while not stopped:
+        while True:
             watch()
             time.sleep(0.5)
+    except KeyboardInterrupt:
+        return stopped[0]
     finally:
         end(process)
 

@@ -84,7 +84,8 @@ def test_serving_a_model(site, base):
 
 def test_measuring_a_model(site, base, tmp_path):
     small = ("--benchmarks.0.problems", 4, "--benchmarks.0.k", 2, "--benchmarks.0.max_tokens", 8, "--report", "false")
-    id = site.sbatch("--nodes=1", "slurm/evaluate.slurm", base.parent, "tiny", *small, "--output_dir", tmp_path / "run")
+    words = (base.parent, "tiny", *small, "--output_dir", tmp_path / "run")
+    id = site.sbatch("--nodes=1", "slurm/evaluate.slurm", *words)
     site.done(id)
     assert run.read_json(tmp_path / "run" / "evaluations" / "tiny.json")["metrics"]["pass@1"]["value"] is not None
     assert "pass@1" in site.log(id)

@@ -46,6 +46,7 @@ def test_a_recipe_is_shown_tried_and_submitted(site, write_recipe, tmp_path):
     line = f"sbatch --job-name={tmp_path.parent.name}-{tmp_path.name}-run --nodes=1 --gpus-per-node=0 --mincpus=2 "
     assert shown.returncode == 0 and shown.stdout.startswith(line + "--time=01:00:00"), shown
     assert f"slurm/train.slurm {recipe}\n" in shown.stdout and "#SBATCH --requeue" in shown.stdout
+    assert "--time=2:00:00 " in site.command(*words, "--slurm.time", "2:00:00", "--dry-run").stdout
     tried = site.command(*words, "--test-only")
     assert tried.returncode == 0 and "to start at" in tried.stdout and not (tmp_path / "run").exists()
     done = site.command(*words)
@@ -70,6 +71,11 @@ def test_a_recipe_is_shown_tried_and_submitted(site, write_recipe, tmp_path):
             "and the partition low has 2 with 2; name another (--slurm.partition)",
         ),
         (["--slurm.gpus-per-node", "4", "--gpus", "4"], "no node of the partition low has 4 GPUs; the most is 2"),
+        (
+            ["--slurm.gpus-per-node", "h100", "--gpus", "4"],
+            "a number, or a type and a number as in h100:8, got",
+        ),
+        (["--array", "3"], "--array: jobs of an array share sampling or evaluation, and "),
     ],
 )
 def test_what_slurm_cannot_give_is_refused_before_it_is_queued(site, write_recipe, words, told):

@@ -39,9 +39,7 @@ def main(path: str, words: list[str]) -> int:
         return 0
     print(told.begun(pipeline, jobs), flush=True)
     keep_plan(pipeline, changes, jobs)
-    known = plan.read_state(pipeline.dir)
-    earlier = known.get("overwriting") if known.get("state") != "finished" else None
-    execution = Execution(pipeline, jobs, _say, (earlier or time.time()) if overwrite else None)
+    execution = Execution(pipeline, jobs, _say, overwriting(pipeline) if overwrite else None)
     execution.run()
     if not _is_shown(pipeline.dir):
         report(pipeline.dir)
@@ -77,6 +75,13 @@ def planned(path: str, changes: dict[str, Any], flags: dict[str, Any]) -> tuple[
     jobs = plan.make(pipeline, chosen, overwrite)
     check_recipes(pipeline, jobs)
     return pipeline, jobs, overwrite
+
+
+def overwriting(pipeline: graph.Pipeline) -> float:
+    """When the first of those starts began that are to run stages again (Unix time), this one if none before it."""
+    known = plan.read_state(pipeline.dir)
+    earlier = known.get("overwriting") if known.get("state") != "finished" else None
+    return earlier or time.time()
 
 
 def keep_plan(pipeline: graph.Pipeline, changes: dict[str, Any], jobs: list[plan.Job]) -> None:

@@ -26,6 +26,7 @@ from ..engines import ENGINES
 
 PACKAGE = Path(__file__).parents[1]
 ACCELERATE = Path("recipes/accelerate_configs")
+DIGEST = "OPEN_R1_ADDRESS"  # environment variable: of the address that a job is to fill
 STAGES = Path("runs/stages")  # each at its address; pipelines share them
 # What shows, checks or starts a run, and does not change what comes of it.
 PRESENTATION = {

@@ -124,10 +124,15 @@ def _job(stage: Stage, seed: int | None, of_stage: dict[str, Job], toy: bool, re
     found = address.of(task, given)
     path = Path(stage.recipe).resolve()
     directory = address.STAGES / f"{path.parents[1].name}-{path.parent.name}-{path.stem}-{found['digest']}"
-    gpus = given.get("gpus") or 0
+    gpus = gpus_of(given)
     upstream = list({id(of_stage[name]): of_stage[name] for name in stage.upstream}.values())
     changes |= {"output_dir": str(directory)} | ({} if report else {"report": False})
-    return Job(stage, seed, changes, directory, found, int(gpus), upstream)
+    return Job(stage, seed, changes, directory, found, gpus, upstream)
+
+
+def gpus_of(given: dict[str, Any]) -> int:
+    """That a recipe takes, a vLLM server of its own included."""
+    return int(given.get("gpus") or 0) + int(given.get("vllm_server_gpus") or 0)
 
 
 def _wired(stage: Stage, of_stage: dict[str, Job], given: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ on any node ends the job's step at once (`srun --kill-on-bad-exit`), and `outcom
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -28,20 +29,25 @@ STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)
 
 def main() -> None:
     verb, words = sys.argv[1], sys.argv[2:]
-    # Slurm gives all processes of a step notice by SIGTERM; those that train act on it, and this one waits for them.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # The first node's command stands for the tasks of all nodes, and launchers for those of theirs.
+    os.environ["SLURM_STEP_NUM_TASKS"] = "1"
     try:
         where = nodes.here()
         if where is None:
             raise RecipeError(
                 "this is what slurm/*.slurm start on a job's nodes; for one machine there is open-r1 train"
             )
+        # Slurm gives all processes of a step notice by SIGTERM. Those that train act on it; this one waits for them.
+        signal.signal(signal.SIGTERM, lambda *_: (where.start / STOP).touch())
         check(where, verb, words)
         code = Node(where).run(verb, words)
     except RecipeError as error:
         failures.record(error)
         print(f"error: {network.node_name()}: {error}", file=sys.stderr, flush=True)
         code = 2
+    except Exception as error:
+        failures.record(error)
+        raise
     sys.exit(code)
 
 
@@ -77,10 +83,15 @@ def check(where: Allocation, verb: str, words: list[str]) -> None:
 
 
 def _check_recipe(where: Allocation, path: str, words: list[str]) -> Path:
-    """Refuse a recipe for other nodes than these; its run directory."""
+    """Refuse a recipe for other nodes than these, or another than was submitted; its run directory."""
+    from ..pipeline import address
+
     changes = parse_overrides(words)
     processes = changes.pop("processes", None) or planned_processes(path, words_of(changes))
     task, given = resolve(Path(path), changes)
+    planned = os.environ.get(address.DIGEST)
+    if planned and address.of(task, given)["digest"] != planned:
+        raise RecipeError(f"{path}: the recipe, code or libraries changed since this was submitted; submit it again")
     if task in TRAINERS:
         gpus, server = (0 if given.get("toy") else int(given.get(key) or 0) for key in ("gpus", "vllm_server_gpus"))
         nodes.layout(where, int(processes), gpus, server)
@@ -108,12 +119,8 @@ class Node:
 
     def run(self, verb: str, words: list[str]) -> int:
         """Until the first node's command ends, or something here fails. Returns the exit code."""
-        write_json(self.where.start / f"node-{self.where.rank}.json", {"node": network.node_name()})
         if self.where.rank == 0:
-            around = os.environ | {"SLURM_STEP_NUM_TASKS": "1"}  # it stands for the tasks of all nodes
-            self.head = subprocess.Popen(
-                [sys.executable, "-m", "open_r1.cli", verb, *words], env=around, preexec_fn=serving.begin
-            )
+            self.head = subprocess.Popen([sys.executable, "-m", "open_r1.cli", verb, *words], preexec_fn=serving.begin)
         try:
             while True:
                 code = self.look()
@@ -142,7 +149,8 @@ class Node:
             self.done += 1
             if order.get("kind") == "end":
                 if self.member is not None:
-                    self.member.wait(PATIENCE)
+                    with contextlib.suppress(subprocess.TimeoutExpired):  # all that it has done is written
+                        self.member.wait(PATIENCE)
                 return 0
             if order:
                 self.follow(order)
@@ -151,6 +159,9 @@ class Node:
             if code:
                 return self.fail(f"the training's processes ended with exit code {code}", code)
         if self.server is not None and (code := self.server.poll()) is not None:
+            self.server = None
+            if (self.where.start / STOP).exists():
+                return None  # it was told to stop as all were, and the training ends by itself
             return self.fail(
                 f"error: {serving.ended(code, self.where.start)}",
                 2 if not self.server_restarts else Unavailable.CODE,

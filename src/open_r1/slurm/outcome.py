@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from .. import failures
-from ..directory import read_json, status, write_json
+from ..directory import read_json, write_json
 from ..failures import Failure
 from ..network import START
 from . import node
 
 REQUEUE = 75  # exit code: EX_TEMPFAIL of sysexits.h
-RETRIES = "OPEN_R1_RETRIES"  # environment variable: how often a job starts again after failures without a step between
+RETRIES = "OPEN_R1_RETRIES"  # environment variable: how often a job starts again with nothing done between
 DEFAULT_RETRIES = 3
 COUNTED = "retries.json"  # of a job's folder
 
@@ -42,10 +42,18 @@ def of(start: Path, code: int) -> tuple[int, str]:
     """
     head = start / node.HEAD
     ended = read_json(head)["code"] if head.is_file() else None
+    if ended == 0:
+        return 0, ""
+    if ended in node.STOPPED or (start / node.STOP).exists():
+        # What failed then failed of being stopped.
+        if _may_retry(start):
+            return REQUEUE, ""
+        return 1, (
+            f"error: it was stopped {_retries() + 1} times with nothing done between; ask for more --time, or less "
+            "notice before its end (--signal)"
+        )
     failure = failures.first(start)
     if failure is None:
-        if ended in node.STOPPED:
-            return REQUEUE, ""
         code = code if ended is None else ended
         return _final(code), _unknown(start, code) if code else ""
     again = failure.passing and _may_retry(start)
@@ -82,14 +90,23 @@ def _unknown(start: Path, code: int) -> str:
 
 
 def _may_retry(start: Path) -> bool:
-    """Count a failure; those with a step between them are not the same one."""
+    """Count a start that did not come to its end; those with something done between them are not the same."""
     path = start.parent / COUNTED
-    before: dict[str, Any] = read_json(path) if path.is_file() else {"count": 0, "step": None}
-    named = start / "run"
-    step = status(Path(named.read_text().strip())).get("step") if named.is_file() else None
-    count = 1 if step != before["step"] else before["count"] + 1
-    write_json(path, {"count": count, "step": step})
+    before: dict[str, Any] = read_json(path) if path.is_file() else {"count": 0, "done": None}
+    done = _done(start)
+    count = 1 if done != before["done"] else before["count"] + 1
+    write_json(path, {"count": count, "done": done})
     return count <= _retries()
+
+
+def _done(start: Path) -> list[Any] | None:
+    """What the run has whole, by which a start shows that it got further."""
+    named = start / "run"
+    if not named.is_file():
+        return None
+    run = Path(named.read_text(encoding="utf-8").strip())
+    steps = [int(path.parent.name.split("-")[1]) for path in run.glob("checkpoint-*/manifest.json")]
+    return [str(run), max(steps, default=0), len([*run.glob("data/*.parquet"), *run.glob("judged/*")])]
 
 
 def _retries() -> int:

@@ -9,7 +9,10 @@ from dataclasses import dataclass, replace
 
 from ..errors import RecipeError, nearest
 
-ACTIVE = ("PENDING", "RUNNING", "SUSPENDED", "CONFIGURING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "STOPPED")
+FINAL = (
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
+    "TIMEOUT",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Job:
 
     @property
     def active(self) -> bool:
-        return self.state in ACTIVE
+        """True unless it has ended, or waits for what will not come, so that Slurm is about to cancel it."""
+        return self.state not in FINAL and self.reason != "DependencyNeverSatisfied"
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def command(*words: str, check: bool = True) -> str:
 def jobs(ids: list[str]) -> dict[str, list[Job]]:
     """Jobs by their ids, the tasks of an array under the array's; those that Slurm has forgotten are left out."""
     known: dict[str, list[Job]] = {}
-    if not ids:
+    if not ids or shutil.which("squeue") is None:  # as in a container
         return known
     for line in command("squeue", "--noheader", "--array", "--format=%F|%i|%T|%r|%N|%M|%L").splitlines():
         of_array, *rest = line.split("|")
@@ -126,7 +130,7 @@ def partition(name: str | None) -> Partition:
         told, gres, cpus, memory, nodes, limit = line.split("|")
         own = told.rstrip("*")
         default = own if told.endswith("*") else default
-        gpus = sum(int(number) for number in re.findall(r"gpu:(?:[^:,()]+:)?(\d+)", gres))
+        gpus = sum(int(number) for number in re.findall(r"(?:^|,)gpu:(?:[^:,()]+:)?(\d+)", gres))
         # Of nodes that differ, the least: `64+`.
         this = Partition(own, gpus, int(cpus.rstrip("+")), int(memory.rstrip("+")), int(nodes), seconds(limit))
         before = found.get(own)
@@ -139,7 +143,7 @@ def partition(name: str | None) -> Partition:
             )
         if before is None or gpus >= before.gpus:
             found[own] = this
-    chosen = name or default
+    chosen = name.partition(",")[0] if name else default  # of several, sbatch takes the one that is free first
     if chosen is None:
         raise RecipeError(f"partition: the cluster has no default one; name one of {', '.join(found)}")
     if chosen not in found:

@@ -20,10 +20,16 @@ from .queue import Partition
 SITE = "OPEN_R1_SITE"  # environment variable: the site's file, if not slurm/site.sh
 SCRIPTS = Path("slurm")
 LOGS = Path("runs/slurm")
+# Options of which sbatch takes one.
+EXCLUSIVE = (
+    {"mem", "mem-per-cpu", "mem-per-gpu"},
+    {"cpus-per-gpu", "cpus-per-task", "mincpus"},
+    {"gpus-per-node", "gres", "gpus"},
+)
 MARGIN = 1.5  # of the estimated time, which nobody has measured
 LEAST, UNKNOWN, MOST = 3600, 24 * 3600, 7 * 24 * 3600  # seconds: of a request, and where the estimate does not know
 STARTING = 1800  # seconds to load libraries and weights in, and to evaluate before and after
-OPTION = "slurm."  # what options of sbatch's begin with among a recipe's
+OPTION = "--slurm."  # what options of sbatch's begin with among a recipe's
 
 
 @dataclass
@@ -67,7 +73,9 @@ def site() -> dict[str, str]:
         if SITE in os.environ:
             raise RecipeError(f"{SITE}: there is no {path}; copy slurm/site.example.sh there, or unset it")
         return dict(os.environ)
-    done = subprocess.run(["bash", "-c", 'set -e; source "$0" >&2; env -0', path], capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "-c", 'set -e; source "$0" >&2; env -0', path.resolve()], capture_output=True, text=True
+    )
     if done.returncode:
         raise RecipeError(f"{path} ends with exit code {done.returncode}: {done.stderr.strip()[-300:]}")
     return dict(pair.split("=", 1) for pair in done.stdout.split("\0") if "=" in pair)
@@ -78,14 +86,22 @@ def jobs_folder(around: dict[str, str]) -> Path:
     return Path(around.get("OPEN_R1_JOBS", LOGS))
 
 
-def split(changes: dict[str, Any]) -> tuple[dict[str, str | None], dict[str, Any]]:
-    """Options of sbatch (`--slurm.time 2:00:00`), and a recipe's overrides."""
-    asked = {
-        key.removeprefix(OPTION).replace("_", "-"): None if value is True else str(value)
-        for key, value in changes.items()
-        if key.startswith(OPTION)
-    }
-    return asked, {key: value for key, value in changes.items() if not key.startswith(OPTION)}
+def split(words: list[str]) -> tuple[dict[str, str | None], list[str]]:
+    """Options of sbatch as they are written (YAML would make seconds of `--slurm.time 2:00:00`), and the rest."""
+    asked: dict[str, str | None] = {}
+    rest: list[str] = []
+    key = None
+    for word in words:
+        if word.startswith(OPTION):
+            name, given, value = word.removeprefix(OPTION).partition("=")
+            key = name.replace("_", "-")
+            asked[key] = value if given else None
+        elif key is not None and not word.startswith("--") and asked[key] is None:
+            asked[key] = word
+        else:
+            key = None
+            rest.append(word)
+    return asked, rest
 
 
 def of(
@@ -126,6 +142,9 @@ def of(
     }
     script = SCRIPTS / ("sample.slurm" if task in SHARDED_TASKS else "train.slurm")
     words = [path, *words_of(changes)] + (["--processes", str(processes)] if processes else [])
+    for group in EXCLUSIVE:
+        if group & asked.keys():
+            options = {key: value for key, value in options.items() if key not in group}
     return Request(script, words, options | asked, notes)
 
 
@@ -136,7 +155,10 @@ def shape(path: str, gpus: int, server: int, there: Partition, asked: dict[str, 
         RecipeError: no node has as many.
     """
     told = asked.get("gpus-per-node")
-    most = int(told.rpartition(":")[2]) if told else there.gpus
+    count = (told or "").rpartition(":")[2]
+    if told and not count.isdigit():
+        raise RecipeError(f"--slurm.gpus-per-node: a number, or a type and a number as in h100:8, got {told!r}")
+    most = int(count) if told else there.gpus
     if not most:
         raise RecipeError(
             f"{path}: it is for {gpus} GPUs, and nodes of the partition {there.name} have none that Slurm knows of; "
@@ -146,6 +168,11 @@ def shape(path: str, gpus: int, server: int, there: Partition, asked: dict[str, 
         raise RecipeError(
             f"--slurm.gpus-per-node: no node of the partition {there.name} has {most} GPUs; the most is {there.gpus}"
         )
+    if nodes := asked.get("nodes"):
+        trainers = int(nodes) - (server > 0) if nodes.isdigit() else 0
+        if trainers < 1 or gpus % trainers:
+            raise RecipeError(f"--slurm.nodes: {gpus} GPUs cannot be shared equally by {nodes} nodes")
+        return int(nodes), max(gpus // trainers, server)
     if gpus + server <= most:
         return 1, gpus + server
     if server > most:

@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import failures
 from .. import pipeline as pipelines
-from ..directory import is_finished, read_json, read_jsonl, status, write_json
+from ..directory import is_finished, is_locked, read_json, read_jsonl, status, write_json
 from ..errors import RecipeError
 from ..pages.reading import duration
 from ..pipeline.plan import STATE, read_state
@@ -62,11 +62,13 @@ def _pipeline(directory: Path) -> str:
     path = directory / SUBMITTED
     entries = {entry["dir"]: entry for entry in read_json(path)["jobs"]} if path.is_file() else {}
     known = queue.jobs([entry["id"] for entry in entries.values()])
+    # Of one that is run by a process here, that process says how it stands.
+    settles = bool(entries) and not is_locked(directory)
     rows: list[tuple[str, ...]] = [("stage", "seed", "state", "progress", "job", "nodes", "time", "why")]
     lost: set[tuple[str, int | None]] = set()
     for stage in _in_order(state["stages"]):
         jobs = known.get(entries.get(stage["dir"], {}).get("id", ""), [])
-        if entries:
+        if settles:
             _settle(stage, jobs, lost)
             lost |= {(stage["name"], stage["seed"])} if stage["state"] in ("failed", "blocked") else set()
         job = next((job for job in jobs if job.active), jobs[0] if jobs else None)
@@ -85,10 +87,10 @@ def _pipeline(directory: Path) -> str:
     states = {stage["state"] for stage in state["stages"]}
     over = not states & {"waiting", "running"}
     state["state"] = "running" if not over else "failed" if states & {"failed", "blocked"} else "finished"
-    if entries:
+    if settles:
         write_json(directory / STATE, state)
     lines = aligned(rows, left=tuple(range(len(rows[0]))))
-    if over and entries:
+    if over and settles:
         lines += ["", str(pipelines.report(directory))]
     elif waiting := [
         entry["id"] for entry in entries.values() if any(job.active for job in known.get(entry["id"], []))
@@ -130,9 +132,10 @@ def _settle(stage: dict[str, Any], jobs: list[Job], lost: set[tuple[str, int | N
         stage["state"] = "interrupted" if failed[0].state == "CANCELLED" else "failed"
         stage["error"] = failure_of(failed[0]) if stage["state"] == "failed" else None
         stage["why"] = None if stage["error"] else f"{failed[0].state} {failed[0].exit_code}".strip()
+    elif any(job.active for job in jobs):
+        stage["state"], stage["why"] = "waiting", next(job.reason for job in jobs if job.active)
     elif jobs:
-        stage["state"] = "waiting"
-        stage["why"] = jobs[0].reason
+        stage["state"], stage["why"] = "interrupted", "its job has ended without a result"
     elif stage["state"] in ("waiting", "running"):
         stage["state"], stage["why"] = "interrupted", "no job is queued for it"
 
@@ -174,8 +177,8 @@ def _progress(directory: Path, of_state: bool = True) -> str:
 
 def _steps(directory: Path) -> int | None:
     """Of the whole training, as its last checkpoint has it."""
-    states = sorted(directory.glob("checkpoint-*/trainer_state.json"))
-    return read_json(states[-1]).get("max_steps") if states else None
+    whole = sorted(directory.glob("checkpoint-*/manifest.json"))
+    return read_json(whole[-1].with_name("trainer_state.json")).get("max_steps") if whole else None
 
 
 def _figures(directory: Path) -> str:

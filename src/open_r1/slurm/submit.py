@@ -13,15 +13,15 @@ from ..configs import parse_overrides, resolve, words_of
 from ..directory import is_finished, read_json, write_json
 from ..errors import RecipeError
 from ..estimate import Options
-from ..pipeline import estimated, graph, told
+from ..pipeline import address, estimated, graph, plan, told
 from ..pipeline.execute import Execution, discard, log_of
 from ..pipeline.plan import Job, keep_address
 from . import queue, request
 from .request import LOGS, SCRIPTS, Request
 
 SUBMITTED = "slurm.json"  # of a pipeline's directory, and hidden of a run's: its jobs
-ADDRESS = "OPEN_R1_ADDRESS"  # environment variable: digest of what a stage's job is to compute
 FLAGS = ("dry_run", "test_only", "one_job", "array")
+WHERE = ("partition", "account", "qos", "reservation", "clusters")  # options of sbatch that are of any job
 ARRAYS = ("sample", "evaluate")  # stages whose work an array shares
 
 
@@ -37,7 +37,8 @@ def main(path: str, words: list[str]) -> None:
         RecipeError: Slurm refuses it, or it is done or queued already.
     """
     queue.require()
-    asked, changes = request.split(parse_overrides(words))
+    asked, own = request.split(words)
+    changes = parse_overrides(own)
     flags = {flag: changes.pop(flag, None) for flag in FLAGS}
     around = request.site()
     array = None if flags["array"] is None else _count(flags["array"])
@@ -48,6 +49,9 @@ def main(path: str, words: list[str]) -> None:
     else:
         processes = changes.pop("processes", None)
         if array is not None:
+            task = resolve(Path(path), changes)[0]
+            if task not in ARRAYS:
+                raise RecipeError(f"--array: jobs of an array share sampling or evaluation, and {path} is {task}")
             asked = {"array": f"0-{array - 1}"} | asked
         directory = Path(resolve(Path(path), changes)[1]["output_dir"])
         one = request.of(path, changes, asked, around, processes, request.estimate_of(path, changes))
@@ -78,7 +82,8 @@ def test(one: Request, around: dict[str, str]) -> str:
     Raises:
         RecipeError: it refuses it.
     """
-    said = _sbatch(["--test-only"], one, around)
+    done = _sbatch(["--test-only"], one, around)
+    said = done.stdout + done.stderr
     return next((line.removeprefix("sbatch: ") for line in said.splitlines() if "to start at" in line), said.strip())
 
 
@@ -87,15 +92,15 @@ def send(one: Request, around: dict[str, str]) -> str:
     log = Path(str(one.options["output"]))
     # A folder that is not there Slurm does not make: the job would fail without a word.
     log.parent.mkdir(parents=True, exist_ok=True)
-    return _sbatch(["--parsable"], one, around).splitlines()[-1].partition(";")[0]
+    return _sbatch(["--parsable"], one, around).stdout.partition(";")[0].strip()
 
 
-def _sbatch(options: list[str], one: Request, around: dict[str, str]) -> str:
+def _sbatch(options: list[str], one: Request, around: dict[str, str]) -> subprocess.CompletedProcess[str]:
     sbatch, *words = one.line
     done = subprocess.run([sbatch, *options, *words], capture_output=True, text=True, env=around)
     if done.returncode:
         raise RecipeError(f"Slurm refuses this request ({done.stderr.strip()}); it was: {one}")
-    return done.stdout + done.stderr
+    return done
 
 
 def _count(value: Any) -> int:
@@ -125,7 +130,7 @@ def _of_a_pipeline(path: str, changes: dict[str, Any], asked: dict[str, str | No
     own = {key: value for key, value in changes.items() if key not in graph.FLAGS}
     read = graph.read(Path(path), own)
     of_stages = [resolve(Path(stage.recipe), stage.overrides)[1] for stage in read.stages]
-    gpus = 0 if read.toy else max(int(given.get("gpus") or 0) for given in of_stages)
+    gpus = 0 if read.toy else max(plan.gpus_of(given) for given in of_stages)
     options = {
         "job-name": read.path.stem,
         "nodes": "1",
@@ -146,48 +151,49 @@ def _stages(
 ) -> None:
     """A job for each stage that is not done, after those that it takes something from."""
     of_start = {flag: changes.pop(flag, None) for flag in graph.FLAGS if flag != "dry_run"}
-    pipeline, jobs, _ = pipelines.planned(path, changes, of_start | {"dry_run": flags["dry_run"]})
-    gpus = any(job.gpus for job in jobs) and not pipeline.toy
+    dry = flags["dry_run"] or flags["test_only"]
+    pipeline, jobs, overwrite = pipelines.planned(path, changes, of_start | {"dry_run": dry})
+    entries = _queued(jobs)
+    queued = {entry["dir"]: entry["id"] for entry in entries}
+    left = [job for job in jobs if job.state == "waiting" and str(job.dir) not in queued]
+    gpus = any(job.gpus for job in left) and not pipeline.toy
     taken = {one.name: one.estimate for one in estimated.of(Path(path), dict(changes), Options())} if gpus else {}
-    kept = pipeline.dir / SUBMITTED
-    known = read_json(kept)["jobs"] if kept.is_file() else []
-    queued = queue.jobs([told["id"] for told in known])
-    ids = {told["dir"]: told["id"] for told in known if any(job.active for job in queued.get(told["id"], []))}
-    entries = [told for told in known if told["dir"] in ids]
-    if not (flags["dry_run"] or flags["test_only"]):
-        pipelines.keep_plan(pipeline, changes, jobs)
-        Execution(pipeline, jobs).keep()
-    print(told.begun(pipeline, jobs))
-    for job in jobs:
-        if job.state != "waiting":
-            continue
-        if str(job.dir) in ids:
-            print(f"{job.named:<34} job {ids[str(job.dir)]} is queued already")
-            continue
+    requests = []
+    for job in left:
         one = request.of(job.stage.recipe, job.changes, asked, around, None, taken.get(job.stage.name))
-        one = _placed(one, job, pipeline, array)
-        after = sorted({ids[str(other.dir)] for other in job.upstream if str(other.dir) in ids}, key=int)
+        requests.append(_placed(one, job, pipeline, array))
+    print(told.begun(pipeline, jobs))
+    for job, one in zip(left, requests, strict=True):
+        # All of them before any is sent: one that is refused would leave half a pipeline in the queue.
+        said = f"{one}" if flags["dry_run"] else f"{job.named:<34} {test(one, around)}"
+        if dry:
+            print(said)
+    if dry:
+        return
+    pipelines.keep_plan(pipeline, changes, jobs)
+    Execution(pipeline, jobs, overwriting=pipelines.overwriting(pipeline) if overwrite else None).keep()
+    write_json(pipeline.dir / SUBMITTED, {"jobs": entries})
+    for job in jobs:
+        if job.state == "waiting" and str(job.dir) in queued:
+            print(f"{job.named:<34} job {queued[str(job.dir)]} is queued already")
+    for job, one in zip(left, requests, strict=True):
+        after = sorted({queued[str(other.dir)] for other in job.upstream if str(other.dir) in queued}, key=int)
         if after:
             one.options |= {"dependency": f"afterok:{':'.join(after)}", "kill-on-invalid-dep": "yes"}
-        if flags["dry_run"] or flags["test_only"]:
-            ids[str(job.dir)] = str(len(ids) + 1)
-            print(one if flags["dry_run"] else f"{job.named:<34} {test(_alone(one), around)}")
-            continue
         if job.again:
             discard(job.dir)
         keep_address(job)
-        id = ids[str(job.dir)] = send(one, around | {ADDRESS: job.address["digest"]})
+        id = queued[str(job.dir)] = send(one, around | {address.DIGEST: job.address["digest"]})
         entries.append({"id": id, "dir": str(job.dir), "log": one.log_of(id)})
-        # After each: what is queued must be known, whenever this is stopped.
-        write_json(kept, {"jobs": entries})
+        # After each: whenever this is stopped, what is queued is known, also to other pipelines of the stage.
+        write_json(job.dir / f".{SUBMITTED}", {"jobs": entries[-1:]})
+        write_json(pipeline.dir / SUBMITTED, {"jobs": entries})
         print(f"{job.named:<34} job {id}" + (f" after {', '.join(after)}" if after else ""), flush=True)
-    if flags["dry_run"] or flags["test_only"]:
-        return
-    last = _report(pipeline, [entry["id"] for entry in entries])
     if entries:
+        last = _report(pipeline, [entry["id"] for entry in entries], asked)
         print(f"{'report':<34} job {send(last, around)}")
+        print(f"cancel  scancel {' '.join(entry['id'] for entry in entries)}    (the same command then goes on)")
     print(f"status  make status RUN={shlex.quote(str(pipeline.dir))}")
-    print(f"cancel  scancel {' '.join(entry['id'] for entry in entries)}    (the same command then goes on)")
 
 
 def _placed(one: Request, job: Job, pipeline: graph.Pipeline, array: int | None) -> Request:
@@ -200,16 +206,17 @@ def _placed(one: Request, job: Job, pipeline: graph.Pipeline, array: int | None)
     return replace(one, options=one.options | options | {"output": str(log)})
 
 
-def _alone(one: Request) -> Request:
-    """Without those it waits for, which are not there yet."""
-    return replace(
-        one, options={k: v for k, v in one.options.items() if k not in ("dependency", "kill-on-invalid-dep")}
-    )
+def _queued(jobs: list[Job]) -> list[dict[str, str]]:
+    """Entries of those stages that are in the queue, by whatever pipeline."""
+    kept = [job.dir / f".{SUBMITTED}" for job in jobs if job.state == "waiting"]
+    entries = [entry for path in kept if path.is_file() for entry in read_json(path)["jobs"]]
+    known = queue.jobs([entry["id"] for entry in entries])
+    return [entry for entry in entries if any(job.active for job in known.get(entry["id"], []))]
 
 
-def _report(pipeline: graph.Pipeline, ids: list[str]) -> Request:
+def _report(pipeline: graph.Pipeline, ids: list[str], asked: dict[str, str | None]) -> Request:
     """The last job, which sums up whatever became of the others."""
-    options = {
+    options = {key: value for key, value in asked.items() if key in WHERE} | {
         "job-name": f"{pipeline.path.stem}-report",
         "output": str(pipeline.dir / "logs" / "report.log"),
         "dependency": f"afterany:{':'.join(ids)}",
