@@ -174,6 +174,12 @@ def test_a_job_is_started_again_so_often_with_nothing_done_between(start, tmp_pa
     assert codes == [75] * 6 + [1]
 
 
+def test_what_srun_stops_after_a_failure_was_not_told_to_stop(start):
+    leave(start, message="KeyError: 'prompt'", node="n2")
+    (start / "head.json").write_text('{"code": 143}')
+    assert outcome.of(start, 143)[0] == 1
+
+
 def test_what_fails_of_being_stopped_is_no_failure(start):
     leave(start, message="error: the process was ended by SIGTERM")
     (start / "stop").touch()

@@ -38,7 +38,7 @@ def main() -> None:
                 "this is what slurm/*.slurm start on a job's nodes; for one machine there is open-r1 train"
             )
         # Slurm gives all processes of a step notice by SIGTERM. Those that train act on it; this one waits for them.
-        signal.signal(signal.SIGTERM, lambda *_: (where.start / STOP).touch())
+        signal.signal(signal.SIGTERM, lambda *_: _stop(where.start))
         check(where, verb, words)
         code = Node(where).run(verb, words)
     except RecipeError as error:
@@ -49,6 +49,12 @@ def main() -> None:
         failures.record(error)
         raise
     sys.exit(code)
+
+
+def _stop(start: Path) -> None:
+    """Ask for a checkpoint; not where something has failed, as srun then ends what is left by the same signal."""
+    if failures.first(start) is None:
+        (start / STOP).touch()
 
 
 def check(where: Allocation, verb: str, words: list[str]) -> None:

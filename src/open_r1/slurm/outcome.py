@@ -44,15 +44,15 @@ def of(start: Path, code: int) -> tuple[int, str]:
     ended = read_json(head)["code"] if head.is_file() else None
     if ended == 0:
         return 0, ""
-    if ended in node.STOPPED or (start / node.STOP).exists():
-        # What failed then failed of being stopped.
+    failure = failures.first(start)
+    # What fails once it was told to stop fails of that; and where something has failed, srun stops the rest.
+    if (start / node.STOP).exists() or (failure is None and ended in node.STOPPED):
         if _may_retry(start):
             return REQUEUE, ""
         return 1, (
             f"error: it was stopped {_retries() + 1} times with nothing done between; ask for more --time, or less "
             "notice before its end (--signal)"
         )
-    failure = failures.first(start)
     if failure is None:
         code = code if ended is None else ended
         return _final(code), _unknown(start, code) if code else ""
