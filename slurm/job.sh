@@ -53,6 +53,8 @@ job() {
         exit 2
     fi
     export PYTHONUNBUFFERED=1
+    OPEN_R1_LOG=$(scontrol show job "$id" | sed -n 's/^ *StdOut=//p' | head -n 1)
+    if [ -z "${SLURM_ARRAY_JOB_ID:-}" ]; then export OPEN_R1_LOG; fi # by which a run says what job it is of
     # Steps take all that the job has; by these srun would ask for it in another way than below.
     unset SLURM_CPUS_PER_GPU SLURM_CPUS_PER_TASK SLURM_MEM_PER_NODE SLURM_MEM_PER_CPU SLURM_MEM_PER_GPU SLURM_GPUS
     if [ "${SLURM_GPUS_PER_NODE:-}" = 0 ]; then unset SLURM_GPUS_PER_NODE; fi

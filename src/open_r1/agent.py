@@ -7,7 +7,6 @@ where accelerate ends with 1 and a page about itself.
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 import time
 
@@ -34,9 +33,7 @@ def told(rank: int, code: int) -> int:
     """Say what ended a process that could not say it itself. Returns the exit code."""
     if code > 0:
         return code
-    name = signal.Signals(-code).name
-    by_system = ", by the system if the memory of the node was used up" if name == "SIGKILL" else ""
-    message = f"error: the process was ended by {name}{by_system}"
+    message = failures.ended_by(-code)
     print(f"rank {rank}: {message}", file=sys.stderr, flush=True)
     failures.leave(failures.Failure(message, node_name(), rank, time.time(), 128 - code))
     return 128 - code

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import time
 import traceback
 from dataclasses import asdict, dataclass
@@ -96,6 +97,17 @@ def leave(failure: Failure) -> None:
     path = folder / f"{failure.node}-{os.getpid()}-{int(psutil.Process().create_time())}.json"
     if not path.exists():
         write_json(path, asdict(failure))
+
+
+def ended_by(number: int) -> str:
+    """What ended a process that could not say it itself.
+
+    Args:
+        number: of the signal.
+    """
+    name = signal.Signals(number).name
+    by_system = ", by the system if the memory of the node was used up" if name == "SIGKILL" else ""
+    return f"error: the process was ended by {name}{by_system}"
 
 
 def first(start: Path) -> Failure | None:

@@ -205,6 +205,11 @@ def _require_gpus(count: int) -> None:
     import torch
 
     there = torch.cuda.device_count()
+    if there == 0:
+        raise RecipeError(
+            f"gpus: {count} processes need as many GPUs, and torch sees none on {network.node_name()}: look at "
+            "the driver (nvidia-smi) and whether this torch is one for CUDA; to see it work without, add --toy"
+        )
     if there < count:
         raise RecipeError(
             f"gpus: {count} processes need as many GPUs and this machine has {there}; set --gpus {there} "

@@ -158,6 +158,9 @@ def start(recipe: Recipe) -> Run:
     if run.main:
         write_json(run.dir / "environment.json", environment())
     run.set_status("running")
+    if run.main and "OPEN_R1_LOG" in os.environ:
+        job = {"id": os.environ["SLURM_JOB_ID"], "log": os.environ["OPEN_R1_LOG"]}
+        write_json(run.dir / ".slurm.json", {"jobs": [job]})
     if run.main and START in os.environ:
         # For those who look after the job.
         write_text(Path(os.environ[START]) / "run", f"{run.dir.resolve()}\n")

@@ -145,12 +145,13 @@ class Node:
                 self.head.send_signal(signal.SIGTERM)
             code = self.head.poll()
             if code is not None:
+                said = failures.ended_by(-code) if code < 0 else f"the command ended with exit code {code}"
                 code = code if code >= 0 else 128 - code
                 write_json(self.where.start / HEAD, {"code": code})
                 if code == 0 or code in STOPPED:
                     nodes.order(self.where.start, list(range(self.where.nodes)), "end")
                     return 0
-                return self.fail(f"the command ended with exit code {code}", code)
+                return self.fail(said, code)
         for order in nodes.orders(self.where.start, self.where.rank, self.done):
             self.done += 1
             if order.get("kind") == "end":

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,8 @@ from ..estimate import Estimate
 from ..estimate.told import hours as in_words
 from . import queue
 from .queue import Partition
+from .site import LOGS, SCRIPTS
 
-SITE = "OPEN_R1_SITE"  # environment variable: the site's file, if not slurm/site.sh
-SCRIPTS = Path("slurm")
-LOGS = Path("runs/slurm")
 # Options of which sbatch takes one.
 EXCLUSIVE = (
     {"mem", "mem-per-cpu", "mem-per-gpu"},
@@ -60,30 +56,6 @@ class Request:
 
     def __str__(self) -> str:
         return shlex.join(self.line)
-
-
-def site() -> dict[str, str]:
-    """This process's environment with what slurm/site.sh exports.
-
-    Raises:
-        RecipeError: it is not there though it is named, or fails.
-    """
-    path = Path(os.environ.get(SITE, SCRIPTS / "site.sh"))
-    if not path.is_file():
-        if SITE in os.environ:
-            raise RecipeError(f"{SITE}: there is no {path}; copy slurm/site.example.sh there, or unset it")
-        return dict(os.environ)
-    done = subprocess.run(
-        ["bash", "-c", 'set -e; source "$0" >&2; env -0', path.resolve()], capture_output=True, text=True
-    )
-    if done.returncode:
-        raise RecipeError(f"{path} ends with exit code {done.returncode}: {done.stderr.strip()[-300:]}")
-    return dict(pair.split("=", 1) for pair in done.stdout.split("\0") if "=" in pair)
-
-
-def jobs_folder(around: dict[str, str]) -> Path:
-    """Where jobs keep what their nodes tell each other."""
-    return Path(around.get("OPEN_R1_JOBS", LOGS))
 
 
 def split(words: list[str]) -> tuple[dict[str, str | None], list[str]]:

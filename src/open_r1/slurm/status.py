@@ -14,8 +14,7 @@ from ..pipeline.plan import STATE, read_state
 from ..tables import aligned
 from . import queue
 from .queue import Job
-from .request import jobs_folder, site
-from .submit import SUBMITTED
+from .site import SUBMITTED, jobs_folder, site
 
 SHOWN = (
     ("reward", "reward"),
@@ -39,21 +38,27 @@ def main(directory: Path) -> str:
 
 
 def _run(directory: Path) -> str:
-    path = directory / f".{SUBMITTED}"
-    entries = read_json(path)["jobs"] if path.is_file() else []
     rows = [("run", str(directory)), ("state", _progress(directory) or "not begun")]
     if figures := _figures(directory):
         rows.append(("last", figures))
+    return "\n".join(f"{name:<8}{value}" for name, value in [*rows, *_jobs(directory)])
+
+
+def _jobs(directory: Path) -> list[tuple[str, str]]:
+    """Rows of the job that was submitted for all of a directory, if one was."""
+    path = directory / f".{SUBMITTED}"
+    entries = read_json(path)["jobs"] if path.is_file() else []
     known = queue.jobs([entry["id"] for entry in entries])
+    rows = []
     for entry in entries:
         for job in known.get(entry["id"], []):
             rows.append(("job", _told(job)))
             if failure := failure_of(job):
                 rows.append(("error", failure))
         if entry["id"] not in known:
-            rows.append(("job", f"{entry['id']}, of which Slurm knows nothing any more"))
+            rows.append(("job", f"{entry['id']}, of which Slurm says nothing (any more)"))
         rows.append(("log", entry["log"]))
-    return "\n".join(f"{name:<8}{value}" for name, value in rows)
+    return rows
 
 
 def _pipeline(directory: Path) -> str:
@@ -90,6 +95,8 @@ def _pipeline(directory: Path) -> str:
     if settles:
         write_json(directory / STATE, state)
     lines = aligned(rows, left=tuple(range(len(rows[0]))))
+    if of_all := _jobs(directory):
+        lines += ["", *(f"{name:<8}{value}" for name, value in of_all)]
     if over and settles:
         lines += ["", str(pipelines.report(directory))]
     elif waiting := [
@@ -166,7 +173,9 @@ def _progress(directory: Path, of_state: bool = True) -> str:
     rows = _rows(directory)
     step = max([known.get("step") or 0, *(row["step"] for row in rows)])
     total = _steps(directory)
-    told = [known["state"]] if of_state else []
+    # One that was killed could not say so; while it runs it holds its directory.
+    dead = known["state"] == "running" and not is_locked(directory)
+    told = ["interrupted" if dead else known["state"]] if of_state else []
     if step:
         told.append(f"step {step}" + (f" of {total}" if total else ""))
     files = list((directory / "data").glob("train-*-of-*.parquet"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import pipeline as pipelines
-from ..configs import parse_overrides, resolve, words_of
+from ..configs import load_recipe, parse_overrides, planned_processes, resolve, words_of
 from ..directory import is_finished, read_json, write_json
 from ..errors import RecipeError
 from ..estimate import Options
@@ -17,9 +17,9 @@ from ..pipeline import address, estimated, graph, plan, told
 from ..pipeline.execute import Execution, discard, log_of
 from ..pipeline.plan import Job, keep_address
 from . import queue, request
-from .request import LOGS, SCRIPTS, Request
+from .request import Request
+from .site import LOGS, SCRIPTS, SUBMITTED, site
 
-SUBMITTED = "slurm.json"  # of a pipeline's directory, and hidden of a run's: its jobs
 FLAGS = ("dry_run", "test_only", "one_job", "array")
 WHERE = ("partition", "account", "qos", "reservation", "clusters")  # options of sbatch that are of any job
 ARRAYS = ("sample", "evaluate")  # stages whose work an array shares
@@ -37,10 +37,12 @@ def main(path: str, words: list[str]) -> None:
         RecipeError: Slurm refuses it, or it is done or queued already.
     """
     queue.require()
+    if not (SCRIPTS / "job.sh").is_file():
+        raise RecipeError(f"there is no {SCRIPTS}/job.sh in {Path.cwd()}: submit from the checkout")
     asked, own = request.split(words)
     changes = parse_overrides(own)
     flags = {flag: changes.pop(flag, None) for flag in FLAGS}
-    around = request.site()
+    around = site()
     array = None if flags["array"] is None else _count(flags["array"])
     if graph.is_pipeline(path) and not flags["one_job"]:
         return _stages(path, changes, asked, around, flags, array)
@@ -53,7 +55,11 @@ def main(path: str, words: list[str]) -> None:
             if task not in ARRAYS:
                 raise RecipeError(f"--array: jobs of an array share sampling or evaluation, and {path} is {task}")
             asked = {"array": f"0-{array - 1}"} | asked
-        directory = Path(resolve(Path(path), changes)[1]["output_dir"])
+        # What the job would refuse is refused here.
+        loaded = load_recipe(
+            path, words_of(changes), processes or planned_processes(path, words_of(changes)), planned=True
+        )
+        directory = loaded.run_dir
         one = request.of(path, changes, asked, around, processes, request.estimate_of(path, changes))
     if flags["dry_run"]:
         print(shown(one))
@@ -65,7 +71,8 @@ def main(path: str, words: list[str]) -> None:
     id = send(one, around)
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / f".{SUBMITTED}", {"jobs": [{"id": id, "log": one.log_of(id)}]})
-    log, run = shlex.quote(one.log_of(id)), shlex.quote(str(directory))
+    log, run = one.log_of(id), shlex.quote(str(directory))
+    log = log if "*" in log else shlex.quote(log)  # of an array it is a pattern
     print(f"job     {id}\nlog     {log}\nfollow  tail -F {log}\nstatus  make status RUN={run}\ncancel  scancel {id}")
     return None
 
@@ -172,7 +179,9 @@ def _stages(
         return
     pipelines.keep_plan(pipeline, changes, jobs)
     Execution(pipeline, jobs, overwriting=pipelines.overwriting(pipeline) if overwrite else None).keep()
-    write_json(pipeline.dir / SUBMITTED, {"jobs": entries})
+    kept = pipeline.dir / SUBMITTED
+    before = read_json(kept).get("report") if kept.is_file() else None  # which sums up too early now
+    write_json(kept, {"jobs": entries})
     for job in jobs:
         if job.state == "waiting" and str(job.dir) in queued:
             print(f"{job.named:<34} job {queued[str(job.dir)]} is queued already")
@@ -190,9 +199,13 @@ def _stages(
         write_json(pipeline.dir / SUBMITTED, {"jobs": entries})
         print(f"{job.named:<34} job {id}" + (f" after {', '.join(after)}" if after else ""), flush=True)
     if entries:
-        last = _report(pipeline, [entry["id"] for entry in entries], asked)
-        print(f"{'report':<34} job {send(last, around)}")
-        print(f"cancel  scancel {' '.join(entry['id'] for entry in entries)}    (the same command then goes on)")
+        ids = [entry["id"] for entry in entries]
+        if before:
+            queue.command("scancel", before, check=False)
+        last = send(_report(pipeline, ids, asked), around)
+        write_json(pipeline.dir / SUBMITTED, {"jobs": entries, "report": last})
+        print(f"{'report':<34} job {last}")
+        print(f"cancel  scancel {' '.join([*ids, last])}    (the same command then goes on)")
     print(f"status  make status RUN={shlex.quote(str(pipeline.dir))}")
 
 
