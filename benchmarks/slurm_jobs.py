@@ -36,7 +36,7 @@ import yaml
 from open_r1.directory import read_jsonl
 
 ROOT = Path(__file__).parents[1]
-CURVE_STEPS, CHAIN_STEPS, STOPS = 60, 300, (100, 200)
+CURVE_STEPS, CHAIN_STEPS, STOPS = 40, 200, (60, 120)
 BY_HAND = """#!/bin/bash
 export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 srun bash -c '{python} -m accelerate.commands.launch --config_file recipes/accelerate_configs/cpu.yaml \\
