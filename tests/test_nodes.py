@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from open_r1 import failures, group, network, nodes
+from open_r1.configs import resolve
 from open_r1.errors import RecipeError, Unavailable
 from open_r1.failures import Failure
 from open_r1.nodes import Allocation, Layout
-from open_r1.slurm import outcome, queue, request
+from open_r1.pipeline import address
+from open_r1.slurm import node, outcome, queue, request
 
 
 def allocation(count: int, gpus: int = 8) -> Allocation:
@@ -186,6 +188,40 @@ def test_what_fails_of_being_stopped_is_no_failure(start):
     assert outcome.of(start, 143) == (outcome.REQUEUE, "")
     (start / "head.json").write_text('{"code": 0}')
     assert outcome.of(start, 143) == (0, "")
+
+
+def test_a_stop_does_not_hide_what_will_always_fail(start):
+    leave(start, message="error: the disk is full", code=2, final=True)
+    (start / "stop").touch()
+    code, told = outcome.of(start, 143)
+    assert code == 2 and "the disk is full" in told.splitlines()[0]
+
+
+def test_what_a_process_has_to_say_goes_before_where_it_is_left(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(network.START, str(tmp_path / "file"))
+    assert failures.record(RecipeError("no folder can be made there")) is None
+
+
+def test_a_stage_is_not_filled_by_another_recipe_than_was_submitted(write_recipe, monkeypatch):
+    recipe = str(write_recipe("sft"))
+    digest = address.of(*resolve(Path(recipe), {}))["digest"]
+    monkeypatch.setenv(address.DIGEST, digest)
+    where = Allocation(Path("start"), 1, 0, 0)
+    assert node._check_recipe(where, recipe, []).name == "run"
+    with pytest.raises(RecipeError, match="changed since this was submitted; submit it again"):
+        node._check_recipe(where, recipe, ["--learning_rate", "0.123"])
+
+
+@pytest.mark.parametrize(
+    ("nodes_asked", "gpus", "server", "expected"),
+    [(None, 8, 0, (1, 8)), (None, 32, 0, (4, 8)), (None, 12, 0, (2, 6)), (None, 16, 8, (3, 8)), ("4", 8, 0, (4, 2)),
+     ("1", 6, 2, (1, 8)), ("3", 16, 8, (3, 8))],
+)  # fmt: skip
+def test_the_shape_of_a_request(nodes_asked, gpus, server, expected):
+    there = queue.Partition("gpu", 8, 64, 1000000, 6, None)
+    asked = {} if nodes_asked is None else {"nodes": nodes_asked}
+    assert request.shape("r.yaml", gpus, server, there, asked) == expected
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from .errors import RecipeError
 if TYPE_CHECKING:
     from .run import Run
 
+    Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
+
 DEFAULT_RECIPE = "recipes/tiny/grpo/r1_zero.yaml"
 
 
@@ -46,7 +48,12 @@ def _parser() -> argparse.ArgumentParser:
     """All verbs; those that take a recipe's keys are here for their help alone."""
     parser = argparse.ArgumentParser(prog="open-r1", description="Reproduce DeepSeek-R1: recipes on top of TRL.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    _add_verbs_with_keys(verbs)
+    _add_verbs_with_options(verbs)
+    return parser
 
+
+def _add_verbs_with_keys(verbs: Verbs) -> None:
     verbs.add_parser(
         "train",
         help="run a recipe",
@@ -101,6 +108,16 @@ def _parser() -> argparse.ArgumentParser:
         epilog="For example: open-r1 evaluate runs/tiny/grpo/r1_zero tiny   --k 4   --engine.name vllm   --rejudge",
     )
 
+    verbs.add_parser(
+        "serve",
+        help="serve a model by vLLM, for judges and for sampling",
+        usage="open-r1 serve MODEL [--deadline SECONDS] [any option of vllm serve ...]",
+        description="Start vLLM's OpenAI-compatible server on a free port of this machine, with all its GPUs, say "
+        "where once it is healthy, and end when it does. MODEL is a hub name, a folder, or a run directory.",
+    )
+
+
+def _add_verbs_with_options(verbs: Verbs) -> None:
     compare = verbs.add_parser(
         "compare",
         help="compare evaluations, or a run's curves with a reference",
@@ -140,14 +157,6 @@ def _parser() -> argparse.ArgumentParser:
     judge.add_argument("--output", required=True)
     judge.set_defaults(run=_judge)
 
-    verbs.add_parser(
-        "serve",
-        help="serve a model by vLLM, for judges and for sampling",
-        usage="open-r1 serve MODEL [--deadline SECONDS] [any option of vllm serve ...]",
-        description="Start vLLM's OpenAI-compatible server on a free port of this machine, with all its GPUs, say "
-        "where once it is healthy, and end when it does. MODEL is a hub name, a folder, or a run directory.",
-    )
-
     status = verbs.add_parser(
         "status",
         help="tell how a run or a pipeline stands, also by Slurm",
@@ -168,7 +177,6 @@ def _parser() -> argparse.ArgumentParser:
     report = verbs.add_parser("report", help="write the report of a run or a pipeline again")
     report.add_argument("run_dir")
     report.set_defaults(run=_report)
-    return parser
 
 
 def _train(words: list[str]) -> None:

@@ -6,6 +6,7 @@ connections bury the reason. With OPEN_R1_START naming a folder that all of them
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -92,11 +93,12 @@ def leave(failure: Failure) -> None:
     """Write a failure to this start's folder; the first of a process stands."""
     if START not in os.environ:
         return
-    folder = Path(os.environ[START]) / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{failure.node}-{os.getpid()}-{int(psutil.Process().create_time())}.json"
-    if not path.exists():
-        write_json(path, asdict(failure))
+    path = Path(os.environ[START], FOLDER, f"{failure.node}-{os.getpid()}-{int(psutil.Process().create_time())}.json")
+    # Where this fails, as on a full disk, it must not take the place of what the process has to say.
+    with contextlib.suppress(OSError, RecipeError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            write_json(path, asdict(failure))
 
 
 def ended_by(number: int) -> str:

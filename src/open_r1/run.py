@@ -58,7 +58,7 @@ from .directory import (
 from .errors import RecipeError
 from .guard import Stopped, guarded
 from .models import save_merged, settle_tokens
-from .network import START
+from .network import JOB_LOG, JOBS, START
 from .processes import die_with_parent, keep_freed_memory
 from .shards import Shards
 
@@ -158,9 +158,9 @@ def start(recipe: Recipe) -> Run:
     if run.main:
         write_json(run.dir / "environment.json", environment())
     run.set_status("running")
-    if run.main and "OPEN_R1_LOG" in os.environ:
-        job = {"id": os.environ["SLURM_JOB_ID"], "log": os.environ["OPEN_R1_LOG"]}
-        write_json(run.dir / ".slurm.json", {"jobs": [job]})
+    if run.main and JOB_LOG in os.environ:
+        job = {"id": os.environ["SLURM_JOB_ID"], "log": os.environ[JOB_LOG]}
+        write_json(run.dir / JOBS, {"jobs": [job]})
     if run.main and START in os.environ:
         # For those who look after the job.
         write_text(Path(os.environ[START]) / "run", f"{run.dir.resolve()}\n")

@@ -99,8 +99,10 @@ def test_a_chain_of_short_jobs_is_one_long_job(site, write_recipe, tmp_path):
 
 
 def test_a_preempted_job_makes_way_with_a_checkpoint_and_goes_on(site, write_recipe, tmp_path):
+    """Its two processes stop after the same step, neither before the checkpoint is whole."""
     out = tmp_path / "run"
-    id = site.sbatch("--nodes=1", "--exclusive", TRAIN, write_recipe("grpo", rewards=SLOW, max_steps=8))
+    recipe = write_recipe("grpo", rewards=SLOW, max_steps=8)
+    id = site.sbatch("--nodes=1", "--exclusive", TRAIN, recipe, "--processes", 2)
     site.until((out / "metrics.jsonl").is_file, id)
     urgent = site.slurm.submit("--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
     site.done(urgent)

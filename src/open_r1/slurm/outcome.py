@@ -45,13 +45,16 @@ def of(start: Path, code: int) -> tuple[int, str]:
     if ended == 0:
         return 0, ""
     failure = failures.first(start)
-    # What fails once it was told to stop fails of that; and where something has failed, srun stops the rest.
-    if (start / node.STOP).exists() or (failure is None and ended in node.STOPPED):
+    # What fails once it was told to stop fails of that, unless it says that it will always fail (a full disk); and
+    # where something has failed, srun stops the rest.
+    stopped = (start / node.STOP).exists() and not (failure and failure.final)
+    if stopped or (failure is None and ended in node.STOPPED):
         if _may_retry(start):
             return REQUEUE, ""
+        told = "" if failure is None else f"\n{_told(start, failure, False)}"
         return 1, (
             f"error: it was stopped {_retries() + 1} times with nothing done between; ask for more --time, or less "
-            "notice before its end (--signal)"
+            f"notice before its end (--signal){told}"
         )
     if failure is None:
         code = code if ended is None else ended

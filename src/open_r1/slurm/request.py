@@ -16,12 +16,7 @@ from . import queue
 from .queue import Partition
 from .site import LOGS, SCRIPTS
 
-# Options of which sbatch takes one.
-EXCLUSIVE = (
-    {"mem", "mem-per-cpu", "mem-per-gpu"},
-    {"cpus-per-gpu", "cpus-per-task", "mincpus"},
-    {"gpus-per-node", "gres", "gpus"},
-)
+MEMORY = {"mem", "mem-per-cpu", "mem-per-gpu"}  # of which sbatch takes one
 MARGIN = 1.5  # of the estimated time, which nobody has measured
 LEAST, UNKNOWN, MOST = 3600, 24 * 3600, 7 * 24 * 3600  # seconds: of a request, and where the estimate does not know
 STARTING = 1800  # seconds to load libraries and weights in, and to evaluate before and after
@@ -114,9 +109,8 @@ def of(
     }
     script = SCRIPTS / ("sample.slurm" if task in SHARDED_TASKS else "train.slurm")
     words = [path, *words_of(changes)] + (["--processes", str(processes)] if processes else [])
-    for group in EXCLUSIVE:
-        if group & asked.keys():
-            options = {key: value for key, value in options.items() if key not in group}
+    if MEMORY & asked.keys():
+        options.pop("mem", None)
     return Request(script, words, options | asked, notes)
 
 
@@ -127,10 +121,10 @@ def shape(path: str, gpus: int, server: int, there: Partition, asked: dict[str, 
         RecipeError: no node has as many.
     """
     told = asked.get("gpus-per-node")
-    count = (told or "").rpartition(":")[2]
-    if told and not count.isdigit():
+    number = (told or "").rpartition(":")[2]
+    if told and not number.isdigit():
         raise RecipeError(f"--slurm.gpus-per-node: a number, or a type and a number as in h100:8, got {told!r}")
-    most = int(count) if told else there.gpus
+    most = int(number) if told else there.gpus
     if not most:
         raise RecipeError(
             f"{path}: it is for {gpus} GPUs, and nodes of the partition {there.name} have none that Slurm knows of; "
@@ -140,7 +134,8 @@ def shape(path: str, gpus: int, server: int, there: Partition, asked: dict[str, 
         raise RecipeError(
             f"--slurm.gpus-per-node: no node of the partition {there.name} has {most} GPUs; the most is {there.gpus}"
         )
-    if nodes := asked.get("nodes"):
+    nodes = asked.get("nodes", "")
+    if nodes and not (nodes == "1" and gpus + server <= most):
         trainers = int(nodes) - (server > 0) if nodes.isdigit() else 0
         if trainers < 1 or gpus % trainers:
             raise RecipeError(f"--slurm.nodes: {gpus} GPUs cannot be shared equally by {nodes} nodes")
@@ -156,14 +151,14 @@ def shape(path: str, gpus: int, server: int, there: Partition, asked: dict[str, 
             f"vllm_server_gpus: a job's nodes have as many GPUs each, and {gpus} to train are {per_node} on each; "
             f"set --vllm_server_gpus {per_node}"
         )
-    nodes = gpus // per_node + (server > 0)
-    if nodes > there.nodes and there.gpus:
+    count = gpus // per_node + (server > 0)
+    if count > there.nodes and there.gpus:
         raise RecipeError(
-            f"{path}: it takes {nodes} nodes with {per_node} GPUs each, and the partition {there.name} has "
+            f"{path}: it takes {count} nodes with {per_node} GPUs each, and the partition {there.name} has "
             f"{there.nodes} with {there.gpus}; name another (--slurm.partition), or fewer --gpus with more "
             "gradient_accumulation_steps"
         )
-    return nodes, per_node
+    return count, per_node
 
 
 def _share(gpus: int, there: Partition) -> dict[str, str]:

@@ -11,7 +11,7 @@ from ..errors import RecipeError
 SITE = "OPEN_R1_SITE"  # environment variable: the site's file, if not slurm/site.sh
 SCRIPTS = Path("slurm")
 LOGS = Path("runs/slurm")
-SUBMITTED = "slurm.json"  # of a pipeline's directory, and hidden of a run's: its jobs
+SUBMITTED = "slurm.json"  # of a pipeline's directory: the jobs of its stages
 
 
 def site() -> dict[str, str]:

@@ -9,6 +9,7 @@ from .. import failures
 from .. import pipeline as pipelines
 from ..directory import is_finished, is_locked, read_json, read_jsonl, status, write_json
 from ..errors import RecipeError
+from ..network import JOBS
 from ..pages.reading import duration
 from ..pipeline.plan import STATE, read_state
 from ..tables import aligned
@@ -32,7 +33,7 @@ def main(directory: Path) -> str:
     """
     if (directory / STATE).is_file():
         return _pipeline(directory)
-    if (directory / "status.json").is_file() or (directory / f".{SUBMITTED}").is_file():
+    if (directory / "status.json").is_file() or (directory / JOBS).is_file():
         return _run(directory)
     raise RecipeError(f"{directory} is neither a run nor a pipeline (no status.json, no {STATE})")
 
@@ -46,7 +47,7 @@ def _run(directory: Path) -> str:
 
 def _jobs(directory: Path) -> list[tuple[str, str]]:
     """Rows of the job that was submitted for all of a directory, if one was."""
-    path = directory / f".{SUBMITTED}"
+    path = directory / JOBS
     entries = read_json(path)["jobs"] if path.is_file() else []
     known = queue.jobs([entry["id"] for entry in entries])
     rows = []
@@ -91,7 +92,8 @@ def _pipeline(directory: Path) -> str:
         )
     states = {stage["state"] for stage in state["stages"]}
     over = not states & {"waiting", "running"}
-    state["state"] = "running" if not over else "failed" if states & {"failed", "blocked"} else "finished"
+    whole = "interrupted" if "interrupted" in states else "finished"
+    state["state"] = "running" if not over else "failed" if states & {"failed", "blocked"} else whole
     if settles:
         write_json(directory / STATE, state)
     lines = aligned(rows, left=tuple(range(len(rows[0]))))

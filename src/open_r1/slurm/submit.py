@@ -13,6 +13,7 @@ from ..configs import load_recipe, parse_overrides, planned_processes, resolve, 
 from ..directory import is_finished, read_json, write_json
 from ..errors import RecipeError
 from ..estimate import Options
+from ..network import JOBS
 from ..pipeline import address, estimated, graph, plan, told
 from ..pipeline.execute import Execution, discard, log_of
 from ..pipeline.plan import Job, keep_address
@@ -70,7 +71,7 @@ def main(path: str, words: list[str]) -> None:
         return None
     id = send(one, around)
     directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / f".{SUBMITTED}", {"jobs": [{"id": id, "log": one.log_of(id)}]})
+    write_json(directory / JOBS, {"jobs": [{"id": id, "log": one.log_of(id)}]})
     log, run = one.log_of(id), shlex.quote(str(directory))
     log = log if "*" in log else shlex.quote(log)  # of an array it is a pattern
     print(f"job     {id}\nlog     {log}\nfollow  tail -F {log}\nstatus  make status RUN={run}\ncancel  scancel {id}")
@@ -118,7 +119,7 @@ def _count(value: Any) -> int:
 
 def _refuse_twice(directory: Path, overwrite: bool) -> None:
     """Two jobs of one run directory would wait for nothing, or find it locked."""
-    path = directory / f".{SUBMITTED}"
+    path = directory / JOBS
     if is_finished(directory) and not overwrite:
         raise RecipeError(
             f"output_dir: {directory} holds a finished run; add --overwrite to replace it, or another --output_dir"
@@ -172,7 +173,9 @@ def _stages(
     print(told.begun(pipeline, jobs))
     for job, one in zip(left, requests, strict=True):
         # All of them before any is sent: one that is refused would leave half a pipeline in the queue.
-        said = f"{one}" if flags["dry_run"] else f"{job.named:<34} {test(one, around)}"
+        names = " and ".join(other.named for other in job.upstream if not other.done)
+        line = f"{one}" + (f"    # after {names}" if names else "")
+        said = line if flags["dry_run"] else f"{job.named:<34} {test(one, around)}"
         if dry:
             print(said)
     if dry:
@@ -195,7 +198,7 @@ def _stages(
         id = queued[str(job.dir)] = send(one, around | {address.DIGEST: job.address["digest"]})
         entries.append({"id": id, "dir": str(job.dir), "log": one.log_of(id)})
         # After each: whenever this is stopped, what is queued is known, also to other pipelines of the stage.
-        write_json(job.dir / f".{SUBMITTED}", {"jobs": entries[-1:]})
+        write_json(job.dir / JOBS, {"jobs": entries[-1:]})
         write_json(pipeline.dir / SUBMITTED, {"jobs": entries})
         print(f"{job.named:<34} job {id}" + (f" after {', '.join(after)}" if after else ""), flush=True)
     if entries:
@@ -221,7 +224,7 @@ def _placed(one: Request, job: Job, pipeline: graph.Pipeline, array: int | None)
 
 def _queued(jobs: list[Job]) -> list[dict[str, str]]:
     """Entries of those stages that are in the queue, by whatever pipeline."""
-    kept = [job.dir / f".{SUBMITTED}" for job in jobs if job.state == "waiting"]
+    kept = [job.dir / JOBS for job in jobs if job.state == "waiting"]
     entries = [entry for path in kept if path.is_file() for entry in read_json(path)["jobs"]]
     known = queue.jobs([entry["id"] for entry in entries])
     return [entry for entry in entries if any(job.active for job in known.get(entry["id"], []))]
