@@ -34,13 +34,18 @@ def children(marker: str) -> list[psutil.Process]:
 def judged_while(
     pull: Callable[[], int], every: float, entry: RewardConfig, completions: list[str], **columns: list
 ) -> Counter[str]:
-    """Outcomes of a batch during which `pull` is called every so many seconds; it says how much it killed."""
+    """Outcomes of a batch during which `pull` is called; it says how much it killed.
+
+    The pauses between begin with `every` seconds and double, as on a slow machine a start may take longer than that.
+    """
     scored, done, killed = ScoredBatch([entry]), threading.Event(), []
 
     def keep_pulling() -> None:
+        pause = every
         killed.append(pull())
-        while not done.wait(every):
+        while not done.wait(pause):
             killed.append(pull())
+            pause *= 2
 
     scored.results(completions[:2], {name: column[:2] for name, column in columns.items()})  # it is up and warm
     with ThreadPoolExecutor(1) as thread:

@@ -81,8 +81,8 @@ def test_a_chain_of_short_jobs_is_one_long_job(site, write_recipe, tmp_path):
     train_here(slow, tmp_path / "long")
     out = tmp_path / "chain"
     id = site.sbatch("--nodes=1", TRAIN, slow, "--output_dir", out)
-    for step in (3, 7):  # in the first start, and in the second
-        site.until(lambda step=step: last_step(out) >= step, id)
+    for start, step in enumerate((3, 7)):
+        site.until(lambda start=start, step=step: f"start {start}," in site.log(id) and last_step(out) >= step, id)
         site.slurm.run("scancel", "--batch", "--signal=USR1", id)
     job = site.done(id)
     assert job["Restarts"] == "2"
