@@ -10,7 +10,7 @@ def even_length(completion: str) -> float:
 
 
 def even_length_after_a_while(completion: str) -> float:
-    time.sleep(0.05)
+    time.sleep(0.25)
     return even_length(completion)
 
 

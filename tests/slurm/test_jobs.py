@@ -76,13 +76,13 @@ def test_two_nodes_are_one_training_also_after_a_power_cut(site, write_recipe, t
 
 def test_a_chain_of_short_jobs_is_one_long_job(site, write_recipe, tmp_path):
     """Told to stop by the signal before the limit, again and again: weights, metrics and completions are the same."""
-    keys = {"max_steps": 12, "learning_rate": 1e-3, "steps_per_generation": 2, "num_iterations": 2}
+    keys = {"max_steps": 24, "learning_rate": 1e-3, "steps_per_generation": 2, "num_iterations": 2}
     slow = write_recipe("grpo", "chain", rewards=SLOW, **keys)
     train_here(slow, tmp_path / "long")
     out = tmp_path / "chain"
     id = site.sbatch("--nodes=1", TRAIN, slow, "--output_dir", out)
-    for start, step in enumerate((3, 7)):
-        site.until(lambda start=start, step=step: f"start {start}," in site.log(id) and last_step(out) >= step, id)
+    for start, step in enumerate((3, 15)):
+        site.until(lambda n=start, s=step: site.log(id).count("resuming from") == n and last_step(out) >= s, id)
         site.slurm.run("scancel", "--batch", "--signal=USR1", id)
     job = site.done(id)
     assert job["Restarts"] == "2"
@@ -101,7 +101,7 @@ def test_a_chain_of_short_jobs_is_one_long_job(site, write_recipe, tmp_path):
 def test_a_preempted_job_makes_way_with_a_checkpoint_and_goes_on(site, write_recipe, tmp_path):
     """Its two processes stop after the same step, neither before the checkpoint is whole."""
     out = tmp_path / "run"
-    recipe = write_recipe("grpo", rewards=SLOW, max_steps=8)
+    recipe = write_recipe("grpo", rewards=SLOW, max_steps=6)
     id = site.sbatch("--nodes=1", "--exclusive", TRAIN, recipe, "--processes", 2)
     site.until((out / "metrics.jsonl").is_file, id)
     urgent = site.slurm.submit("--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
