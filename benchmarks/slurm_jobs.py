@@ -187,7 +187,8 @@ def main() -> None:
         folder.chmod(0o755)
         overhead.prepare(folder, 10)
         with cluster(folder) as around:
-            jobs = Jobs(folder, around | {"PYTHONPATH": str(Path(__file__).parent)})
+            paths = (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))
+            jobs = Jobs(folder, around | {"PYTHONPATH": os.pathsep.join(filter(None, paths))})
             found: dict[str, list[float]] = {"ours": [], "by_hand": []}
             for _ in range(arguments.rounds):
                 found["ours"].append(first_step(jobs, folder, "ours"))
