@@ -72,17 +72,18 @@ job() {
     while wait "$step" && code=0 || code=$?; kill -0 "$step" 2>/dev/null; do :; done
     wait "$step" && code=0 || code=$? # of the step, where a trap came as it ended
 
+    # Cancelled meanwhile, it ends by the same signal, and has nothing to say.
+    [ -n "$cancelled" ] || { told=$(on_one_node "$python" -m open_r1.slurm.outcome "$code") && code=0 || code=$?; }
     if [ -n "$cancelled" ]; then
         echo "$(date '+%F %T') cancelled; sbatch with the same words goes on from the last checkpoint"
         exit 143
     fi
-    told=$(on_one_node "$python" -m open_r1.slurm.outcome "$code") && code=0 || code=$?
     if [ -z "$told" ] && [ "$code" != 0 ]; then # without Python there is only what the nodes themselves have left
         told=$(cat "$OPEN_R1_START"/errors/*.json 2>/dev/null | sed -n 's/.*"message": "\([^"]*\)", "node": "\([^"]*\)".*/\2: \1/p' | head -n 1)
     fi
     [ -z "$told" ] || printf '\n%s\n' "$told"
     if [ "$code" = 75 ]; then
-        echo "$(date '+%F %T') requeued; it goes on from its last checkpoint"
+        echo "$(date '+%F %T') requeued"
         if scontrol requeue "$id"; then exit 0; fi
         told="error: Slurm does not requeue this job (see JobRequeue in slurm.conf, or sbatch --requeue); sbatch with the same words goes on from the last checkpoint"
         echo "$told"

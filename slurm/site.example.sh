@@ -1,7 +1,8 @@
 # shellcheck shell=bash disable=SC2034
 # Your cluster in one file: cp slurm/site.example.sh slurm/site.sh, and keep what applies. Every job sources it on its
 # first node, from where all nodes get what it exports; so does `open-r1 submit` on the login node. For plain sbatch,
-# source it in your shell first if it says where jobs go. OPEN_R1_SITE names another file.
+# source it in your shell first if it says where jobs go. OPEN_R1_SITE names another file. It may fail (`return 1`), and
+# fails if its last command does: then nothing starts.
 
 # Where jobs go, and who pays. These are sbatch's own variables; options on its command line come before them.
 #export SBATCH_PARTITION=gpu
@@ -9,7 +10,7 @@
 #export SBATCH_QOS=normal
 
 # The environment, on a file system that compute nodes see. Without a line here it is .venv of this checkout.
-#module load cuda/12.8
+#module load cuda/12.8 || return 1
 #export OPEN_R1_PYTHON=/shared/envs/open-r1/bin/python
 
 # Or a container that holds it; Python is then the container's. Pyxis and enroot:

@@ -172,7 +172,9 @@ def test_a_job_is_started_again_so_often_with_nothing_done_between(start, tmp_pa
         checkpoint = tmp_path / "run" / f"checkpoint-{step}"
         checkpoint.mkdir(parents=True, exist_ok=True)
         (checkpoint / "manifest.json").touch()
-        codes.append(outcome.of(start, 1)[0])
+        code, told = outcome.of(start, 1)
+        codes.append(code)
+        assert (f"starts again: {tmp_path / 'run'} from checkpoint-{step}" in told) == (code == outcome.REQUEUE)
     assert codes == [75] * 6 + [1]
 
 
@@ -185,7 +187,7 @@ def test_what_srun_stops_after_a_failure_was_not_told_to_stop(start):
 def test_what_fails_of_being_stopped_is_no_failure(start):
     leave(start, message="error: the process was ended by SIGTERM")
     (start / "stop").touch()
-    assert outcome.of(start, 143) == (outcome.REQUEUE, "")
+    assert outcome.of(start, 143) == (outcome.REQUEUE, "it was stopped, and starts again: from the beginning")
     (start / "head.json").write_text('{"code": 0}')
     assert outcome.of(start, 143) == (0, "")
 
@@ -222,6 +224,15 @@ def test_the_shape_of_a_request(nodes_asked, gpus, server, expected):
     there = queue.Partition("gpu", 8, 64, 1000000, 6, None)
     asked = {} if nodes_asked is None else {"nodes": nodes_asked}
     assert request.shape("r.yaml", gpus, server, there, asked) == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "better"),
+    [("gres", "gpu:2", "gpus-per-node"), ("gpus", "8", "gpus-per-node"), ("cpus-per-task", "4", "cpus-per-gpu")],
+)
+def test_what_the_scripts_ask_for_in_other_words_is_refused(write_recipe, key, value, better):
+    with pytest.raises(RecipeError, match=f"--slurm.{key}: the scripts ask by --{better}; use --slurm.{better}"):
+        request.of(str(write_recipe("sft")), {}, {key: value}, {})
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def _add_verbs_with_options(verbs: Verbs) -> None:
         description="Of a run its step, figures and job; of a pipeline a line for each stage. Why a job waits, where "
         "it runs, and what failed first.",
     )
-    status.add_argument("run_dir")
+    status.add_argument("run_dir", help="of a run or a pipeline, or the id of a job")
     status.set_defaults(run=_status)
 
     lineage = verbs.add_parser(
@@ -231,11 +231,9 @@ def _serve(words: list[str]) -> None:
 
 
 def _status(arguments: argparse.Namespace) -> None:
-    from pathlib import Path
-
     from .slurm import status
 
-    print(status.main(Path(arguments.run_dir)))
+    print(status.main(arguments.run_dir))
 
 
 def _evaluate(words: list[str]) -> None:

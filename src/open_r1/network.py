@@ -11,6 +11,7 @@ from .errors import RecipeError
 
 START = "OPEN_R1_START"  # environment variable: a folder for what processes of one start of a job tell each other
 JOB_LOG = "OPEN_R1_LOG"  # environment variable: of the Slurm job that this process is the whole of
+RUN = "run"  # of a start's folder: names the run directory in which it is at work
 JOBS = ".slurm.json"  # of a run's directory: the jobs that are of it
 VLLM_SERVER = "OPEN_R1_VLLM_SERVER"  # environment variable: its address, and a port for the weights that it is sent
 PORTS = "OPEN_R1_PORTS"  # environment variable: the ports that a site leaves open between nodes, as in 20000-20100

@@ -58,7 +58,7 @@ from .directory import (
 from .errors import RecipeError
 from .guard import Stopped, guarded
 from .models import save_merged, settle_tokens
-from .network import JOB_LOG, JOBS, START
+from .network import JOB_LOG, JOBS, RUN, START
 from .processes import die_with_parent, keep_freed_memory
 from .shards import Shards
 
@@ -163,7 +163,7 @@ def start(recipe: Recipe) -> Run:
         write_json(run.dir / JOBS, {"jobs": [job]})
     if run.main and START in os.environ:
         # For those who look after the job.
-        write_text(Path(os.environ[START]) / "run", f"{run.dir.resolve()}\n")
+        write_text(Path(os.environ[START]) / RUN, f"{run.dir.resolve()}\n")
     return run
 
 

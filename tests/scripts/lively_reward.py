@@ -10,7 +10,8 @@ def even_length(completion: str) -> float:
 
 
 def even_length_after_a_while(completion: str) -> float:
-    time.sleep(0.25)
+    if os.path.exists(os.environ.get("SLOW_WHILE", "")):
+        time.sleep(1)
     return even_length(completion)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.skipif(cluster.missing() is not None, reason=f"no Slurm
 
 TRAIN = "slurm/train.slurm"
 SFT = {"learning_rate": 1e-3, "train_sampling_strategy": "sequential", "save_strategy": "steps", "save_steps": 2}
-# A step whose rewards take a while, to be stopped in.
+# Steps that take some seconds while a file is there, to be stopped between.
 SLOW = [{"name": "lively_reward:even_length_after_a_while"}, {"name": "think_format"}]
 
 
@@ -75,19 +76,26 @@ def test_two_nodes_are_one_training_also_after_a_power_cut(site, write_recipe, t
 
 
 def test_a_chain_of_short_jobs_is_one_long_job(site, write_recipe, tmp_path):
-    """Told to stop by the signal before the limit, again and again: weights, metrics and completions are the same."""
-    keys = {"max_steps": 24, "learning_rate": 1e-3, "steps_per_generation": 2, "num_iterations": 2}
-    slow = write_recipe("grpo", "chain", rewards=SLOW, **keys)
-    train_here(slow, tmp_path / "long")
+    """Stopped by the limit, then by the same signal by hand: weights, metrics and completions are the same."""
+    keys = {"max_steps": 120, "learning_rate": 1e-3, "steps_per_generation": 2, "num_iterations": 2}
+    recipe = write_recipe("grpo", "chain", rewards=SLOW, **keys)
+    slow = tmp_path / "slow"
+    slow.touch()
+    train_here(recipe, tmp_path / "long")
     out = tmp_path / "chain"
-    id = site.sbatch("--nodes=1", TRAIN, slow, "--output_dir", out)
-    for start, step in enumerate((3, 15)):
-        site.until(lambda n=start, s=step: site.log(id).count("resuming from") == n and last_step(out) >= s, id)
-        site.slurm.run("scancel", "--batch", "--signal=USR1", id)
+    # Slurm looks each half minute at what will reach its limit: the signal comes after 30 to 60 s.
+    limit = ("--time=2", "--signal=B:USR1@60")
+    id = site.sbatch("--nodes=1", *limit, TRAIN, recipe, "--output_dir", out, SLOW_WHILE=str(slow))
+    site.until(lambda: site.slurm.job(id)["Restarts"] == "1", id)
+    by_limit = last_step(out)
+    assert by_limit > 4, "long enough to load and to begin"
+    site.until(lambda: last_step(out) > by_limit, id)
+    site.slurm.run("scancel", "--batch", "--signal=USR1", id)
+    slow.unlink()
     job = site.done(id)
     assert job["Restarts"] == "2"
     log = site.log(id)
-    assert log.count("stopped with a checkpoint") == 2 == log.count("requeued; it goes on from its last checkpoint")
+    assert log.count("stopped with a checkpoint") == 2 == len(re.findall(f"starts again: {out} from checkpoint-", log))
     assert log.count("resuming from") == 2 and [f"start {i}, on n" in log for i in range(3)] == [True] * 3
     long, short = (load_file(path / "model" / "model.safetensors") for path in (tmp_path / "long", out))
     assert all(long[name].equal(short[name]) for name in long)
@@ -101,8 +109,8 @@ def test_a_chain_of_short_jobs_is_one_long_job(site, write_recipe, tmp_path):
 def test_a_preempted_job_makes_way_with_a_checkpoint_and_goes_on(site, write_recipe, tmp_path):
     """Its two processes stop after the same step, neither before the checkpoint is whole."""
     out = tmp_path / "run"
-    recipe = write_recipe("grpo", rewards=SLOW, max_steps=6)
-    id = site.sbatch("--nodes=1", "--exclusive", TRAIN, recipe, "--processes", 2)
+    recipe = write_recipe("grpo", rewards=SLOW, max_steps=5)
+    id = site.sbatch("--nodes=1", "--exclusive", TRAIN, recipe, "--processes", 2, SLOW_WHILE=str(ROOT))
     site.until((out / "metrics.jsonl").is_file, id)
     urgent = site.slurm.submit("--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
     site.done(urgent)
@@ -132,7 +140,7 @@ def test_a_process_that_is_killed_is_named(site, write_recipe, tmp_path):
 
 def test_two_jobs_of_one_run_directory(site, write_recipe, tmp_path):
     recipe = write_recipe("grpo", rewards=SLOW, max_steps=400)
-    first = site.sbatch("--nodes=1", TRAIN, recipe)
+    first = site.sbatch("--nodes=1", TRAIN, recipe, SLOW_WHILE=str(ROOT))
     site.until((tmp_path / "run" / "metrics.jsonl").is_file, first)
     second = site.sbatch("--nodes=1", TRAIN, recipe)
     job = site.done(second, "FAILED")

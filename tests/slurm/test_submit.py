@@ -57,6 +57,7 @@ def test_a_recipe_is_shown_tried_and_submitted(site, write_recipe, tmp_path):
     assert site.slurm.wait(id)["JobState"] == "COMPLETED"
     assert run.is_finished(tmp_path / "run")
     told = site.command("status", tmp_path / "run").stdout
+    assert site.command("status", id).stdout == told, "a job's id names its run"
     assert "state   finished, step 2" in told and f"job     {id} COMPLETED 0:0" in told
     assert "holds a finished run" in site.command(*words).stderr
 
@@ -98,7 +99,7 @@ def test_a_pipeline_is_jobs_that_wait_for_each_other(site, pipeline, tmp_path):
     second = site.command(*words)
     assert second.returncode == 0, second
     running = site.command("status", out).stdout
-    assert re.search(r"sampled .*waiting .*Dependency", running), running
+    assert re.search(r"sampled .*waiting .*for base", running), running
     again = site.command(*words)
     assert again.stdout.count("is queued already") == 3, again
     # The report of an earlier start would have summed up too early.
@@ -113,3 +114,28 @@ def test_a_pipeline_is_jobs_that_wait_for_each_other(site, pipeline, tmp_path):
     assert len({row["process"] for row in made}) == 2, "each job of the array made some of the files"
     for directory in of_stage.values():
         shutil.rmtree(directory)
+
+
+def test_a_pipeline_as_one_job(site, pipeline, tmp_path):
+    out = tmp_path / "pipeline"
+    done = site.command("submit", pipeline, "--output_dir", out, "--one-job")
+    assert done.returncode == 0, done
+    (id,) = ids_in(done.stdout)
+    site.until((out / "state.json").is_file, id)
+    site.slurm.run("scancel", id)
+    assert site.slurm.wait(id)["JobState"] == "CANCELLED"
+    told = site.command("status", out).stdout
+    assert re.search(r"base .*interrupted", told) and f"job     {id} CANCELLED" in told, told
+
+
+def test_stages_that_were_cancelled(site, pipeline, tmp_path):
+    """The same command submits them again."""
+    out = tmp_path / "pipeline"
+    words = ("submit", pipeline, "--output_dir", out, "--slurm.begin", "now+1hour")
+    ids = ids_in(site.command(*words).stdout)
+    site.slurm.run("scancel", *ids)
+    told = site.command("status", out).stdout
+    assert len(re.findall(r"interrupted .*CANCELLED before it began", told)) == 3, told
+    again = ids_in(site.command(*words).stdout)
+    assert len(again) == 4 and not set(again) & set(ids)
+    site.slurm.run("scancel", *again)

@@ -14,7 +14,7 @@ from typing import Any
 from .. import failures
 from ..directory import read_json, write_json
 from ..failures import Failure
-from ..network import START
+from ..network import RUN, START
 from . import node
 
 REQUEUE = 75  # exit code: EX_TEMPFAIL of sysexits.h
@@ -50,7 +50,7 @@ def of(start: Path, code: int) -> tuple[int, str]:
     stopped = (start / node.STOP).exists() and not (failure and failure.final)
     if stopped or (failure is None and ended in node.STOPPED):
         if _may_retry(start):
-            return REQUEUE, ""
+            return REQUEUE, f"it was stopped, and starts again: {_from(start)}"
         told = "" if failure is None else f"\n{_told(start, failure, False)}"
         return 1, (
             f"error: it was stopped {_retries() + 1} times with nothing done between; ask for more --time, or less "
@@ -79,7 +79,7 @@ def _told(start: Path, failure: Failure, again: bool) -> str:
     if logs:
         lines.append(f"other nodes and servers say more in {start}: {', '.join(logs)}")
     if again:
-        lines.append("it may pass: the job starts again, from its last checkpoint")
+        lines.append(f"it may pass: the job starts again: {_from(start)}")
     elif failure.passing:
         lines.append(f"it might pass, but has come {_retries() + 1} times without a step between ({RETRIES})")
     return "\n".join(lines)
@@ -104,12 +104,20 @@ def _may_retry(start: Path) -> bool:
 
 def _done(start: Path) -> list[Any] | None:
     """What the run has whole, by which a start shows that it got further."""
-    named = start / "run"
+    named = start / RUN
     if not named.is_file():
         return None
     run = Path(named.read_text(encoding="utf-8").strip())
     steps = [int(path.parent.name.split("-")[1]) for path in run.glob("checkpoint-*/manifest.json")]
     return [str(run), max(steps, default=0), len([*run.glob("data/*.parquet"), *run.glob("judged/*")])]
+
+
+def _from(start: Path) -> str:
+    """Where the next start goes on."""
+    run, step, files = _done(start) or ("", 0, 0)
+    if step:
+        return f"{run} from checkpoint-{step}"
+    return f"{run} after {files} whole files" if files else f"{run} from the beginning".lstrip()
 
 
 def _retries() -> int:

@@ -79,8 +79,14 @@ def command(*words: str, check: bool = True) -> str:
     """
     done = subprocess.run(words, capture_output=True, text=True)
     if check and done.returncode:
-        raise RecipeError(f"{words[0]}: {done.stderr.strip() or done.stdout.strip()}")
+        raise RecipeError(f"{words[0]}: {words_of(done)}")
     return done.stdout
+
+
+def words_of(failed: subprocess.CompletedProcess[str]) -> str:
+    """What a command says of its failure, on one line."""
+    lines = (failed.stderr.strip() or failed.stdout.strip()).splitlines()
+    return "; ".join(line.strip().removeprefix(f"{failed.args[0]}: ") for line in lines)
 
 
 def jobs(ids: list[str]) -> dict[str, list[Job]]:

@@ -20,6 +20,12 @@ MEMORY = {"mem", "mem-per-cpu", "mem-per-gpu"}  # of which sbatch takes one
 MARGIN = 1.5  # of the estimated time, which nobody has measured
 LEAST, UNKNOWN, MOST = 3600, 24 * 3600, 7 * 24 * 3600  # seconds: of a request, and where the estimate does not know
 STARTING = 1800  # seconds to load libraries and weights in, and to evaluate before and after
+IN_OTHER_WORDS = {  # beside what the scripts' own directives ask for, sbatch refuses these, or adds them up
+    "gpus": "gpus-per-node",
+    "gres": "gpus-per-node",
+    "gpus-per-task": "gpus-per-node",
+    "cpus-per-task": "cpus-per-gpu",
+}
 OPTION = "--slurm."  # what options of sbatch's begin with among a recipe's
 
 
@@ -93,6 +99,9 @@ def of(
         RecipeError: there is no such partition, or its nodes are too small.
     """
     task, given = resolve(Path(path), changes)
+    for key, better in IN_OTHER_WORDS.items():
+        if key in asked and (key != "gres" or "gpu" in (asked[key] or "")):
+            raise RecipeError(f"--slurm.{key}: the scripts ask by --{better}; use --slurm.{better}")
     there = queue.partition(asked.get("partition") or around.get("SBATCH_PARTITION"))
     gpus = 0 if given.get("toy") else int(given.get("gpus") or 0)
     server = 0 if given.get("toy") else int(given.get("vllm_server_gpus") or 0)

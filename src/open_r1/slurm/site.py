@@ -25,9 +25,7 @@ def site() -> dict[str, str]:
         if SITE in os.environ:
             raise RecipeError(f"{SITE}: there is no {path}; copy slurm/site.example.sh there, or unset it")
         return dict(os.environ)
-    done = subprocess.run(
-        ["bash", "-c", 'set -e; source "$0" >&2; env -0', path.resolve()], capture_output=True, text=True
-    )
+    done = subprocess.run(["bash", "-c", 'source "$0" >&2 && env -0', path.resolve()], capture_output=True, text=True)
     if done.returncode:
         raise RecipeError(f"{path} ends with exit code {done.returncode}: {done.stderr.strip()[-300:]}")
     return dict(pair.split("=", 1) for pair in done.stdout.split("\0") if "=" in pair)

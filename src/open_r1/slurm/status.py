@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from .. import failures
 from .. import pipeline as pipelines
 from ..directory import is_finished, is_locked, read_json, read_jsonl, status, write_json
 from ..errors import RecipeError
-from ..network import JOBS
+from ..network import JOBS, RUN
 from ..pages.reading import duration
 from ..pipeline.plan import STATE, read_state
 from ..tables import aligned
@@ -25,17 +26,43 @@ SHOWN = (
 )
 
 
-def main(directory: Path) -> str:
-    """What to say of a directory; of a pipeline, what became of its stages is kept in its state.
+def main(named: str) -> str:
+    """What to say of a run or a pipeline; of a pipeline, what became of its stages is kept in its state.
+
+    Args:
+        named: its directory, or the id of a job that has begun.
 
     Raises:
         RecipeError: it is neither a run's nor a pipeline's.
     """
+    directory = Path(named)
+    if not directory.exists() and re.fullmatch(r"\d+(_\d+)?", named):
+        directory = _directory_of(named)
     if (directory / STATE).is_file():
         return _pipeline(directory)
     if (directory / "status.json").is_file() or (directory / JOBS).is_file():
         return _run(directory)
     raise RecipeError(f"{directory} is neither a run nor a pipeline (no status.json, no {STATE})")
+
+
+def _directory_of(id: str) -> Path:
+    """Where a job trains, as its last start has noted it.
+
+    Raises:
+        RecipeError: it has not got so far.
+    """
+    noted = [start / RUN for start in _starts(id) if (start / RUN).is_file()]
+    if not noted:
+        raise RecipeError(
+            f"job {id} has left no note of its run in {jobs_folder(site())} (yet); name the run's directory"
+        )
+    return Path(noted[-1].read_text(encoding="utf-8").strip())
+
+
+def _starts(id: str) -> list[Path]:
+    """Folders of a job's starts, in their order."""
+    folder = jobs_folder(site()) / id
+    return sorted(folder.glob("start-*"), key=lambda path: int(path.name.removeprefix("start-")))
 
 
 def _run(directory: Path) -> str:
@@ -71,12 +98,12 @@ def _pipeline(directory: Path) -> str:
     # Of one that is run by a process here, that process says how it stands.
     settles = bool(entries) and not is_locked(directory)
     rows: list[tuple[str, ...]] = [("stage", "seed", "state", "progress", "job", "nodes", "time", "why")]
-    lost: set[tuple[str, int | None]] = set()
+    became: dict[tuple[str, int | None], str] = {}
     for stage in _in_order(state["stages"]):
         jobs = known.get(entries.get(stage["dir"], {}).get("id", ""), [])
         if settles:
-            _settle(stage, jobs, lost)
-            lost |= {(stage["name"], stage["seed"])} if stage["state"] in ("failed", "blocked") else set()
+            _settle(stage, jobs, became)
+        became[stage["name"], stage["seed"]] = stage["state"]
         job = next((job for job in jobs if job.active), jobs[0] if jobs else None)
         rows.append(
             (
@@ -86,7 +113,7 @@ def _pipeline(directory: Path) -> str:
                 _progress(Path(stage["dir"]), of_state=False),
                 "" if job is None else job.id,
                 "" if job is None else job.nodes,
-                duration(stage["seconds"]) if stage["seconds"] else ("" if job is None else job.elapsed),
+                duration(stage["seconds"]) if stage["seconds"] else ("" if job is None else _elapsed(job.elapsed)),
                 stage["error"] or stage["why"] or "",
             )
         )
@@ -122,15 +149,16 @@ def _in_order(stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return ordered
 
 
-def _settle(stage: dict[str, Any], jobs: list[Job], lost: set[tuple[str, int | None]]) -> None:
-    """What became of a stage, by its run directory and its jobs, and those stages before it that have failed."""
+def _settle(stage: dict[str, Any], jobs: list[Job], became: dict[tuple[str, int | None], str]) -> None:
+    """What became of a stage, by its run directory, its jobs, and the states of the stages before it."""
     directory = Path(stage["dir"])
     known = status(directory)
     stage["seconds"] = known.get("seconds", stage["seconds"])
     stage["error"] = stage["why"] = None
     states = {job.state for job in jobs}
     failed = [job for job in jobs if not job.active and job.state != "COMPLETED"]
-    needs = [name for names in stage["inputs"].values() for name in names if (name, stage["seed"]) in lost]
+    before = {name: became[name, stage["seed"]] for names in stage["inputs"].values() for name in names}
+    needs = [name for name, state in before.items() if state in ("failed", "blocked")]
     if is_finished(directory):
         stage["state"] = "finished" if stage["state"] != "cached" else "cached"
     elif states & {"RUNNING", "COMPLETING"}:
@@ -140,9 +168,11 @@ def _settle(stage: dict[str, Any], jobs: list[Job], lost: set[tuple[str, int | N
     elif failed:
         stage["state"] = "interrupted" if failed[0].state == "CANCELLED" else "failed"
         stage["error"] = failure_of(failed[0]) if stage["state"] == "failed" else None
-        stage["why"] = None if stage["error"] else f"{failed[0].state} {failed[0].exit_code}".strip()
+        stage["why"] = None if stage["error"] else _end(failed[0])
     elif any(job.active for job in jobs):
-        stage["state"], stage["why"] = "waiting", next(job.reason for job in jobs if job.active)
+        after = [name for name, state in before.items() if state in ("waiting", "running")]
+        reason = next(job.reason for job in jobs if job.active)
+        stage["state"], stage["why"] = "waiting", f"for {' and '.join(after)}" if reason == "Dependency" else reason
     elif jobs:
         stage["state"], stage["why"] = "interrupted", "its job has ended without a result"
     elif stage["state"] in ("waiting", "running"):
@@ -151,8 +181,7 @@ def _settle(stage: dict[str, Any], jobs: list[Job], lost: set[tuple[str, int | N
 
 def failure_of(job: Job) -> str | None:
     """What failed first in the last start of a job, if that was its end."""
-    folder = jobs_folder(site()) / job.id
-    starts = sorted(folder.glob("start-*"), key=lambda path: int(path.name.removeprefix("start-")))
+    starts = _starts(job.id)
     if job.active or job.state == "COMPLETED" or not starts:
         return None
     failure = failures.first(starts[-1])
@@ -163,8 +192,20 @@ def _told(job: Job) -> str:
     if job.state == "PENDING":
         return f"{job.id} PENDING ({job.reason})"
     if job.active:
-        return f"{job.id} {job.state} on {job.nodes} for {job.elapsed}, {job.left} left"
-    return f"{job.id} {job.state} {job.exit_code}".strip()
+        return f"{job.id} {job.state} on {job.nodes} for {_elapsed(job.elapsed)}, {_elapsed(job.left)} left"
+    return f"{job.id} {_end(job)}"
+
+
+def _end(job: Job) -> str:
+    if job.state == "CANCELLED":
+        return job.state if job.nodes else f"{job.state} before it began"
+    return f"{job.state} {job.exit_code}".strip()
+
+
+def _elapsed(told: str) -> str:
+    """`1 h 30 min` of Slurm's `1:30:00`; its words where it says no number."""
+    seconds = queue.seconds(told)
+    return told if seconds is None else duration(seconds)
 
 
 def _progress(directory: Path, of_state: bool = True) -> str:
