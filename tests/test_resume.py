@@ -13,10 +13,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import warm
-from conftest import ROOT, command, group, path_with
+from accelerate.data_loader import prepare_data_loader
+from conftest import ROOT, TASKS, command, group, path_with
 from safetensors.torch import load_file
+from torch.utils.data import BatchSampler, DataLoader
+from trl.trainer.utils import RepeatSampler
 
-from open_r1 import run
+from open_r1 import callbacks, run
 from open_r1.configs import load_recipe
 from open_r1.errors import RecipeError
 
@@ -76,6 +79,18 @@ def assert_same(a: Path, b: Path) -> None:
         pd.testing.assert_frame_equal(pd.read_parquet(file), pd.read_parquet(b / "completions" / file.name))
 
 
+def killed_after(whole: Path, killed: Path, step: int) -> Path:
+    """A copy of a run as a kill after a checkpoint leaves it."""
+    shutil.copytree(whole, killed)
+    shutil.rmtree(killed / "model")
+    (killed / "status.json").unlink()
+    for checkpoint in killed.glob("checkpoint-*"):
+        if int(checkpoint.name.split("-")[1]) > step:
+            shutil.rmtree(checkpoint)
+    (killed / "recipe.yaml").write_text((killed / "recipe.yaml").read_text().replace(str(whole), str(killed)))
+    return killed
+
+
 def test_killed_inside_a_generation_cycle(grpo, tmp_path):
     recipe = grpo("cycle", **CYCLE)
     whole = start(recipe, tmp_path / "whole")
@@ -125,20 +140,53 @@ def test_two_processes_killed_inside_a_generation_cycle(grpo, tmp_path, monkeypa
     assert_same(tmp_path / "whole", tmp_path / "killed")
 
 
+@pytest.mark.parametrize(
+    ("task", "keys", "processes"),
+    [
+        ("sft", {}, 1),
+        ("sft", {"train_sampling_strategy": "group_by_length"}, 1),
+        ("grpo", {}, 1),
+        pytest.param("sft", {"per_device_train_batch_size": 2}, 2, marks=pytest.mark.long),
+        pytest.param("grpo", {"per_device_train_batch_size": 4}, 2, marks=pytest.mark.long),
+    ],
+)
+def test_killed_in_a_later_epoch(write_recipe, tmp_path, task, keys, processes):
+    """Rows come in that epoch's order and in those of the next, from within an epoch and from its end."""
+    (rows,) = TASKS[task]["datasets"]
+    keys |= {"datasets": [rows | {"args": rows["args"] | {"rows": 16 if task == "sft" else 8}}], "max_steps": 13}
+    keys |= {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 6, "learning_rate": 1e-3}
+    recipe = write_recipe(task, **keys)
+    finish(start(recipe, tmp_path / "whole", processes))
+    for step in (6, 8):
+        killed = killed_after(tmp_path / "whole", tmp_path / f"killed-{step}", step)
+        assert f"resuming from {killed}/checkpoint-{step}" in finish(start(recipe, killed, processes))
+        assert_same(tmp_path / "whole", killed)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_epochs_order_is_drawn_again(processes):
+    """That of a sampler which goes by its generator, as GRPO's, also where each process takes a part."""
+    batches = BatchSampler(RepeatSampler(range(8), mini_repeat_count=2, seed=3), 4, drop_last=False)
+    loader = prepare_data_loader(DataLoader(range(8), batch_sampler=batches), num_processes=processes, process_index=0)
+    orders, states = [], []
+    for _ in range(3):
+        states.append(callbacks.random_states(loader))
+        orders.append([batch.tolist() for batch in loader])
+    assert orders[0] != orders[1] != orders[2]
+    for order, state in zip(orders, states, strict=True):
+        callbacks.set_random_states(loader, state)
+        assert [batch.tolist() for batch in loader] == order
+
+
 def test_killed_in_the_last_evaluation(grpo, tmp_path):
     problems = {"path": "open_r1.tiny.problems:problems", "args": {"rows": 8, "split": "test"}}
     recipe = grpo("evaluated", evaluation={"datasets": [problems], "k": 4, "every": 2})
     finish(start(recipe, tmp_path / "whole"))
-    # As a kill between the last checkpoint and the last evaluation leaves it.
-    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
-    killed = tmp_path / "killed"
-    shutil.rmtree(killed / "model")
-    for name in ("summary.json", "evaluations/after.json", "status.json"):
+    killed = killed_after(tmp_path / "whole", tmp_path / "killed", STEPS)
+    for name in ("summary.json", "evaluations/after.json"):
         (killed / name).unlink()
     rows = (killed / "metrics.jsonl").read_text().splitlines(keepends=True)
     (killed / "metrics.jsonl").write_text("".join(rows[:-1]))
-    stored = (killed / "recipe.yaml").read_text().replace(str(tmp_path / "whole"), str(killed))
-    (killed / "recipe.yaml").write_text(stored)
     finish(start(recipe, killed))
     after = (tmp_path / "whole" / "evaluations" / "after.json").read_text()
     assert (killed / "evaluations" / "after.json").read_text() == after.replace(str(tmp_path / "whole"), str(killed))

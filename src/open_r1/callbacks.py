@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow.parquet
 import torch
 from accelerate.utils import gather_object, is_peft_model, send_to_device
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
@@ -39,6 +40,8 @@ class ExactResume(TrainerCallback):
     def __init__(self, trainer: Trainer, run: Run):
         self.trainer = trainer
         self.run = run
+        self.order: dict[str, torch.Tensor] = {}  # what the order of this epoch's rows was drawn from
+        self.resumed: dict[str, torch.Tensor] = {}  # the same, of the epoch in which a resumed run begins
 
     def _file(self, checkpoint: Path) -> Path:
         return checkpoint / f"resume_{self.trainer.accelerator.process_index}.pt"
@@ -58,6 +61,9 @@ class ExactResume(TrainerCallback):
             }
         if getattr(args, "sync_ref_model", False):
             carried["ref_model"] = self.trainer.accelerator.get_state_dict(self.trainer.ref_model)
+        # At its end the next epoch is still to be drawn.
+        ended = float(state.epoch).is_integer()
+        carried["order"] = random_states(kwargs["train_dataloader"]) if ended else self.order
         torch.save(carried, self._file(checkpoint))
         self.trainer.accelerator.wait_for_everyone()
         if self.run.main:
@@ -74,6 +80,7 @@ class ExactResume(TrainerCallback):
             return
         # The trainer has loaded its own state by now, and set these to their initial values.
         carried = torch.load(self._file(self.run.checkpoint), map_location="cpu", weights_only=True)
+        self.resumed = carried.pop("order")
         carried = send_to_device(carried, args.device)
         reference = carried.pop("ref_model", None)
         if reference is not None:
@@ -88,6 +95,37 @@ class ExactResume(TrainerCallback):
                 queue.extend(values)
         for name, value in carried.items():
             setattr(self.trainer, name, value)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # The trainer draws the epoch's order again and skips what was trained on; samplers that do not go by the
+        # number of the epoch (GRPO's, and those by length) would draw that of the first.
+        if self.resumed:
+            set_random_states(kwargs["train_dataloader"], self.resumed)
+            self.resumed = {}
+        self.order = random_states(kwargs["train_dataloader"])
+
+
+def random_states(dataloader: DataLoader) -> dict[str, torch.Tensor]:
+    """What a sampler may draw its next order of rows from: the process's generator, and its own if it has one."""
+    states = {"process": torch.get_rng_state()}
+    if own := _own_generator(dataloader):
+        states["sampler"] = own.get_state()
+    return states
+
+
+def set_random_states(dataloader: DataLoader, states: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(states["process"])
+    if own := _own_generator(dataloader):
+        own.set_state(states["sampler"])
+
+
+def _own_generator(dataloader: DataLoader) -> torch.Generator | None:
+    """Of a sampler that goes by it from epoch to epoch, and not by the epoch's number."""
+    batches = dataloader.batch_sampler
+    while hasattr(batches, "batch_sampler"):  # accelerate's, which takes one process's part
+        batches = batches.batch_sampler
+    sampler = batches.sampler
+    return None if hasattr(sampler, "set_epoch") else getattr(sampler, "generator", None)
 
 
 class StopSignal(TrainerCallback):
