@@ -14,16 +14,21 @@ ARGS   ?=
 # those of few tests last, and they are the long ones.
 TEST_PROCESSES ?= 2
 BIN    := $(VENV)/bin
+# What is installed will do, unless EXTRAS asks for something, or what is to be run needs more.
 READY  := $(VENV)/.ready-$(EXTRAS)
+ifeq ($(origin EXTRAS),file)
+READY  := $(firstword $(wildcard $(VENV)/.ready-*) $(READY))
+endif
+DEV    := $(VENV)/.ready-dev
 
 .PHONY: install train submit status estimate check evaluate compare reference test test-long test-gpu lint format report lineage clean
 
 install: $(READY)
 
 # Made again when setup.py changes, so that a new pin reaches an old environment.
-$(READY): setup.py
+$(VENV)/.ready-%: setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[$*]'
 	touch $@
 
 train: $(READY)
@@ -35,21 +40,21 @@ submit: $(READY)
 status: $(READY)
 	@$(BIN)/open-r1 status $(RUN)
 
-test: $(READY)
+test: $(DEV)
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m "not long and not gpu" $(ARGS)
 
-test-long: $(READY)
+test-long: $(DEV)
 	$(BIN)/python -m pytest -m long $(ARGS)
 
-test-gpu: $(READY)
+test-gpu: $(DEV)
 	$(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
 
-lint: $(READY)
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@if command -v shellcheck >/dev/null; then shellcheck slurm/*.sh slurm/*.slurm .ci/run; else echo "shellcheck is not installed: slurm/ is not checked"; fi
 
-format: $(READY)
+format: $(DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -34,8 +34,10 @@ import record
 import yaml
 
 from open_r1.directory import read_jsonl
+from open_r1.slurm import queue
 
 ROOT = Path(__file__).parents[1]
+ENDED_BADLY = set(queue.FINAL) - {"COMPLETED"}
 CURVE_STEPS, CHAIN_STEPS, STOPS = 40, 200, (60, 120)
 BY_HAND = """#!/bin/bash
 export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
@@ -87,7 +89,7 @@ class Jobs:
             # Seldom: asking Slurm costs the processes that are measured.
             if time.time() - looked > 2:
                 looked = time.time()
-                if self.state(id) in ("FAILED", "CANCELLED", "TIMEOUT"):
+                if self.state(id) in ENDED_BADLY:
                     sys.exit(self.log(id))
             time.sleep(0.05)
         return time.time() - began
@@ -98,7 +100,7 @@ class Jobs:
 
     def finish(self, id: str) -> None:
         while (state := self.state(id)) != "COMPLETED":
-            if state in ("FAILED", "CANCELLED", "TIMEOUT"):
+            if state in ENDED_BADLY:
                 sys.exit(self.log(id))
             time.sleep(0.5)
 

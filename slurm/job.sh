@@ -39,6 +39,14 @@ cores() {
     tr ',' '\n' <<<"$SLURM_JOB_CPUS_PER_NODE" | sed 's/(.*//' | sort -n | head -n 1
 }
 
+# Slurm ends what takes longer than the notice, and does not queue it again.
+before_the_limit() {
+    local end
+    end=$(scontrol show job "$id" | sed -n 's/.* EndTime=\([^ ]*\).*/\1/p' | head -n 1)
+    end=$(date -d "$end" +%s 2>/dev/null) || return 0 # without a limit
+    (sleep "$((end - 30 > $(date +%s) ? end - 30 - $(date +%s) : 0))" && kill -ALRM $$) &
+}
+
 job() {
     id=$SLURM_JOB_ID
     if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then
@@ -60,17 +68,22 @@ job() {
     if [ "${SLURM_GPUS_PER_NODE:-}" = 0 ]; then unset SLURM_GPUS_PER_NODE; fi
     echo "$(date '+%F %T') job $id, start ${SLURM_RESTART_COUNT:-0}, on $SLURM_JOB_NODELIST: open-r1 $*"
 
-    local cancelled=
-    trap 'touch "$OPEN_R1_START/stop"' USR1 # soon at the time limit, or preempted
-    trap 'cancelled=yes' TERM               # Slurm has told the step as well
+    local cancelled="" late=""
+    trap 'touch "$OPEN_R1_START/stop"; before_the_limit' USR1 # soon at the time limit, or preempted
+    trap 'late=yes' ALRM
+    trap 'cancelled=yes' TERM # Slurm has told the step as well
     srun --export=ALL --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --mem=0 \
         --cpus-per-task="$(cores)" --kill-on-bad-exit=1 \
         ${OPEN_R1_SRUN[@]+"${OPEN_R1_SRUN[@]}"} ${OPEN_R1_WRAP[@]+"${OPEN_R1_WRAP[@]}"} \
         bash slurm/node.sh "$python" "$@" &
     local step=$! code=0 told
     # A trap ends `wait`, and the step goes on.
-    while wait "$step" && code=0 || code=$?; kill -0 "$step" 2>/dev/null; do :; done
-    wait "$step" && code=0 || code=$? # of the step, where a trap came as it ended
+    while wait "$step" && code=0 || code=$?; [ -z "$late" ] && kill -0 "$step" 2>/dev/null; do :; done
+    if [ -n "$late" ]; then
+        echo "$(date '+%F %T') it has not stopped by itself so shortly before the limit; sbatch --signal gives more notice"
+    else
+        wait "$step" && code=0 || code=$? # of the step, where a trap came as it ended
+    fi
 
     # Cancelled meanwhile, it ends by the same signal, and has nothing to say.
     [ -n "$cancelled" ] || { told=$(on_one_node "$python" -m open_r1.slurm.outcome "$code") && code=0 || code=$?; }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import socket
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from open_r1 import failures, group, network, nodes
+from open_r1 import directory, failures, group, network, nodes
 from open_r1.configs import resolve
 from open_r1.errors import RecipeError, Unavailable
 from open_r1.failures import Failure
@@ -74,6 +75,8 @@ def test_a_port_of_the_sites_range_that_is_free(monkeypatch):
         with pytest.raises(RecipeError, match=rf"OPEN_R1_PORTS: every port of {port}-{port} is taken on "):
             network.free_port()
     assert network.free_port() == port
+    with pytest.raises(RecipeError, match="every port"):
+        network.free_port()  # that one is given away, though nobody listens on it yet
     monkeypatch.setenv(network.PORTS, "many")
     with pytest.raises(RecipeError, match="a range of ports such as 20000-20100, got 'many'"):
         network.free_port()
@@ -162,13 +165,16 @@ def test_cudas_advice_does_not_hide_its_error(start):
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-def test_a_job_is_started_again_so_often_with_nothing_done_between(start, tmp_path, stopped):
-    (start / "run").write_text(f"{tmp_path / 'run'}\n")
-    if stopped:
-        (start / "stop").touch()
-    leave(start, message="TimeoutError: timed out")
+def test_a_job_is_started_again_so_often_with_nothing_done_between(tmp_path, stopped):
     codes = []
-    for step in (4, 4, 4, 8, 8, 8, 8):
+    for number, step in enumerate((4, 4, 4, 8, 8, 8, 8)):
+        start = tmp_path / "job" / f"start-{number}"
+        start.mkdir(parents=True)
+        if number != 2:  # this one fails while it loads
+            (start / "run").write_text(f"{tmp_path / 'run'}\n")
+        if stopped:
+            (start / "stop").touch()
+        leave(start, message="TimeoutError: timed out")
         checkpoint = tmp_path / "run" / f"checkpoint-{step}"
         checkpoint.mkdir(parents=True, exist_ok=True)
         (checkpoint / "manifest.json").touch()
@@ -216,14 +222,36 @@ def test_a_stage_is_not_filled_by_another_recipe_than_was_submitted(write_recipe
 
 
 @pytest.mark.parametrize(
-    ("nodes_asked", "gpus", "server", "expected"),
-    [(None, 8, 0, (1, 8)), (None, 32, 0, (4, 8)), (None, 12, 0, (2, 6)), (None, 16, 8, (3, 8)), ("4", 8, 0, (4, 2)),
-     ("1", 6, 2, (1, 8)), ("3", 16, 8, (3, 8))],
+    ("asked", "gpus", "server", "expected"),
+    [({}, 8, 0, (1, 8)), ({}, 32, 0, (4, 8)), ({}, 12, 0, (2, 6)), ({}, 16, 8, (3, 8)), ({"nodes": "4"}, 8, 0, (4, 2)),
+     ({"nodes": "1"}, 6, 2, (1, 8)), ({"nodes": "3"}, 16, 8, (3, 8)), ({"gpus-per-node": "h100:8"}, 2, 0, (1, 8)),
+     ({"gpus-per-node": "4"}, 32, 0, (8, 4))],
 )  # fmt: skip
-def test_the_shape_of_a_request(nodes_asked, gpus, server, expected):
+def test_the_shape_of_a_request(asked, gpus, server, expected):
     there = queue.Partition("gpu", 8, 64, 1000000, 6, None)
-    asked = {} if nodes_asked is None else {"nodes": nodes_asked}
     assert request.shape("r.yaml", gpus, server, there, asked) == expected
+
+
+@pytest.mark.parametrize(
+    ("task", "keys", "asked", "told"),
+    [
+        ("sft", {"gpus": 12}, {"gpus-per-node": "8"}, "of which every node is to use as many"),
+        ("grpo", {"gpus": 8, "vllm_mode": "server", "vllm_server_gpus": 8}, {"nodes": "3"}, "by sbatch --nodes=2"),
+        ("sample", {"gpus": 16}, {}, "one job does it on one node, and those of gpu have 8 GPUs"),
+        ("sft", {}, {"clusters": "other"}, "set SLURM_CLUSTERS instead"),
+    ],
+)
+def test_a_request_that_the_job_would_refuse(write_recipe, monkeypatch, task, keys, asked, told):
+    monkeypatch.setattr(queue, "partition", lambda name: queue.Partition("gpu", 8, 64, 1000000, 6, None))
+    with pytest.raises(RecipeError, match=told):
+        request.of(str(write_recipe(task, **keys)), {}, asked, {})
+
+
+def test_what_a_request_takes_of_a_node(write_recipe, monkeypatch):
+    monkeypatch.setattr(queue, "partition", lambda name: queue.Partition("gpu", 8, 64, 1000000, 6, None))
+    of = {gpus: request.of(str(write_recipe("sft", gpus=gpus)), {}, {}, {}).options for gpus in (2, 16)}
+    assert [of[2][key] for key in ("nodes", "gpus-per-node", "cpus-per-gpu", "mem")] == ["1", "2", "7", "237500M"]
+    assert [of[16][key] for key in ("nodes", "gpus-per-node", "cpus-per-gpu", "mem")] == ["2", "8", "7", "0"]
 
 
 @pytest.mark.parametrize(
@@ -274,6 +302,37 @@ def test_a_partition_is_that_of_its_largest_nodes(monkeypatch):
     assert queue.partition("mixed").gpus == 2
     with pytest.raises(RecipeError, match="partition: there is none named 'gpus'; did you mean 'gpu'"):
         queue.partition("gpus")
+
+
+def test_tasks_of_an_array_that_ended_long_ago(monkeypatch):
+    """Of the others the queue and the controller know; of these only the accounting."""
+    told = {
+        "squeue": "12|12_6|RUNNING|None|n1|1:30|28:30\n",
+        "scontrol": "JobId=14 ArrayJobId=12 ArrayTaskId=5 JobState=COMPLETED Reason=None RunTime=00:00:09 NodeList=n2 "
+        "ExitCode=0:0\nJobId=15 ArrayJobId=12 ArrayTaskId=7-9 JobState=PENDING Reason=Priority RunTime=00:00:00 "
+        "NodeList=(null) ExitCode=0:0\n",
+        "sacct": "12_3|FAILED|n1|00:00:07|2:0\n12_5|COMPLETED|n2|00:00:09|0:0\n12_[7-9]|PENDING||00:00:00|0:0\n",
+    }
+    monkeypatch.setattr(queue, "command", lambda name, *words, check=True: told[name])
+    monkeypatch.setattr(queue.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert [(job.id, job.state) for job in queue.jobs(["12"])["12"]] == [
+        ("12_6", "RUNNING"), ("12_5", "COMPLETED"), ("12_3", "FAILED"),
+    ]  # fmt: skip
+
+
+def test_the_lock_of_a_start_on_a_lost_node_is_no_obstacle(tmp_path, monkeypatch):
+    with (tmp_path / directory.LOCK).open("w") as left_by_nfs:
+        fcntl.flock(left_by_nfs, fcntl.LOCK_EX)
+        left_by_nfs.write("job 12 on n1")
+        left_by_nfs.flush()
+        monkeypatch.setenv("SLURM_JOB_ID", "12")
+        monkeypatch.setenv("SLURMD_NODENAME", "n2")
+        assert directory.holder(tmp_path) == "job 12 on n1"
+        with pytest.raises(RecipeError, match="another process"):
+            directory.lock(tmp_path)
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+        assert directory.holder(tmp_path) is None
+        directory.lock(tmp_path)
 
 
 def test_a_failure_is_a_line():

@@ -119,6 +119,8 @@ def _hold(path: Path, kind: int) -> int:
         _flock(held, kind)
     except BlockingIOError:
         holder = os.read(held, 200).decode() or "unknown"
+        if _is_gone(holder):
+            return held
         os.close(held)
         del _held[path.parent.resolve()]
         raise RecipeError(f"another process ({holder}) is running in {path.parent}; wait for it, or stop it") from None
@@ -133,6 +135,12 @@ def _own_name() -> str:
     return (
         f"{os.getpid()}" if job is None else f"job {job} on {os.environ.get('SLURMD_NODENAME', os.uname().nodename)}"
     )
+
+
+def _is_gone(holder: str) -> bool:
+    """True of an earlier start of this very job, on a lost node, whose lock NFS keeps until the node is up again."""
+    again = int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
+    return again and holder.startswith(f"job {os.environ['SLURM_JOB_ID']} on ") and holder != _own_name()
 
 
 def _flock(descriptor: int, kind: int) -> None:
@@ -199,7 +207,8 @@ def holder(directory: Path) -> str | None:
     try:
         flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return os.read(descriptor, 200).decode() or "unknown"
+        name = os.read(descriptor, 200).decode() or "unknown"
+        return None if _is_gone(name) else name
     finally:
         os.close(descriptor)
     return None

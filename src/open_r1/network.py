@@ -12,9 +12,13 @@ from .errors import RecipeError
 START = "OPEN_R1_START"  # environment variable: a folder for what processes of one start of a job tell each other
 JOB_LOG = "OPEN_R1_LOG"  # environment variable: of the Slurm job that this process is the whole of
 RUN = "run"  # of a start's folder: names the run directory in which it is at work
+SERVED = "served"  # of a start's folder: its server was healthy
 JOBS = ".slurm.json"  # of a run's directory: the jobs that are of it
 VLLM_SERVER = "OPEN_R1_VLLM_SERVER"  # environment variable: its address, and a port for the weights that it is sent
 PORTS = "OPEN_R1_PORTS"  # environment variable: the ports that a site leaves open between nodes, as in 20000-20100
+
+
+_given: set[int] = set()  # of the site's ports, those that this process has handed out
 
 
 def node_name() -> str:
@@ -42,12 +46,15 @@ def free_port() -> int:
     begin = int(os.environ.get("SLURM_JOB_ID", "0")) * 7
     for i in range(count):
         port = first + (begin + i) % count
+        if port in _given:  # and perhaps not yet listened on
+            continue
         with socket.socket() as free:
             free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 free.bind(("", port))
             except OSError:
                 continue
+            _given.add(port)
             return port
     raise RecipeError(f"{PORTS}: every port of {told} is taken on {node_name()}; give more, or wait for other jobs")
 

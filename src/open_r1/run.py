@@ -185,6 +185,7 @@ def resume(run: Run) -> None:
 
 def stop(number: int, frame: Any) -> None:
     """A signal ends a data task between two instructions: a file that is not whole has no name yet."""
+    signal.signal(number, signal.SIG_IGN)  # said twice, it would end what puts things in order
     raise Stopped(number, "stopped; the same command goes on from the last whole file")
 
 

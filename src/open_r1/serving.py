@@ -21,7 +21,7 @@ import psutil
 from . import hardware
 from .directory import read_json, write_json
 from .errors import RecipeError, Unavailable
-from .network import START, addresses, free_port, node_name, reachable
+from .network import SERVED, START, addresses, free_port, node_name, reachable
 from .processes import die_with_parent
 
 PLACE = "server.json"  # of a server's folder: where it listens
@@ -119,6 +119,7 @@ def serve(model: str, words: list[str]) -> int:
         print(f"{model} is being loaded; the server's log is {folder / LOG}", flush=True)
         address = wait(folder, deadline, watch)
         print(f"{model} is served at {address}/v1", flush=True)
+        (folder / SERVED).touch()
         while True:
             watch()
             time.sleep(0.5)

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 
 def even_length(completion: str) -> float:
@@ -10,8 +11,9 @@ def even_length(completion: str) -> float:
 
 
 def even_length_after_a_while(completion: str) -> float:
-    if os.path.exists(os.environ.get("SLOW_WHILE", "")):
-        time.sleep(1)
+    file = Path(os.environ.get("SLOW_WHILE", "absent"))
+    if file.is_file():
+        time.sleep(float(file.read_text()))  # seconds
     return even_length(completion)
 
 

@@ -268,7 +268,7 @@ class Cluster:
             "EnforcePartLimits": "ALL",
             "MinJobAge": "86400",  # for so long one can ask about a finished job
             "MessageTimeout": "5",  # for so long a node that lost power is called, before it is missed
-            "KillWait": "5",
+            "KillWait": "10",
             "SlurmctldTimeout": "10",
             "SlurmdTimeout": str(slurmd_timeout),
             "ReturnToService": "2",

@@ -27,6 +27,14 @@ SFT = {"learning_rate": 1e-3, "train_sampling_strategy": "sequential", "save_str
 SLOW = [{"name": "lively_reward:even_length_after_a_while"}, {"name": "think_format"}]
 
 
+@pytest.fixture
+def slow(tmp_path):
+    """While this file is there, each completion takes so many seconds to be judged."""
+    path = tmp_path / "slow"
+    path.write_text("1")
+    return path
+
+
 def train_here(recipe: Path, out: Path) -> None:
     """One process on this machine, without Slurm."""
     done = warm.run(
@@ -75,12 +83,10 @@ def test_two_nodes_are_one_training_also_after_a_power_cut(site, write_recipe, t
         torch.testing.assert_close(first[name], second[name], atol=2e-4, rtol=0)
 
 
-def test_a_chain_of_short_jobs_is_one_long_job(site, write_recipe, tmp_path):
+def test_a_chain_of_short_jobs_is_one_long_job(site, write_recipe, slow, tmp_path):
     """Stopped by the limit, then by the same signal by hand: weights, metrics and completions are the same."""
     keys = {"max_steps": 120, "learning_rate": 1e-3, "steps_per_generation": 2, "num_iterations": 2}
     recipe = write_recipe("grpo", "chain", rewards=SLOW, **keys)
-    slow = tmp_path / "slow"
-    slow.touch()
     train_here(recipe, tmp_path / "long")
     out = tmp_path / "chain"
     # Slurm looks each half minute at what will reach its limit: the signal comes after 30 to 60 s.
@@ -88,7 +94,7 @@ def test_a_chain_of_short_jobs_is_one_long_job(site, write_recipe, tmp_path):
     id = site.sbatch("--nodes=1", *limit, TRAIN, recipe, "--output_dir", out, SLOW_WHILE=str(slow))
     site.until(lambda: site.slurm.job(id)["Restarts"] == "1", id)
     by_limit = last_step(out)
-    assert by_limit > 4, "long enough to load and to begin"
+    assert by_limit > 0, "it had begun"
     site.until(lambda: last_step(out) > by_limit, id)
     site.slurm.run("scancel", "--batch", "--signal=USR1", id)
     slow.unlink()
@@ -106,14 +112,32 @@ def test_a_chain_of_short_jobs_is_one_long_job(site, write_recipe, tmp_path):
         pd.testing.assert_frame_equal(pd.read_parquet(file), pd.read_parquet(out / "completions" / file.name))
 
 
-def test_a_preempted_job_makes_way_with_a_checkpoint_and_goes_on(site, write_recipe, tmp_path):
+@pytest.mark.long
+def test_a_step_longer_than_the_notice_is_repeated(site, write_recipe, slow, tmp_path):
+    slow.write_text("0")
+    recipe = write_recipe("grpo", rewards=SLOW, max_steps=400, save_strategy="steps", save_steps=2)
+    out = tmp_path / "run"
+    id = site.sbatch("--nodes=1", "--time=1", "--signal=B:USR1@40", TRAIN, recipe, SLOW_WHILE=str(slow))
+    site.until((out / "checkpoint-2" / run.MANIFEST).is_file, id)
+    slow.write_text("300")
+    site.until(lambda: site.slurm.job(id)["Restarts"] == "1", id)
+    slow.unlink()
+    site.until(lambda: "resuming from" in site.log(id), id)
+    site.slurm.run("scancel", id)
+    site.done(id, "CANCELLED")
+    assert "it has not stopped by itself so shortly before the limit" in site.log(id)
+    assert f"starts again: {out} from checkpoint-" in site.log(id)
+
+
+def test_a_preempted_job_makes_way_with_a_checkpoint_and_goes_on(site, write_recipe, slow, tmp_path):
     """Its two processes stop after the same step, neither before the checkpoint is whole."""
     out = tmp_path / "run"
-    recipe = write_recipe("grpo", rewards=SLOW, max_steps=5)
-    id = site.sbatch("--nodes=1", "--exclusive", TRAIN, recipe, "--processes", 2, SLOW_WHILE=str(ROOT))
+    recipe = write_recipe("grpo", rewards=SLOW, max_steps=12)
+    id = site.sbatch("--nodes=1", "--exclusive", TRAIN, recipe, "--processes", 2, SLOW_WHILE=str(slow))
     site.until((out / "metrics.jsonl").is_file, id)
     urgent = site.slurm.submit("--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
     site.done(urgent)
+    slow.unlink()
     job = site.done(id)
     log = site.log(id)
     assert job["Restarts"] == "1" and "stopped with a checkpoint" in log and "resuming from" in log
@@ -138,9 +162,9 @@ def test_a_process_that_is_killed_is_named(site, write_recipe, tmp_path):
     assert top.startswith("n2, rank 1, ") and "error: the process was ended by SIGKILL, by the system if" in top
 
 
-def test_two_jobs_of_one_run_directory(site, write_recipe, tmp_path):
+def test_two_jobs_of_one_run_directory(site, write_recipe, slow, tmp_path):
     recipe = write_recipe("grpo", rewards=SLOW, max_steps=400)
-    first = site.sbatch("--nodes=1", TRAIN, recipe, SLOW_WHILE=str(ROOT))
+    first = site.sbatch("--nodes=1", TRAIN, recipe, SLOW_WHILE=str(slow))
     site.until((tmp_path / "run" / "metrics.jsonl").is_file, first)
     second = site.sbatch("--nodes=1", TRAIN, recipe)
     job = site.done(second, "FAILED")

@@ -29,6 +29,7 @@ from .. import directory, hardware
 from ..configs import load_recipe, parse_overrides, resolve, words_of
 from ..directory import is_locked, read_json, write_json
 from ..errors import RecipeError
+from ..network import START
 from ..processes import die_with_parent
 from . import address
 from .graph import Pipeline, Stage
@@ -261,7 +262,8 @@ class Execution:
             if os.getpid() != self.pid:
                 os._exit(128 + number)  # a job's process that has not begun
             if self.stopping:
-                self.kill()
+                if START not in os.environ:  # Slurm says it to all processes of a job, and kills by itself
+                    self.kill()
                 return
             self.stopping = number
             self.say("stopping: every stage goes on from where it was, by the same command (once more to end at once)")

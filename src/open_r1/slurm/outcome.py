@@ -14,7 +14,7 @@ from typing import Any
 from .. import failures
 from ..directory import read_json, write_json
 from ..failures import Failure
-from ..network import RUN, START
+from ..network import RUN, SERVED, START
 from . import node
 
 REQUEUE = 75  # exit code: EX_TEMPFAIL of sysexits.h
@@ -47,7 +47,8 @@ def of(start: Path, code: int) -> tuple[int, str]:
     failure = failures.first(start)
     # What fails once it was told to stop fails of that, unless it says that it will always fail (a full disk); and
     # where something has failed, srun stops the rest.
-    stopped = (start / node.STOP).exists() and not (failure and failure.final)
+    asked = (start / node.STOP).exists()
+    stopped = asked and (ended in node.STOPPED or not (failure and failure.final))
     if stopped or (failure is None and ended in node.STOPPED):
         if _may_retry(start):
             return REQUEUE, f"it was stopped, and starts again: {_from(start)}"
@@ -96,28 +97,36 @@ def _may_retry(start: Path) -> bool:
     """Count a start that did not come to its end; those with something done between them are not the same."""
     path = start.parent / COUNTED
     before: dict[str, Any] = read_json(path) if path.is_file() else {"count": 0, "done": None}
-    done = _done(start)
+    done = _done(start) or before["done"]  # a start that ends before it has named its run has done nothing
     count = 1 if done != before["done"] else before["count"] + 1
     write_json(path, {"count": count, "done": done})
     return count <= _retries()
 
 
-def _done(start: Path) -> list[Any] | None:
-    """What the run has whole, by which a start shows that it got further."""
+def _done(start: Path) -> dict[str, Any] | None:
+    """What the run has whole, by which a start shows that it got further; a server that has served is as good."""
+    if (start / SERVED).exists():
+        return {"served": start.name}
     named = start / RUN
     if not named.is_file():
         return None
     run = Path(named.read_text(encoding="utf-8").strip())
     steps = [int(path.parent.name.split("-")[1]) for path in run.glob("checkpoint-*/manifest.json")]
-    return [str(run), max(steps, default=0), len([*run.glob("data/*.parquet"), *run.glob("judged/*")])]
+    return {
+        "run": str(run),
+        "step": max(steps, default=0),
+        "files": len([*run.glob("data/*.parquet"), *run.glob("judged/*")]),
+    }
 
 
 def _from(start: Path) -> str:
-    """Where the next start goes on."""
-    run, step, files = _done(start) or ("", 0, 0)
-    if step:
-        return f"{run} from checkpoint-{step}"
-    return f"{run} after {files} whole files" if files else f"{run} from the beginning".lstrip()
+    """Where the next start goes on, once this one is counted."""
+    done = read_json(start.parent / COUNTED)["done"] or {}
+    if done.get("step"):
+        return f"{done['run']} from checkpoint-{done['step']}"
+    if done.get("files"):
+        return f"{done['run']} after {done['files']} whole files"
+    return f"{done.get('run', '')} from the beginning".lstrip()
 
 
 def _retries() -> int:

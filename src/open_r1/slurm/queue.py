@@ -94,19 +94,21 @@ def jobs(ids: list[str]) -> dict[str, list[Job]]:
     known: dict[str, list[Job]] = {}
     if not ids or shutil.which("squeue") is None:  # as in a container
         return known
-    for line in command("squeue", "--noheader", "--array", "--format=%F|%i|%T|%r|%N|%M|%L").splitlines():
+    # It fails where it knows none of them any more.
+    asked = ("squeue", "--noheader", "--array", f"--jobs={','.join(ids)}", "--format=%F|%i|%T|%r|%N|%M|%L")
+    for line in command(*asked, check=False).splitlines():
         of_array, *rest = line.split("|")
-        if of_array in ids:
-            known.setdefault(of_array, []).append(Job(*rest))
+        known.setdefault(of_array, []).append(Job(*rest))
     for id in ids:
-        if id not in known and (ended := _ended(id)):
-            known[id] = ended
+        queued = {job.id for job in known.get(id, [])}
+        if ended := [job for job in _ended(id) if job.id not in queued]:
+            known.setdefault(id, []).extend(ended)
     return known
 
 
 def _ended(id: str) -> list[Job]:
-    """A job that is not in the queue: the controller knows it for some minutes, the accounting for good."""
-    found = []
+    """A job or tasks of an array that have ended: the controller knows them for minutes, the accounting for good."""
+    found: dict[str, Job] = {}
     for line in command("scontrol", "--oneliner", "show", "job", id, check=False).splitlines():
         told = dict(re.findall(r"(\w+)=(\S*)", line))
         if "JobState" in told:
@@ -114,14 +116,12 @@ def _ended(id: str) -> list[Job]:
             nodes = told.get("NodeList", "").replace("(null)", "")
             # One that never ran has been waiting since 1970.
             elapsed = told["RunTime"] if nodes else ""
-            found.append(Job(number, told["JobState"], told["Reason"], nodes, elapsed, "", told["ExitCode"]))
-    if found:
-        return found
+            found[number] = Job(number, told["JobState"], told["Reason"], nodes, elapsed, "", told["ExitCode"])
     asked = ("sacct", "--noheader", "--parsable2", "--allocations", "--jobs", id)
     for line in command(*asked, "--format=JobID,State,NodeList,Elapsed,ExitCode", check=False).splitlines():
         number, state, nodes, elapsed, code = line.split("|")
-        found.append(Job(number, state.split()[0], "", nodes, elapsed, "", code))
-    return found
+        found.setdefault(number, Job(number, state.split()[0], "", nodes, elapsed, "", code))
+    return [job for job in found.values() if job.state in FINAL or job.id == id]  # not tasks that are still to come
 
 
 def partition(name: str | None) -> Partition:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import estimate
-from ..configs import SHARDED_TASKS, resolve, words_of
+from ..configs import SHARDED_TASKS, TRAINERS, resolve, words_of
 from ..errors import RecipeError
 from ..estimate import Estimate
 from ..estimate.told import hours as in_words
+from ..nodes import Allocation, layout
 from . import queue
 from .queue import Partition
 from .site import LOGS, SCRIPTS
@@ -99,6 +100,8 @@ def of(
         RecipeError: there is no such partition, or its nodes are too small.
     """
     task, given = resolve(Path(path), changes)
+    if "clusters" in asked:
+        raise RecipeError("--slurm.clusters: set SLURM_CLUSTERS instead, which all of Slurm's commands go by")
     for key, better in IN_OTHER_WORDS.items():
         if key in asked and (key != "gres" or "gpu" in (asked[key] or "")):
             raise RecipeError(f"--slurm.{key}: the scripts ask by --{better}; use --slurm.{better}")
@@ -107,6 +110,13 @@ def of(
     server = 0 if given.get("toy") else int(given.get("vllm_server_gpus") or 0)
     notes: list[str] = []
     nodes, per_node = shape(path, gpus, server, there, asked) if gpus else (processes or 1, 0)
+    if gpus and task in TRAINERS:
+        layout(Allocation(Path(), nodes, 0, per_node), gpus, gpus, server)
+    elif nodes > 1 and task not in TRAINERS:
+        raise RecipeError(
+            f"{path}: one job does it on one node, and those of {there.name} have {there.gpus} GPUs; set --gpus, and "
+            "--array 8 for so many jobs that share the work"
+        )
     parts = Path(str(given["output_dir"])).parts[-3:]
     options: dict[str, str | None] = {
         "job-name": "-".join(parts).replace("/", "-"),
@@ -124,7 +134,7 @@ def of(
 
 
 def shape(path: str, gpus: int, server: int, there: Partition, asked: dict[str, str | None]) -> tuple[int, int]:
-    """Nodes, and GPUs on each.
+    """Nodes, and GPUs on each, which is what was asked for if it was.
 
     Raises:
         RecipeError: no node has as many.
@@ -148,9 +158,9 @@ def shape(path: str, gpus: int, server: int, there: Partition, asked: dict[str, 
         trainers = int(nodes) - (server > 0) if nodes.isdigit() else 0
         if trainers < 1 or gpus % trainers:
             raise RecipeError(f"--slurm.nodes: {gpus} GPUs cannot be shared equally by {nodes} nodes")
-        return int(nodes), max(gpus // trainers, server)
+        return int(nodes), most if told else max(gpus // trainers, server)
     if gpus + server <= most:
-        return 1, gpus + server
+        return 1, most if told else gpus + server
     if server > most:
         raise RecipeError(f"vllm_server_gpus: a server runs on one node, and those of {there.name} have {most} GPUs")
     # As many on every node, and no node is used in part.
@@ -161,13 +171,13 @@ def shape(path: str, gpus: int, server: int, there: Partition, asked: dict[str, 
             f"set --vllm_server_gpus {per_node}"
         )
     count = gpus // per_node + (server > 0)
-    if count > there.nodes and there.gpus:
+    if count > there.nodes and there.gpus and not told:  # then also those with fewer will do
         raise RecipeError(
             f"{path}: it takes {count} nodes with {per_node} GPUs each, and the partition {there.name} has "
             f"{there.nodes} with {there.gpus}; name another (--slurm.partition), or fewer --gpus with more "
             "gradient_accumulation_steps"
         )
-    return count, per_node
+    return count, most if told else per_node
 
 
 def _share(gpus: int, there: Partition) -> dict[str, str]:
@@ -176,9 +186,9 @@ def _share(gpus: int, there: Partition) -> dict[str, str]:
         return {"mincpus": "2"}
     if not there.gpus:
         return {}
-    # All of it is what the node can give; a part of what it says may be kept for the system.
+    # A part of what a node says it has may be kept for the system; 0 is all that it can give.
     memory = "0" if gpus >= there.gpus else f"{int(0.95 * there.memory * gpus / there.gpus)}M"
-    return {"cpus-per-gpu": str(max(1, there.cpus // there.gpus)), "mem": memory}
+    return {"cpus-per-gpu": str(max(1, int(0.95 * there.cpus) // there.gpus)), "mem": memory}
 
 
 def estimate_of(path: str, changes: dict[str, Any]) -> Estimate | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -53,16 +54,19 @@ def _directory_of(id: str) -> Path:
     """
     noted = [start / RUN for start in _starts(id) if (start / RUN).is_file()]
     if not noted:
-        raise RecipeError(
-            f"job {id} has left no note of its run in {jobs_folder(site())} (yet); name the run's directory"
-        )
+        raise RecipeError(f"job {id} has left no note of its run in {_jobs_folder()} (yet); name the run's directory")
     return Path(noted[-1].read_text(encoding="utf-8").strip())
 
 
 def _starts(id: str) -> list[Path]:
     """Folders of a job's starts, in their order."""
-    folder = jobs_folder(site()) / id
-    return sorted(folder.glob("start-*"), key=lambda path: int(path.name.removeprefix("start-")))
+    starts = [*_jobs_folder().glob(f"{id}/start-*"), *_jobs_folder().glob(f"{id}_*/start-*")]  # and tasks of an array
+    return sorted(starts, key=lambda path: int(path.name.removeprefix("start-")))
+
+
+@functools.cache
+def _jobs_folder() -> Path:
+    return jobs_folder(site())
 
 
 def _run(directory: Path) -> str:

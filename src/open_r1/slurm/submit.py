@@ -22,7 +22,7 @@ from .request import Request
 from .site import LOGS, SCRIPTS, SUBMITTED, site
 
 FLAGS = ("dry_run", "test_only", "one_job", "array")
-WHERE = ("partition", "account", "qos", "reservation", "clusters")  # options of sbatch that are of any job
+WHERE = ("partition", "account", "qos", "reservation")  # options of sbatch that are of any job
 ARRAYS = ("sample", "evaluate")  # stages whose work an array shares
 
 
@@ -178,6 +178,7 @@ def _stages(
         said = line if flags["dry_run"] else f"{job.named:<34} {test(one, around)}"
         if dry:
             print(said)
+    test(_report(pipeline, [], asked), around)
     if dry:
         return
     pipelines.keep_plan(pipeline, changes, jobs)
@@ -235,6 +236,7 @@ def _report(pipeline: graph.Pipeline, ids: list[str], asked: dict[str, str | Non
     options = {key: value for key, value in asked.items() if key in WHERE} | {
         "job-name": f"{pipeline.path.stem}-report",
         "output": str(pipeline.dir / "logs" / "report.log"),
-        "dependency": f"afterany:{':'.join(ids)}",
     }
+    if ids:
+        options["dependency"] = f"afterany:{':'.join(ids)}"
     return Request(SCRIPTS / "report.slurm", [str(pipeline.dir)], options)
