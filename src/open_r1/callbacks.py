@@ -124,7 +124,7 @@ def _own_generator(dataloader: DataLoader) -> torch.Generator | None:
     batches = dataloader.batch_sampler
     while hasattr(batches, "batch_sampler"):  # accelerate's, which takes one process's part
         batches = batches.batch_sampler
-    sampler = batches.sampler
+    sampler = getattr(batches, "sampler", None)  # `batch_rebalance` draws batches at once, by the epoch's number
     return None if hasattr(sampler, "set_epoch") else getattr(sampler, "generator", None)
 
 

@@ -80,7 +80,7 @@ def _told(start: Path, failure: Failure, again: bool) -> str:
     if logs:
         lines.append(f"other nodes and servers say more in {start}: {', '.join(logs)}")
     if again:
-        lines.append(f"it may pass: the job starts again: {_from(start)}")
+        lines.append(f"it may pass, so the job starts again: {_from(start)}")
     elif failure.passing:
         lines.append(f"it might pass, but has come {_retries() + 1} times without a step between ({RETRIES})")
     return "\n".join(lines)

@@ -176,7 +176,8 @@ def _settle(stage: dict[str, Any], jobs: list[Job], became: dict[tuple[str, int 
     elif any(job.active for job in jobs):
         after = [name for name, state in before.items() if state in ("waiting", "running")]
         reason = next(job.reason for job in jobs if job.active)
-        stage["state"], stage["why"] = "waiting", f"for {' and '.join(after)}" if reason == "Dependency" else reason
+        named = bool(after) and reason == "Dependency"
+        stage["state"], stage["why"] = "waiting", f"for {' and '.join(after)}" if named else reason
     elif jobs:
         stage["state"], stage["why"] = "interrupted", "its job has ended without a result"
     elif stage["state"] in ("waiting", "running"):
