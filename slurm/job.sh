@@ -88,7 +88,7 @@ job() {
     # Cancelled meanwhile, it ends by the same signal, and has nothing to say.
     [ -n "$cancelled" ] || { told=$(on_one_node "$python" -m open_r1.slurm.outcome "$code") && code=0 || code=$?; }
     if [ -n "$cancelled" ]; then
-        echo "$(date '+%F %T') cancelled; sbatch with the same words goes on from the last checkpoint"
+        echo "$(date '+%F %T') cancelled; sbatch with the same words goes on from the last checkpoint, if it has one"
         exit 143
     fi
     if [ -z "$told" ] && [ "$code" != 0 ]; then # without Python there is only what the nodes themselves have left

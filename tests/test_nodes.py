@@ -16,7 +16,7 @@ from open_r1.errors import RecipeError, Unavailable
 from open_r1.failures import Failure
 from open_r1.nodes import Allocation, Layout
 from open_r1.pipeline import address
-from open_r1.slurm import node, outcome, queue, request
+from open_r1.slurm import node, outcome, queue, request, status
 
 
 def allocation(count: int, gpus: int = 8) -> Allocation:
@@ -318,6 +318,20 @@ def test_tasks_of_an_array_that_ended_long_ago(monkeypatch):
     assert [(job.id, job.state) for job in queue.jobs(["12"])["12"]] == [
         ("12_6", "RUNNING"), ("12_5", "COMPLETED"), ("12_3", "FAILED"),
     ]  # fmt: skip
+
+
+def test_a_job_that_has_not_begun_its_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPEN_R1_JOBS", str(tmp_path))
+    status._jobs_folder.cache_clear()
+    waits, ended = queue.Job("7", "PENDING", "BeginTime"), queue.Job("8", "FAILED", "", "n1", "0:09", "", "2:0")
+    monkeypatch.setattr(queue, "jobs", lambda ids: {"7": [waits], "8": [ended]})
+    (tmp_path / "8" / "start-0" / failures.FOLDER).mkdir(parents=True)
+    leave(tmp_path / "8" / "start-0", message="error: datasets: no")
+    assert status.main("7") == "job     7 PENDING (BeginTime)"
+    assert status.main("8").startswith("job     8 FAILED 2:0\nerror   n1, ")
+    with pytest.raises(RecipeError, match="job 9: Slurm says nothing of it"):
+        status.main("9")
+    status._jobs_folder.cache_clear()
 
 
 def test_the_lock_of_a_start_on_a_lost_node_is_no_obstacle(tmp_path, monkeypatch):

@@ -31,14 +31,17 @@ def main(named: str) -> str:
     """What to say of a run or a pipeline; of a pipeline, what became of its stages is kept in its state.
 
     Args:
-        named: its directory, or the id of a job that has begun.
+        named: its directory, or the id of a job.
 
     Raises:
-        RecipeError: it is neither a run's nor a pipeline's.
+        RecipeError: it is neither a run's nor a pipeline's, or Slurm knows no such job.
     """
     directory = Path(named)
     if not directory.exists() and re.fullmatch(r"\d+(_\d+)?", named):
-        directory = _directory_of(named)
+        noted = _directory_of(named)
+        if noted is None:
+            return _job(named)
+        directory = noted
     if (directory / STATE).is_file():
         return _pipeline(directory)
     if (directory / "status.json").is_file() or (directory / JOBS).is_file():
@@ -46,16 +49,28 @@ def main(named: str) -> str:
     raise RecipeError(f"{directory} is neither a run nor a pipeline (no status.json, no {STATE})")
 
 
-def _directory_of(id: str) -> Path:
-    """Where a job trains, as its last start has noted it.
+def _directory_of(id: str) -> Path | None:
+    """Where a job trains, as its last start has noted it; None if none got so far."""
+    noted = [start / RUN for start in _starts(id) if (start / RUN).is_file()]
+    return Path(noted[-1].read_text(encoding="utf-8").strip()) if noted else None
+
+
+def _job(id: str) -> str:
+    """What Slurm says of a job that has not begun its run, and what failed.
 
     Raises:
-        RecipeError: it has not got so far.
+        RecipeError: it knows no such job.
     """
-    noted = [start / RUN for start in _starts(id) if (start / RUN).is_file()]
-    if not noted:
-        raise RecipeError(f"job {id} has left no note of its run in {_jobs_folder()} (yet); name the run's directory")
-    return Path(noted[-1].read_text(encoding="utf-8").strip())
+    of_array = id.partition("_")[0]
+    jobs = [job for job in queue.jobs([of_array]).get(of_array, []) if id in (of_array, job.id)]
+    if not jobs:
+        raise RecipeError(f"job {id}: Slurm says nothing of it, and it has left nothing in {_jobs_folder()}")
+    rows = []
+    for job in jobs:
+        rows.append(("job", _told(job)))
+        if failure := failure_of(job):
+            rows.append(("error", failure))
+    return "\n".join(f"{name:<8}{value}" for name, value in rows)
 
 
 def _starts(id: str) -> list[Path]:
