@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -318,6 +319,20 @@ def test_tasks_of_an_array_that_ended_long_ago(monkeypatch):
     assert [(job.id, job.state) for job in queue.jobs(["12"])["12"]] == [
         ("12_6", "RUNNING"), ("12_5", "COMPLETED"), ("12_3", "FAILED"),
     ]  # fmt: skip
+
+
+def test_that_slurm_does_not_answer_is_not_that_it_knows_no_job(monkeypatch):
+    said = {"squeue": "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"}
+
+    def fails(words, **kwargs):
+        return subprocess.CompletedProcess(words, 1, "", said.get(words[0], "disabled"))
+
+    monkeypatch.setattr(queue.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(queue.subprocess, "run", fails)
+    with pytest.raises(RecipeError, match=r"squeue: slurm_load_jobs error: Unable to contact"):
+        queue.jobs(["12"])
+    said["squeue"] = "slurm_load_jobs error: Invalid job id specified"
+    assert queue.jobs(["12"]) == {}
 
 
 def test_a_job_that_has_not_begun_its_run(tmp_path, monkeypatch):

@@ -79,31 +79,45 @@ def command(*words: str, check: bool = True) -> str:
     """
     done = subprocess.run(words, capture_output=True, text=True)
     if check and done.returncode:
-        raise RecipeError(f"{words[0]}: {words_of(done)}")
+        raise RecipeError(f"{words[0]}: {complaint(done)}")
     return done.stdout
 
 
-def words_of(failed: subprocess.CompletedProcess[str]) -> str:
+def complaint(failed: subprocess.CompletedProcess[str]) -> str:
     """What a command says of its failure, on one line."""
     lines = (failed.stderr.strip() or failed.stdout.strip()).splitlines()
     return "; ".join(line.strip().removeprefix(f"{failed.args[0]}: ") for line in lines)
 
 
 def jobs(ids: list[str]) -> dict[str, list[Job]]:
-    """Jobs by their ids, the tasks of an array under the array's; those that Slurm has forgotten are left out."""
+    """Jobs by their ids, the tasks of an array under the array's; those that Slurm has forgotten are left out.
+
+    Raises:
+        RecipeError: Slurm does not answer, which says nothing of them.
+    """
     known: dict[str, list[Job]] = {}
     if not ids or shutil.which("squeue") is None:  # as in a container
         return known
-    # It fails where it knows none of them any more.
-    asked = ("squeue", "--noheader", "--array", f"--jobs={','.join(ids)}", "--format=%F|%i|%T|%r|%N|%M|%L")
-    for line in command(*asked, check=False).splitlines():
+    for line in _queued(ids).splitlines():
         of_array, *rest = line.split("|")
         known.setdefault(of_array, []).append(Job(*rest))
     for id in ids:
         queued = {job.id for job in known.get(id, [])}
-        if ended := [job for job in _ended(id) if job.id not in queued]:
+        # Of an array some tasks are in the queue and others have ended.
+        if id not in queued and (ended := [job for job in _ended(id) if job.id not in queued]):
             known.setdefault(id, []).extend(ended)
     return known
+
+
+def _queued(ids: list[str]) -> str:
+    """Lines of squeue; none if it has forgotten all of these jobs, of which it makes an error."""
+    asked = ("squeue", "--noheader", "--array", f"--jobs={','.join(ids)}", "--format=%F|%i|%T|%r|%N|%M|%L")
+    try:
+        return command(*asked)
+    except RecipeError as error:
+        if "Invalid job id" not in str(error):
+            raise
+        return ""
 
 
 def _ended(id: str) -> list[Job]:
@@ -117,11 +131,13 @@ def _ended(id: str) -> list[Job]:
             # One that never ran has been waiting since 1970.
             elapsed = told["RunTime"] if nodes else ""
             found[number] = Job(number, told["JobState"], told["Reason"], nodes, elapsed, "", told["ExitCode"])
+    if id in found:
+        return [found[id]]
     asked = ("sacct", "--noheader", "--parsable2", "--allocations", "--jobs", id)
     for line in command(*asked, "--format=JobID,State,NodeList,Elapsed,ExitCode", check=False).splitlines():
         number, state, nodes, elapsed, code = line.split("|")
         found.setdefault(number, Job(number, state.split()[0], "", nodes, elapsed, "", code))
-    return [job for job in found.values() if job.state in FINAL or job.id == id]  # not tasks that are still to come
+    return [job for job in found.values() if job.state in FINAL]  # not tasks that are still to come
 
 
 def partition(name: str | None) -> Partition:

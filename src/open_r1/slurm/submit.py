@@ -107,7 +107,7 @@ def _sbatch(options: list[str], one: Request, around: dict[str, str]) -> subproc
     sbatch, *words = one.line
     done = subprocess.run([sbatch, *options, *words], capture_output=True, text=True, env=around)
     if done.returncode:
-        raise RecipeError(f"Slurm refuses this request ({queue.words_of(done)}); it was: {one}")
+        raise RecipeError(f"Slurm refuses this request ({queue.complaint(done)}); it was: {one}")
     return done
 
 
