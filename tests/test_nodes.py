@@ -19,6 +19,8 @@ from open_r1.nodes import Allocation, Layout
 from open_r1.pipeline import address
 from open_r1.slurm import node, outcome, queue, request, status
 
+PARTITION = queue.Partition("gpu", 8, 64, 1000000, 6, None)
+
 
 def allocation(count: int, gpus: int = 8) -> Allocation:
     return Allocation(Path("start"), count, 0, gpus)
@@ -229,8 +231,7 @@ def test_a_stage_is_not_filled_by_another_recipe_than_was_submitted(write_recipe
      ({"gpus-per-node": "4"}, 32, 0, (8, 4))],
 )  # fmt: skip
 def test_the_shape_of_a_request(asked, gpus, server, expected):
-    there = queue.Partition("gpu", 8, 64, 1000000, 6, None)
-    assert request.shape("r.yaml", gpus, server, there, asked) == expected
+    assert request.shape("r.yaml", gpus, server, PARTITION, asked) == expected
 
 
 @pytest.mark.parametrize(
@@ -239,29 +240,32 @@ def test_the_shape_of_a_request(asked, gpus, server, expected):
         ("sft", {"gpus": 12}, {"gpus-per-node": "8"}, "of which every node is to use as many"),
         ("grpo", {"gpus": 8, "vllm_mode": "server", "vllm_server_gpus": 8}, {"nodes": "3"}, "by sbatch --nodes=2"),
         ("sample", {"gpus": 16}, {}, "one job does it on one node, and those of gpu have 8 GPUs"),
-        ("sft", {}, {"clusters": "other"}, "set SLURM_CLUSTERS instead"),
     ],
 )
-def test_a_request_that_the_job_would_refuse(write_recipe, monkeypatch, task, keys, asked, told):
-    monkeypatch.setattr(queue, "partition", lambda name: queue.Partition("gpu", 8, 64, 1000000, 6, None))
+def test_a_request_that_the_job_would_refuse(write_recipe, task, keys, asked, told):
     with pytest.raises(RecipeError, match=told):
-        request.of(str(write_recipe(task, **keys)), {}, asked, {})
+        request.of(str(write_recipe(task, **keys)), {}, asked, PARTITION)
 
 
-def test_what_a_request_takes_of_a_node(write_recipe, monkeypatch):
-    monkeypatch.setattr(queue, "partition", lambda name: queue.Partition("gpu", 8, 64, 1000000, 6, None))
-    of = {gpus: request.of(str(write_recipe("sft", gpus=gpus)), {}, {}, {}).options for gpus in (2, 16)}
+def test_what_a_request_takes_of_a_node(write_recipe):
+    of = {gpus: request.of(str(write_recipe("sft", gpus=gpus)), {}, {}, PARTITION).options for gpus in (2, 16)}
     assert [of[2][key] for key in ("nodes", "gpus-per-node", "cpus-per-gpu", "mem")] == ["1", "2", "7", "237500M"]
     assert [of[16][key] for key in ("nodes", "gpus-per-node", "cpus-per-gpu", "mem")] == ["2", "8", "7", "0"]
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "better"),
-    [("gres", "gpu:2", "gpus-per-node"), ("gpus", "8", "gpus-per-node"), ("cpus-per-task", "4", "cpus-per-gpu")],
+    ("word", "told"),
+    [
+        ("gres=gpu:2", "--slurm.gres: the scripts ask by --gpus-per-node; use --slurm.gpus-per-node"),
+        ("gpus=8", "--slurm.gpus: the scripts ask by --gpus-per-node; use --slurm.gpus-per-node"),
+        ("cpus-per-task=4", "--slurm.cpus-per-task: the scripts ask by --cpus-per-gpu; use --slurm.cpus-per-gpu"),
+        ("clusters=other", "set SLURM_CLUSTERS instead"),
+    ],
 )
-def test_what_the_scripts_ask_for_in_other_words_is_refused(write_recipe, key, value, better):
-    with pytest.raises(RecipeError, match=f"--slurm.{key}: the scripts ask by --{better}; use --slurm.{better}"):
-        request.of(str(write_recipe("sft")), {}, {key: value}, {})
+def test_options_that_do_not_go_with_the_scripts_are_refused(word, told):
+    assert request.split(["--slurm.gres=lustre:1"])[0] == {"gres": "lustre:1"}
+    with pytest.raises(RecipeError, match=told):
+        request.split([f"--slurm.{word}"])
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,11 @@ def test_stages_that_were_cancelled(site, pipeline, tmp_path):
     """The same command submits them again."""
     out = tmp_path / "pipeline"
     words = ("submit", pipeline, "--output_dir", out, "--slurm.begin", "now+1hour")
+    shown = site.command(*words, "--dry-run").stdout
+    assert re.findall(r"slurm/(\w+)\.slurm .*    # after (base|all of them)", shown) == [
+        ("sample", "base"), ("sample", "base"), ("report", "all of them"),
+    ]  # fmt: skip
+    assert shown.count("\nsbatch ") == 4 and not list(out.glob("slurm.json"))
     ids = ids_in(site.command(*words).stdout)
     site.slurm.run("scancel", *ids)
     told = site.command("status", out).stdout

@@ -61,7 +61,11 @@ class Request:
 
 
 def split(words: list[str]) -> tuple[dict[str, str | None], list[str]]:
-    """Options of sbatch as they are written (YAML would make seconds of `--slurm.time 2:00:00`), and the rest."""
+    """Options of sbatch as they are written (YAML would make seconds of `--slurm.time 2:00:00`), and the rest.
+
+    Raises:
+        RecipeError: an option that does not go with what the scripts say, or goes past Slurm's other commands.
+    """
     asked: dict[str, str | None] = {}
     rest: list[str] = []
     key = None
@@ -75,6 +79,11 @@ def split(words: list[str]) -> tuple[dict[str, str | None], list[str]]:
         else:
             key = None
             rest.append(word)
+    if "clusters" in asked:
+        raise RecipeError("--slurm.clusters: set SLURM_CLUSTERS instead, which all of Slurm's commands go by")
+    for key, better in IN_OTHER_WORDS.items():
+        if key in asked and (key != "gres" or "gpu" in (asked[key] or "")):
+            raise RecipeError(f"--slurm.{key}: the scripts ask by --{better}; use --slurm.{better}")
     return asked, rest
 
 
@@ -82,7 +91,7 @@ def of(
     path: str,
     changes: dict[str, Any],
     asked: dict[str, str | None],
-    around: dict[str, str],
+    there: Partition,
     processes: int | None = None,
     taken: Estimate | None = None,
 ) -> Request:
@@ -92,30 +101,27 @@ def of(
         path: of the recipe.
         changes: overrides of its keys.
         asked: options of sbatch that stand whatever the recipe says.
-        around: of `site`.
+        there: the partition to which it goes.
         processes: of a training on CPU, one a node.
         taken: the recipe's estimate, if it has one.
 
     Raises:
-        RecipeError: there is no such partition, or its nodes are too small.
+        RecipeError: the partition's nodes are too small, or the job would refuse this.
     """
     task, given = resolve(Path(path), changes)
-    if "clusters" in asked:
-        raise RecipeError("--slurm.clusters: set SLURM_CLUSTERS instead, which all of Slurm's commands go by")
-    for key, better in IN_OTHER_WORDS.items():
-        if key in asked and (key != "gres" or "gpu" in (asked[key] or "")):
-            raise RecipeError(f"--slurm.{key}: the scripts ask by --{better}; use --slurm.{better}")
-    there = queue.partition(asked.get("partition") or around.get("SBATCH_PARTITION"))
     gpus = 0 if given.get("toy") else int(given.get("gpus") or 0)
     server = 0 if given.get("toy") else int(given.get("vllm_server_gpus") or 0)
     notes: list[str] = []
     nodes, per_node = shape(path, gpus, server, there, asked) if gpus else (processes or 1, 0)
     if gpus and task in TRAINERS:
-        layout(Allocation(Path(), nodes, 0, per_node), gpus, gpus, server)
+        try:
+            layout(Allocation(Path(), nodes, 0, per_node), gpus, gpus, server)
+        except RecipeError as error:
+            raise RecipeError(f"{error} (for submit: --slurm.nodes, --slurm.gpus-per-node)") from None
     elif nodes > 1 and task not in TRAINERS:
+        have = f", and those of {there.name} have {there.gpus} GPUs: set --gpus" if gpus else ""
         raise RecipeError(
-            f"{path}: one job does it on one node, and those of {there.name} have {there.gpus} GPUs; set --gpus, and "
-            "--array 8 for so many jobs that share the work"
+            f"{path}: one job does it on one node{have}; more jobs share the work as an array, --array 8"
         )
     parts = Path(str(given["output_dir"])).parts[-3:]
     options: dict[str, str | None] = {

@@ -44,9 +44,10 @@ def main(path: str, words: list[str]) -> None:
     changes = parse_overrides(own)
     flags = {flag: changes.pop(flag, None) for flag in FLAGS}
     around = site()
+    there = queue.partition(asked.get("partition") or around.get("SBATCH_PARTITION"))
     array = None if flags["array"] is None else _count(flags["array"])
     if graph.is_pipeline(path) and not flags["one_job"]:
-        return _stages(path, changes, asked, around, flags, array)
+        return _stages(path, changes, asked, there, around, flags, array)
     if graph.is_pipeline(path):
         directory, one = _of_a_pipeline(path, changes, asked)
     else:
@@ -56,12 +57,12 @@ def main(path: str, words: list[str]) -> None:
             if task not in ARRAYS:
                 raise RecipeError(f"--array: jobs of an array share sampling or evaluation, and {path} is {task}")
             asked = {"array": f"0-{array - 1}"} | asked
-        # What the job would refuse is refused here.
+        # A wrong key is refused here, and not by the job.
         loaded = load_recipe(
             path, words_of(changes), processes or planned_processes(path, words_of(changes)), planned=True
         )
         directory = loaded.run_dir
-        one = request.of(path, changes, asked, around, processes, request.estimate_of(path, changes))
+        one = request.of(path, changes, asked, there, processes, request.estimate_of(path, changes))
     if flags["dry_run"]:
         print(shown(one))
         return None
@@ -153,6 +154,7 @@ def _stages(
     path: str,
     changes: dict[str, Any],
     asked: dict[str, str | None],
+    there: queue.Partition,
     around: dict[str, str],
     flags: dict[str, Any],
     array: int | None,
@@ -168,23 +170,28 @@ def _stages(
     taken = {one.name: one.estimate for one in estimated.of(Path(path), dict(changes), Options())} if gpus else {}
     requests = []
     for job in left:
-        one = request.of(job.stage.recipe, job.changes, asked, around, None, taken.get(job.stage.name))
+        one = request.of(job.stage.recipe, job.changes, asked, there, None, taken.get(job.stage.name))
         requests.append(_placed(one, job, pipeline, array))
     print(told.begun(pipeline, jobs))
-    for job, one in zip(left, requests, strict=True):
-        # All of them before any is sent: one that is refused would leave half a pipeline in the queue.
-        names = " and ".join(other.named for other in job.upstream if not other.done)
-        line = f"{one}" + (f"    # after {names}" if names else "")
-        said = line if flags["dry_run"] else f"{job.named:<34} {test(one, around)}"
+    all_of_it = [
+        (job.named, one, " and ".join(other.named for other in job.upstream if not other.done))
+        for job, one in zip(left, requests, strict=True)
+    ]
+    if left or entries:
+        all_of_it.append(("report", _report(pipeline, asked), "all of them"))
+    # All of them before any is sent: one that is refused would leave half a pipeline in the queue.
+    for name, one, after in all_of_it:
+        line = f"{one}" + (f"    # after {after}" if after else "")
+        said = line if flags["dry_run"] else f"{name:<34} {test(one, around)}"
         if dry:
             print(said)
-    test(_report(pipeline, [], asked), around)
     if dry:
         return
     pipelines.keep_plan(pipeline, changes, jobs)
     Execution(pipeline, jobs, overwriting=pipelines.overwriting(pipeline) if overwrite else None).keep()
     kept = pipeline.dir / SUBMITTED
-    before = read_json(kept).get("report") if kept.is_file() else None  # which sums up too early now
+    if kept.is_file() and (before := read_json(kept).get("report")):
+        queue.command("scancel", before, check=False)  # it would sum up too early now
     write_json(kept, {"jobs": entries})
     for job in jobs:
         if job.state == "waiting" and str(job.dir) in queued:
@@ -204,9 +211,9 @@ def _stages(
         print(f"{job.named:<34} job {id}" + (f" after {', '.join(after)}" if after else ""), flush=True)
     if entries:
         ids = [entry["id"] for entry in entries]
-        if before:
-            queue.command("scancel", before, check=False)
-        last = send(_report(pipeline, ids, asked), around)
+        report = _report(pipeline, asked)
+        report.options["dependency"] = f"afterany:{':'.join(ids)}"
+        last = send(report, around)
         write_json(pipeline.dir / SUBMITTED, {"jobs": entries, "report": last})
         print(f"{'report':<34} job {last}")
         print(f"cancel  scancel {' '.join([*ids, last])}    (the same command then goes on)")
@@ -231,12 +238,10 @@ def _queued(jobs: list[Job]) -> list[dict[str, str]]:
     return [entry for entry in entries if any(job.active for job in known.get(entry["id"], []))]
 
 
-def _report(pipeline: graph.Pipeline, ids: list[str], asked: dict[str, str | None]) -> Request:
+def _report(pipeline: graph.Pipeline, asked: dict[str, str | None]) -> Request:
     """The last job, which sums up whatever became of the others."""
     options = {key: value for key, value in asked.items() if key in WHERE} | {
         "job-name": f"{pipeline.path.stem}-report",
         "output": str(pipeline.dir / "logs" / "report.log"),
     }
-    if ids:
-        options["dependency"] = f"afterany:{':'.join(ids)}"
     return Request(SCRIPTS / "report.slurm", [str(pipeline.dir)], options)
