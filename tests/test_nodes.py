@@ -208,6 +208,26 @@ def test_a_stop_does_not_hide_what_will_always_fail(start):
     assert code == 2 and "the disk is full" in told.splitlines()[0]
 
 
+def test_a_stop_at_the_end_of_which_a_stage_had_failed_for_good_is_one(start):
+    """As of a pipeline in one job, whose other stages go on."""
+    leave(start, message="error: datasets: no", code=2, final=True)
+    (start / "stop").touch()
+    (start / "head.json").write_text('{"code": 143}')
+    assert outcome.of(start, 143)[0] == outcome.REQUEUE
+
+
+def test_a_server_that_has_served_begins_anew(tmp_path):
+    codes = []
+    for number, served in enumerate((True, True, True, True, True, False, False, False, False)):
+        start = tmp_path / "job" / f"start-{number}"
+        start.mkdir(parents=True)
+        (start / "stop").touch()
+        if served:
+            (start / network.SERVED).touch()
+        codes.append(outcome.of(start, 143)[0])
+    assert codes == [75] * 7 + [1] * 2
+
+
 def test_what_a_process_has_to_say_goes_before_where_it_is_left(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv(network.START, str(tmp_path / "file"))
@@ -351,6 +371,42 @@ def test_a_job_that_has_not_begun_its_run(tmp_path, monkeypatch):
     with pytest.raises(RecipeError, match="job 9: Slurm says nothing of it"):
         status.main("9")
     status._jobs_folder.cache_clear()
+
+
+def test_how_a_run_stands_whose_job_loads_or_trains_another_first(tmp_path, monkeypatch):
+    run, base = tmp_path / "run", tmp_path / "base"
+    monkeypatch.setenv("OPEN_R1_JOBS", str(tmp_path / "jobs"))
+    status._jobs_folder.cache_clear()
+    runs = queue.Job("8", "RUNNING", "", "n1", "0:09", "59:51")
+    assert status._state(run, []) == "not begun"
+    assert status._state(run, [runs]) == "starting"
+    run.mkdir()
+    directory.write_json(run / "status.json", {"state": "interrupted"})
+    assert status._state(run, []) == "interrupted"
+    assert status._state(run, [runs]) == "starting", "again, after a requeue"
+    start = tmp_path / "jobs" / "8" / "start-1"
+    start.mkdir(parents=True)
+    (start / network.RUN).write_text(f"{base}\n")
+    assert status._state(run, [runs]) == f"waits for {base}, which its job trains first"
+    directory.write_json(run / "status.json", {"state": "running"})
+    assert status._state(run, []) == "interrupted", "it could not say that it was killed"
+    with (run / directory.LOCK).open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert status._state(run, [runs]) == "running"
+    directory.write_json(run / "status.json", {"state": "failed"})
+    assert status._state(run, [runs]) == "failed"
+    status._jobs_folder.cache_clear()
+
+
+def test_a_job_notes_itself_in_the_run_it_is_for(write_recipe, tmp_path, monkeypatch):
+    recipe = str(write_recipe("sft"))
+    monkeypatch.setenv(network.JOB_LOG, "job.log")
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    for rank, there in ((1, False), (0, True)):
+        where = Allocation(tmp_path / "start", 2, rank, 0)
+        node.check(where, "train", [recipe, "--processes", "2"])
+        assert (tmp_path / "run" / network.JOBS).is_file() == there
+    assert directory.read_json(tmp_path / "run" / network.JOBS) == {"jobs": [{"id": "12", "log": "job.log"}]}
 
 
 def test_the_lock_of_a_start_on_a_lost_node_is_no_obstacle(tmp_path, monkeypatch):

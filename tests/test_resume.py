@@ -22,6 +22,7 @@ from trl.trainer.utils import RepeatSampler
 from open_r1 import callbacks, run
 from open_r1.configs import load_recipe
 from open_r1.errors import RecipeError
+from open_r1.guard import Stopped
 
 STEPS = 6
 # A batch of completions is made every 4 steps, so the checkpoint of step 2 lies inside a cycle.
@@ -241,6 +242,16 @@ def test_a_directory_of_other_files_is_left_alone(write_recipe, tmp_path):
     with pytest.raises(RecipeError, match="holds files that are not a run's"):
         prepared(write_recipe("sft"))
     assert (other / "model.safetensors").read_text() == "precious"
+
+
+def test_a_data_task_that_is_told_twice_puts_things_in_order():
+    before = signal.signal(signal.SIGTERM, run.stop)
+    try:
+        with pytest.raises(Stopped, match="goes on from the last whole file"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # by Slurm, then by node.py
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_directory_has_one_process(write_recipe, tmp_path):

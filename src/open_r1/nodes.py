@@ -13,7 +13,7 @@ from typing import Any
 
 from .directory import read_json, write_json
 from .errors import RecipeError
-from .network import START
+from .network import JOB_LOG, JOBS, START
 
 LOOK = 0.2  # seconds between two looks at the folder
 
@@ -45,6 +45,12 @@ def here() -> Allocation | None:
         for name, default in (("NODEID", 0), ("STEP_NUM_NODES", 1), ("GPUS_ON_NODE", len(listed)))
     )
     return Allocation(Path(os.environ[START]), nodes, rank, gpus)
+
+
+def note_job(directory: Path) -> None:
+    """Leave in a run's directory which job is of it, if this is all of one."""
+    if JOB_LOG in os.environ:
+        write_json(directory / JOBS, {"jobs": [{"id": os.environ["SLURM_JOB_ID"], "log": os.environ[JOB_LOG]}]})
 
 
 def order(start: Path, nodes: list[int], kind: str, **more: Any) -> None:

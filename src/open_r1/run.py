@@ -32,7 +32,7 @@ import yaml
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, Trainer
 
-from . import dataset_card, group, hub, lineage, quiet, report, shards
+from . import dataset_card, group, hub, lineage, nodes, quiet, report, shards
 from .begun import changed, changes, refuse_another_recipe
 from .configs import (
     CHOICE_KEYS,
@@ -58,7 +58,7 @@ from .directory import (
 from .errors import RecipeError
 from .guard import Stopped, guarded
 from .models import save_merged, settle_tokens
-from .network import JOB_LOG, JOBS, RUN, START
+from .network import RUN, START
 from .processes import die_with_parent, keep_freed_memory
 from .shards import Shards
 
@@ -158,9 +158,8 @@ def start(recipe: Recipe) -> Run:
     if run.main:
         write_json(run.dir / "environment.json", environment())
     run.set_status("running")
-    if run.main and JOB_LOG in os.environ:
-        job = {"id": os.environ["SLURM_JOB_ID"], "log": os.environ[JOB_LOG]}
-        write_json(run.dir / JOBS, {"jobs": [job]})
+    if run.main:
+        nodes.note_job(run.dir)
     if run.main and START in os.environ:
         # For those who look after the job.
         write_text(Path(os.environ[START]) / RUN, f"{run.dir.resolve()}\n")

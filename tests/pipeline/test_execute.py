@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -20,6 +21,8 @@ import warm
 import yaml
 from conftest import SHARDED_TASKS, SMALL, TASKS, path_with
 
+from open_r1.network import START
+from open_r1.pipeline.execute import Execution
 from open_r1.pipeline.plan import read_state
 
 # A judge that is slow enough to be killed at, and that a file can make fail or wait.
@@ -239,6 +242,22 @@ def test_stopped_it_goes_on(whole, tmp_path):
     assert world.state()["state"] == "interrupted" and "waiting" in world.states().values()
     world.run()
     assert world.results() == whole.results()
+
+
+@pytest.mark.parametrize(("of_slurm", "killed"), [(False, 1), (True, 0)])
+def test_told_twice_it_ends_what_runs_but_for_slurm(monkeypatch, of_slurm, killed):
+    """Slurm tells every process of a job, and node.py tells this one as well."""
+    if of_slurm:
+        monkeypatch.setenv(START, "start")
+    said, kills, ended = [], [], []
+    worker = SimpleNamespace(process=SimpleNamespace(terminate=lambda: ended.append(1)))
+    execution = SimpleNamespace(
+        pid=os.getpid(), stopping=0, say=said.append, workers=[worker], kill=lambda: kills.append(1)
+    )
+    with Execution.catching_signals(execution):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert (len(said), len(ended), len(kills)) == (1, 1, killed)
 
 
 def test_two_at_once(tmp_path):

@@ -86,6 +86,9 @@ def check(where: Allocation, verb: str, words: list[str]) -> None:
                 f"{folder} cannot be written ({error.strerror}); all nodes need it: choose an --output_dir on a file "
                 "system that they share, and submit from there"
             ) from error
+    if where.rank == 0:
+        for directory in folders[1:]:
+            nodes.note_job(directory)  # at once, as it may first train what the recipe begins with
 
 
 def _check_recipe(where: Allocation, path: str, words: list[str]) -> Path:

@@ -65,12 +65,7 @@ def _job(id: str) -> str:
     jobs = [job for job in queue.jobs([of_array]).get(of_array, []) if id in (of_array, job.id)]
     if not jobs:
         raise RecipeError(f"job {id}: Slurm says nothing of it, and it has left nothing in {_jobs_folder()}")
-    rows = []
-    for job in jobs:
-        rows.append(("job", _told(job)))
-        if failure := failure_of(job):
-            rows.append(("error", failure))
-    return "\n".join(f"{name:<8}{value}" for name, value in rows)
+    return _lines(_rows_of(jobs))
 
 
 def _starts(id: str) -> list[Path]:
@@ -85,27 +80,54 @@ def _jobs_folder() -> Path:
 
 
 def _run(directory: Path) -> str:
-    rows = [("run", str(directory)), ("state", _progress(directory) or "not begun")]
+    jobs, told = _jobs(directory)
+    state = [_state(directory, jobs), _progress(directory)]
+    rows = [("run", str(directory)), ("state", ", ".join(filter(None, state)))]
     if figures := _figures(directory):
         rows.append(("last", figures))
-    return "\n".join(f"{name:<8}{value}" for name, value in [*rows, *_jobs(directory)])
+    return _lines([*rows, *told])
 
 
-def _jobs(directory: Path) -> list[tuple[str, str]]:
-    """Rows of the job that was submitted for all of a directory, if one was."""
+def _jobs(directory: Path) -> tuple[list[Job], list[tuple[str, str]]]:
+    """The job that was submitted for all of a directory, if one was, and rows of it."""
     path = directory / JOBS
     entries = read_json(path)["jobs"] if path.is_file() else []
     known = queue.jobs([entry["id"] for entry in entries])
     rows = []
     for entry in entries:
-        for job in known.get(entry["id"], []):
-            rows.append(("job", _told(job)))
-            if failure := failure_of(job):
-                rows.append(("error", failure))
+        rows += _rows_of(known.get(entry["id"], []))
         if entry["id"] not in known:
             rows.append(("job", f"{entry['id']}, of which Slurm says nothing (any more)"))
         rows.append(("log", entry["log"]))
+    return [job for jobs in known.values() for job in jobs], rows
+
+
+def _rows_of(jobs: list[Job]) -> list[tuple[str, str]]:
+    """What Slurm says of each, and what failed first."""
+    rows = []
+    for job in jobs:
+        rows.append(("job", _told(job)))
+        if failure := failure_of(job):
+            rows.append(("error", failure))
     return rows
+
+
+def _lines(rows: list[tuple[str, str]]) -> str:
+    return "\n".join(f"{name:<8}{value}" for name, value in rows)
+
+
+def _state(directory: Path, jobs: list[Job]) -> str:
+    """As the run has written it; what writes holds the directory, so that without it something else is true."""
+    written = status(directory).get("state")
+    if is_locked(directory) or written not in (None, "running", "interrupted"):
+        return written or "starting"
+    runs = next((job for job in jobs if job.state == "RUNNING"), None)
+    if runs is None:
+        return "interrupted" if written else "not begun"
+    at_work = _directory_of(runs.id)
+    if at_work is None or at_work == directory.resolve():
+        return "starting"
+    return f"waits for {at_work}, which its job trains first"
 
 
 def _pipeline(directory: Path) -> str:
@@ -129,7 +151,7 @@ def _pipeline(directory: Path) -> str:
                 stage["name"],
                 "" if stage["seed"] is None else str(stage["seed"]),
                 stage["state"],
-                _progress(Path(stage["dir"]), of_state=False),
+                _progress(Path(stage["dir"])),
                 "" if job is None else job.id,
                 "" if job is None else job.nodes,
                 duration(stage["seconds"]) if stage["seconds"] else ("" if job is None else _elapsed(job.elapsed)),
@@ -143,8 +165,8 @@ def _pipeline(directory: Path) -> str:
     if settles:
         write_json(directory / STATE, state)
     lines = aligned(rows, left=tuple(range(len(rows[0]))))
-    if of_all := _jobs(directory):
-        lines += ["", *(f"{name:<8}{value}" for name, value in of_all)]
+    if of_all := _jobs(directory)[1]:
+        lines += ["", _lines(of_all)]
     if over and settles:
         lines += ["", str(pipelines.report(directory))]
     elif waiting := [
@@ -228,17 +250,12 @@ def _elapsed(told: str) -> str:
     return told if seconds is None else duration(seconds)
 
 
-def _progress(directory: Path, of_state: bool = True) -> str:
-    """`running, step 120 of 700`"""
-    known = status(directory)
-    if not known:
-        return ""
+def _progress(directory: Path) -> str:
+    """`step 120 of 700`"""
     rows = _rows(directory)
-    step = max([known.get("step") or 0, *(row["step"] for row in rows)])
+    step = max([status(directory).get("step") or 0, *(row["step"] for row in rows)])
     total = _steps(directory)
-    # One that was killed could not say so; while it runs it holds its directory.
-    dead = known["state"] == "running" and not is_locked(directory)
-    told = ["interrupted" if dead else known["state"]] if of_state else []
+    told = []
     if step:
         told.append(f"step {step}" + (f" of {total}" if total else ""))
     files = list((directory / "data").glob("train-*-of-*.parquet"))
