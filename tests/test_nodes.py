@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +18,7 @@ from open_r1.errors import RecipeError, Unavailable
 from open_r1.failures import Failure
 from open_r1.nodes import Allocation, Layout
 from open_r1.pipeline import address
-from open_r1.slurm import node, outcome, queue, request, status
+from open_r1.slurm import node, outcome, queue, request, status, submit
 
 PARTITION = queue.Partition("gpu", 8, 64, 1000000, 6, None)
 
@@ -407,6 +408,18 @@ def test_a_job_notes_itself_in_the_run_it_is_for(write_recipe, tmp_path, monkeyp
         node.check(where, "train", [recipe, "--processes", "2"])
         assert (tmp_path / "run" / network.JOBS).is_file() == there
     assert directory.read_json(tmp_path / "run" / network.JOBS) == {"jobs": [{"id": "12", "log": "job.log"}]}
+
+
+def test_a_stage_that_is_at_work_is_queued(tmp_path, monkeypatch):
+    """Its job has noted itself in place of what was noted when it was submitted."""
+    monkeypatch.setenv(network.JOB_LOG, "job.log")
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    nodes.note_job(tmp_path)
+    stage = SimpleNamespace(state="waiting", dir=tmp_path)
+    monkeypatch.setattr(queue, "jobs", lambda ids: {"12": [queue.Job("12", "RUNNING")]})
+    assert submit._queued([stage]) == [{"id": "12", "log": "job.log", "dir": str(tmp_path)}]
+    monkeypatch.setattr(queue, "jobs", lambda ids: {"12": [queue.Job("12", "FAILED")]})
+    assert submit._queued([stage]) == []
 
 
 def test_the_lock_of_a_start_on_a_lost_node_is_no_obstacle(tmp_path, monkeypatch):

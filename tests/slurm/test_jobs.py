@@ -87,6 +87,7 @@ def test_a_chain_of_short_jobs_is_one_long_job(site, write_recipe, slow, tmp_pat
     """Stopped by the limit, then by the same signal by hand: weights, metrics and completions are the same."""
     keys = {"max_steps": 120, "learning_rate": 1e-3, "steps_per_generation": 2, "num_iterations": 2}
     recipe = write_recipe("grpo", "chain", rewards=SLOW, **keys)
+    slow.write_text("3")  # all of the steps would take longer than the limit
     train_here(recipe, tmp_path / "long")
     out = tmp_path / "chain"
     # Slurm looks each half minute at what will reach its limit: the signal comes after 30 to 60 s.

@@ -204,9 +204,10 @@ def _stages(
             discard(job.dir)
         keep_address(job)
         id = queued[str(job.dir)] = send(one, around | {address.DIGEST: job.address["digest"]})
-        entries.append({"id": id, "dir": str(job.dir), "log": one.log_of(id)})
         # After each: whenever this is stopped, what is queued is known, also to other pipelines of the stage.
-        write_json(job.dir / JOBS, {"jobs": entries[-1:]})
+        entry = {"id": id, "log": one.log_of(id)}
+        write_json(job.dir / JOBS, {"jobs": [entry]})
+        entries.append(entry | {"dir": str(job.dir)})
         write_json(pipeline.dir / SUBMITTED, {"jobs": entries})
         print(f"{job.named:<34} job {id}" + (f" after {', '.join(after)}" if after else ""), flush=True)
     if entries:
@@ -231,9 +232,9 @@ def _placed(one: Request, job: Job, pipeline: graph.Pipeline, array: int | None)
 
 
 def _queued(jobs: list[Job]) -> list[dict[str, str]]:
-    """Entries of those stages that are in the queue, by whatever pipeline."""
-    kept = [job.dir / JOBS for job in jobs if job.state == "waiting"]
-    entries = [entry for path in kept if path.is_file() for entry in read_json(path)["jobs"]]
+    """Entries of those stages that are in the queue, by whatever pipeline or by hand."""
+    kept = [job.dir for job in jobs if job.state == "waiting" and (job.dir / JOBS).is_file()]
+    entries = [entry | {"dir": str(path)} for path in kept for entry in read_json(path / JOBS)["jobs"]]
     known = queue.jobs([entry["id"] for entry in entries])
     return [entry for entry in entries if any(job.active for job in known.get(entry["id"], []))]
 
