@@ -1,1 +1,1 @@
-"""What every other part rests on: files, processes, the network, and the internals of the libraries."""
+"""The machine and the libraries under this project: source digests, and the private names of libraries."""
