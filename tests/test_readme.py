@@ -19,7 +19,7 @@ from open_r1.configs import DataConfig, FilterConfig, _typed, load_recipe, parse
 from open_r1.judge import judge
 from open_r1.pipeline import graph, plan
 from open_r1.rewards import RewardConfig
-from open_r1.slurm import request, submit
+from open_r1.slurm import queue, request, submit
 
 README = (ROOT / "README.md").read_text()
 OF_REWARDS = (ROOT / "src/open_r1/rewards/README.md").read_text()
@@ -38,6 +38,7 @@ COMMANDS = [
     for line in block.splitlines()
     if line.strip()
 ] + re.findall(r"`(sbatch [^`]+\.slurm [^`]+)`", OF_SLURM)
+NODES_OF_EIGHT = queue.Partition("gpu", gpus=8, cpus=96, memory=10**6, nodes=64, limit=None)
 JUDGED = {
     "accuracy": {"answer": "\\frac12", "solution": "0.5"},
     "code": {"answer": "print(2)", "tests": '[{"input": "", "output": "2"}]'},
@@ -106,6 +107,8 @@ def test_command(line, monkeypatch, tmp_path):
     if words[1] in ("submit", "check"):
         changes = {key: value for key, value in parse_overrides(overrides).items() if key not in submit.FLAGS}
         load_recipe(recipe, words_of(changes), planned=True)
+        if words[1] == "submit":
+            request.of(recipe, changes, {}, NODES_OF_EIGHT)  # nodes and GPUs that the job itself would refuse
         return
     load_recipe(recipe, overrides)
 
