@@ -14,12 +14,12 @@ import pytest
 import yaml
 from conftest import ROOT, shared
 
-from open_r1 import benchmarks, engines, estimate, filters, launch, reference, rewards
-from open_r1.configs import DataConfig, FilterConfig, _typed, load_recipe, parse_overrides, words_of
+from open_r1 import benchmarks, engines, estimate, filters, launch, nodes, reference, rewards
+from open_r1.configs import DataConfig, FilterConfig, _typed, load_recipe, parse_overrides, planned_processes, words_of
 from open_r1.judge import judge
 from open_r1.pipeline import graph, plan
 from open_r1.rewards import RewardConfig
-from open_r1.slurm import request, submit
+from open_r1.slurm import queue, request, submit
 
 README = (ROOT / "README.md").read_text()
 OF_REWARDS = (ROOT / "src/open_r1/rewards/README.md").read_text()
@@ -37,7 +37,8 @@ COMMANDS = [
     )
     for line in block.splitlines()
     if line.strip()
-]
+] + re.findall(r"`(sbatch [^`]+\.slurm [^`]+)`", OF_SLURM)
+NODES_OF_EIGHT = queue.Partition("gpu", gpus=8, cpus=96, memory=10**6, nodes=64, limit=None)
 JUDGED = {
     "accuracy": {"answer": "\\frac12", "solution": "0.5"},
     "code": {"answer": "print(2)", "tests": '[{"input": "", "output": "2"}]'},
@@ -68,11 +69,7 @@ def test_command(line, monkeypatch, tmp_path):
         )
         return
     if words[0] == "sbatch":
-        at = next(i for i, word in enumerate(words) if word.endswith(".slurm"))
-        assert (ROOT / words[at]).is_file()
-        changes = parse_overrides(words[at + 2 :])
-        processes = changes.pop("processes", None)
-        load_recipe(words[at + 1], words_of(changes), processes, planned=True)
+        check_sbatch(words)
         return
     if words[1] == "status":
         made_by = words[2].removeprefix("RUN=").replace("runs/", "recipes/") + ".yaml"
@@ -110,8 +107,25 @@ def test_command(line, monkeypatch, tmp_path):
     if words[1] in ("submit", "check"):
         changes = {key: value for key, value in parse_overrides(overrides).items() if key not in submit.FLAGS}
         load_recipe(recipe, words_of(changes), planned=True)
+        if words[1] == "submit":
+            request.of(recipe, changes, {}, NODES_OF_EIGHT)  # nodes and GPUs that the job itself would refuse
         return
     load_recipe(recipe, overrides)
+
+
+def check_sbatch(words):
+    """The script is there, and a job of these nodes and GPUs runs the recipe."""
+    at = next(i for i, word in enumerate(words) if word.endswith(".slurm"))
+    script, recipe = (ROOT / words[at]).read_text(), words[at + 1]
+    if not recipe.endswith(".yaml"):
+        return
+    changes = parse_overrides(words[at + 2 :])
+    processes = changes.pop("processes", None) or planned_processes(recipe, words_of(changes))
+    loaded = load_recipe(recipe, words_of(changes), processes, planned=True)
+    options = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)", script, re.MULTILINE))
+    options |= dict(word.removeprefix("--").split("=", 1) for word in words[1:at])
+    where = nodes.Allocation(Path(), int(options["nodes"]), 0, int(options["gpus-per-node"]))
+    nodes.layout(where, processes, 0 if loaded.run.toy else loaded.run.gpus, loaded.run.vllm_server_gpus)
 
 
 def check_measuring(words, tmp_path):
