@@ -21,8 +21,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from open_r1.sandbox import AssertTest, CallTest, Program, StdinTest, describe, judge, zygotes
+from open_r1.sandbox import pool as zygotes
+from open_r1.sandbox.cases import AssertTest, CallTest, Program, StdinTest
+from open_r1.sandbox.judging import judge
 from open_r1.sandbox.local import Sandbox
+from open_r1.sandbox.pool import describe
 
 TESTS = 20  # per program
 FUNCTIONS = {

@@ -30,9 +30,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from open_r1 import metrics
-from open_r1.bootstrap import Interval, interval, resampled_means
-from open_r1.significance import Power, power, sign_flip
+from open_r1.evaluation import majority_vote, metrics
+from open_r1.evaluation.intervals import Interval, interval, resampled_means
+from open_r1.evaluation.significance import Power, power, sign_flip
 
 SHAPES = {  # of the share of right samples of a problem
     "U-shaped, mean 0.5": (0.3, 0.3),
@@ -86,7 +86,7 @@ def drawn(random: np.random.Generator, answers: np.ndarray, k: int) -> list[metr
     problems = []
     for cast in random.multinomial(k, answers).tolist():
         classes = tuple(sorted((votes, float(i == 0)) for i, votes in enumerate(cast) if votes))
-        problems.append(metrics.Problem(k, cast[0], 0, metrics.Votes(0, classes)))
+        problems.append(metrics.Problem(k, cast[0], 0, majority_vote.Votes(0, classes)))
     return problems
 
 
@@ -226,7 +226,10 @@ def timed() -> Iterator[tuple[str, Callable[[], object]]]:
     problems = drawn(random, difficulties(random, (0.5, 0.5), 1319), 64)
     values_P = [problem.correct / 64 for problem in problems]
     other_P = [problem.correct / 64 for problem in drawn(random, difficulties(random, (0.5, 0.5), 1319), 64)]
-    yield "maj@1 to maj@64 of 198 problems", lambda: [metrics.majority.__wrapped__(p.votes) for p in problems[:198]]
+    yield (
+        "maj@1 to maj@64 of 198 problems",
+        lambda: [majority_vote.majority.__wrapped__(p.votes) for p in problems[:198]],
+    )
     yield "interval over 1,319 problems", lambda: interval(values_P)
     yield "10,000 resamples of 1,319 problems", lambda: interval(values_P, bounds=None)
     yield "exact test of 1,319 problems, k 64", lambda: sign_flip(np.subtract(other_P, values_P).tolist())

@@ -25,20 +25,25 @@ from typing import Any
 import datasets
 from math_rewards import real_rows
 
-from open_r1 import evaluate, graded, held_out, metrics, shards
-from open_r1.configs import BenchmarkConfig, DatasetConfig
-from open_r1.shards import Shards
+from open_r1 import evaluate
+from open_r1.config.schema import BenchmarkConfig, DatasetConfig
+from open_r1.data import shards
+from open_r1.data.shards import Shards
+from open_r1.evaluation import metrics
+from open_r1.evaluation import problems as evaluation_problems
+from open_r1.evaluation.problems import Sets
+from open_r1.rewards import registry
 
 PER_FILE = 32  # problems
 
 
-def stored(rows: list[tuple[str, str]], k: int, folder: Path) -> held_out.Sets:
+def stored(rows: list[tuple[str, str]], k: int, folder: Path) -> Sets:
     """The problems, and files of `k` completions of each as `evaluate` writes them."""
     problems = [{"id": i, "prompt": f"problem {i}", "solution": gold} for i, (_, gold) in enumerate(rows)]
     source = folder / "problems.parquet"
     datasets.Dataset.from_list(problems).to_parquet(str(source))
     benchmark = BenchmarkConfig("stored", [DatasetConfig(str(source))], k=k)
-    sets = held_out.Sets([held_out.load(benchmark, 0)], 0)
+    sets = Sets([evaluation_problems.load(benchmark, 0)], 0)
     files, rng = Shards(folder / "data", len(sets), PER_FILE), random.Random(0)
     for number in range(files.count):
         made = [completion(i, n, rows[i][0], rng) for i in files.range(number) for n in range(k)]
@@ -53,7 +58,7 @@ def completion(problem: int, sample: int, text: str, rng: random.Random) -> dict
     return own | {"tokens": len(text) // 4, "finish_reason": "stop", "model": "stored"}
 
 
-def ours(sets: held_out.Sets, folder: Path) -> tuple[float, float, dict[str, Any]]:
+def ours(sets: Sets, folder: Path) -> tuple[float, float, dict[str, Any]]:
     """Seconds of judging and of all figures, and the figures."""
     completions = Shards(folder / "data", len(sets), PER_FILE)
     verdicts = Shards(folder / "judged", len(sets), PER_FILE)
@@ -99,7 +104,7 @@ def main() -> None:
         judging, figuring, told = ours(sets, Path(folder))
     count = told["samples"]
     shown = f"{count:,} completions ({len(rows):,} problems, {k} samples), {os.cpu_count()} cores"
-    print(f"{shown}, grader {graded.rewards.version()}")
+    print(f"{shown}, grader {registry.version()}")
     print(f"ours: judged in {judging:.1f} s ({count / judging:,.0f} a second), figures in {figuring:.1f} s")
     print({name: figure["value"] for name, figure in told["metrics"].items()}, told["shares"]["unknown"])
     seconds = alone(rows, arguments.alone)

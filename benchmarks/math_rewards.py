@@ -21,9 +21,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from open_r1.rewards import exact, pool
-from open_r1.rewards.answer import answer_part, final_answer, gold_answer
-from open_r1.rewards.math import accuracy
+from open_r1.rewards.math.exact import parse
+from open_r1.rewards.math.exact.compare import equal
+from open_r1.rewards.math.extraction import answer_part, final_answer, gold_answer
+from open_r1.rewards.math.scorers import accuracy
+from open_r1.system import worker_pool
 
 RESPONSES = {
     "r1_gsm8k.json": "deepseek-reasoner (question)",
@@ -91,10 +93,10 @@ def compare(name: str, rows: list[Row]) -> None:
     judges = {"TRL": trl, "ours": ours}
     for judge in judges.values():  # imports, compiled patterns, the pool's start
         judge("<think>x</think> \\boxed{\\sin(x)}", "\\cos(x)")
-    exact.parse.cache_clear()
+    parse.parse.cache_clear()
     theirs, own = (timed(judge, rows) for judge in judges.values())
     pairs = [(final_answer(completion), gold_answer(gold)) for completion, gold in rows]
-    left = sum(bool(answer) and exact.equal(answer, gold) is None for answer, gold in pairs)
+    left = sum(bool(answer) and equal(answer, gold) is None for answer, gold in pairs)
     print(f"\n{name}: {len(rows)} rows, of which ours leaves {left} to Math-Verify or to a guard")
     for clock in ("wall", "cpu"):
         them, us = getattr(theirs, clock), getattr(own, clock)
@@ -116,13 +118,13 @@ def compare(name: str, rows: list[Row]) -> None:
 def scaling(rows: list[Row]) -> None:
     """Throughput of the answers that exact.py leaves to Math-Verify, by workers."""
     pairs = [(final_answer(completion), gold_answer(gold)) for completion, gold in rows]
-    pairs = [(a, g) for a, g in pairs if a and len(a) < exact.LENGTH and exact.equal(a, g) is None][:60]
-    for workers in sorted({1, 2, pool.available_cores()}):
-        with_workers = pool.Pool(workers)
+    pairs = [(a, g) for a, g in pairs if a and len(a) < parse.LENGTH and equal(a, g) is None][:60]
+    for workers in sorted({1, 2, worker_pool.available_cores()}):
+        with_workers = worker_pool.Pool(workers)
 
-        def judge(pair: Row, workers: pool.Pool = with_workers) -> None:
-            with contextlib.suppress(pool.LimitReached, pool.CallFailed):
-                workers.call("open_r1.rewards.symbolic:compare", *pair)
+        def judge(pair: Row, workers: worker_pool.Pool = with_workers) -> None:
+            with contextlib.suppress(worker_pool.LimitReached, worker_pool.CallFailed):
+                workers.call("open_r1.rewards.math.math_verify:compare", *pair)
 
         with ThreadPoolExecutor(2 * workers) as threads:
             list(threads.map(judge, pairs[:2]))  # the server's start
@@ -143,7 +145,7 @@ def delays(rows: list[Row]) -> None:
             return time.perf_counter() - start
 
         judge(batch)
-        print(f"  64 rows without one: {judge(batch):.2f} s; the limit of one is {pool.SECONDS:g} s of CPU")
+        print(f"  64 rows without one: {judge(batch):.2f} s; the limit of one is {worker_pool.SECONDS:g} s of CPU")
         for answer in HANGING:
             hanging = ("</think> $\\boxed{" + answer + "}$", "42")
             print(f"  with {answer:32} {judge([*batch, hanging]):.2f} s")

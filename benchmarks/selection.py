@@ -28,7 +28,8 @@ import datasets
 import psutil
 import yaml
 
-from open_r1 import selection, shards
+from open_r1 import selection
+from open_r1.data import shards
 
 SAMPLES = 16  # of each prompt
 SENTENCES = (
@@ -107,21 +108,23 @@ def measure(path: Path, rows: int) -> None:
     """Run the recipe in this process and print one line."""
     import pyarrow
 
-    from open_r1 import data, judged, run
-    from open_r1.configs import load_recipe
-    from open_r1.shards import Shards
+    from open_r1.config.loading import load_recipe
+    from open_r1.curation import scoring
+    from open_r1.data import rows as data_rows
+    from open_r1.data.shards import Shards
+    from open_r1.run import lifecycle
 
     recipe = load_recipe(path)
     base = memory()
-    this = run.start(recipe)
-    stored = data.load_rows(recipe)
+    this = lifecycle.start(recipe)
+    stored = data_rows.load_rows(recipe)
     files = Shards(this.dir / "judged", len(stored), recipe.args.shard_rows)
     with Watch() as judging:
-        judged.judge(this, stored, files, files.missing())
+        scoring.judge(this, stored, files, files.missing())
     held = pyarrow.total_allocated_bytes()
     assert held < 64 << 20, f"{held} bytes of Arrow's are still held after judging"
     with Watch() as selecting:
-        summary = selection.select(this, judged.features_of(stored, recipe))
+        summary = selection.select(this, scoring.features_of(stored, recipe))
     parts = [
         f"{name} {part.seconds:.1f} s, {rows / part.seconds:,.0f} rows/s, {(part.most - base) / 2**20:.0f} MB"
         for name, part in (("judged:", judging), ("selected:", selecting))

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from open_r1.seeds import spread_ratio
+from open_r1.evaluation.over_seeds import spread_ratio
 
 STEPS = 20
 TIMES = (1, 2, 3, 5)

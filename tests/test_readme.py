@@ -14,12 +14,21 @@ import pytest
 import yaml
 from conftest import ROOT, shared
 
-from open_r1 import benchmarks, engines, estimate, filters, launch, nodes, reference, rewards
-from open_r1.configs import DataConfig, FilterConfig, _typed, load_recipe, parse_overrides, planned_processes, words_of
-from open_r1.judge import judge
+from open_r1.benchmarks import registry
+from open_r1.config.loading import _typed, load_recipe, planned_processes
+from open_r1.config.overrides import parse_overrides, words_of
+from open_r1.config.schema import DataConfig
+from open_r1.engines.registry import ENGINES
+from open_r1.estimate import estimate, workload
+from open_r1.evaluation.reference import files as reference_files
+from open_r1.filters import registry as filters_registry
+from open_r1.filters.registry import FILTERS, FilterConfig
+from open_r1.launch import local, nodes
 from open_r1.pipeline import graph, plan
-from open_r1.rewards import RewardConfig
-from open_r1.slurm import queue, request, submit
+from open_r1.rewards import registry as rewards_registry
+from open_r1.rewards.judge_file import judge
+from open_r1.rewards.registry import REWARDS, RewardConfig
+from open_r1.slurm import commands, request, submit
 
 README = (ROOT / "README.md").read_text()
 OF_REWARDS = (ROOT / "src/open_r1/rewards/README.md").read_text()
@@ -38,7 +47,7 @@ COMMANDS = [
     for line in block.splitlines()
     if line.strip()
 ] + re.findall(r"`(sbatch [^`]+\.slurm [^`]+)`", OF_SLURM)
-NODES_OF_EIGHT = queue.Partition("gpu", gpus=8, cpus=96, memory=10**6, nodes=64, limit=None)
+NODES_OF_EIGHT = commands.Partition("gpu", gpus=8, cpus=96, memory=10**6, nodes=64, limit=None)
 JUDGED = {
     "accuracy": {"answer": "\\frac12", "solution": "0.5"},
     "code": {"answer": "print(2)", "tests": '[{"input": "", "output": "2"}]'},
@@ -96,7 +105,7 @@ def test_command(line, monkeypatch, tmp_path):
     if words[1] == "estimate":
         gpus = {"gpus": values["GPUS"]} if "GPUS" in values else {}
         _, changes = estimate.options(parse_overrides(overrides) | gpus)
-        assert estimate.needs_a_model(estimate.load(recipe, changes))
+        assert estimate.needs_a_model(workload.load(recipe, changes))
         return
     if graph.is_pipeline(recipe):
         flags = {"dry_run", *submit.FLAGS}
@@ -147,9 +156,9 @@ def check_measuring(words, tmp_path):
             (tmp_path / model).write_text("")
             model = str(tmp_path / model)
         model = "some/model" if model.startswith("runs/") else model
-        load_recipe(*launch.evaluation(model, values["BENCH"].split(","), shlex.split(values.get("ARGS", ""))))
+        load_recipe(*local.evaluation(model, values["BENCH"].split(","), shlex.split(values.get("ARGS", ""))))
     if "REFERENCE" in values:
-        assert values["REFERENCE"] in reference.names()
+        assert values["REFERENCE"] in reference_files.names()
 
 
 def test_linked_files_exist():
@@ -167,7 +176,7 @@ def test_linked_files_exist():
 
 def test_every_benchmark_is_in_the_table_with_its_protocol():
     rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| (\d+) \| `([\w.:]+)` \|$", OF_EVALUATION, re.MULTILINE)
-    written = [benchmarks.written(name) for name in benchmarks.names()]
+    written = [registry.written(name) for name in registry.names()]
     told = [(b["name"], f"{b['problems']:,}", str(b["k"]), b.get("verifier", "accuracy")) for b in written]
     assert rows == told
 
@@ -191,10 +200,12 @@ def test_the_example_of_a_pipeline_can_be_planned(tmp_path, monkeypatch):
 def test_every_engine_and_every_filter_is_in_its_table():
     tables = [part.split("\n\n")[0] for part in re.split(r"^\| (?:engine|filter) \|", OF_DATA, flags=re.MULTILINE)[1:]]
     named = [re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) for table in tables]
-    assert named == [[*engines.ENGINES], [*filters.FILTERS]]
-    for name in filters.FILTERS:
+    assert named == [[*ENGINES], [*FILTERS]]
+    for name in FILTERS:
         (row,) = re.findall(rf"^\| `{name}` \|.*\|(.*)\|$", OF_DATA, re.MULTILINE)
-        parameters = [p for p in inspect.signature(filters.find(name)).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        parameters = [
+            p for p in inspect.signature(filters_registry.find(name)).parameters.values() if p.kind is p.KEYWORD_ONLY
+        ]
         assert all(f"`{p.name}`" in row for p in parameters), name
         told = [p.default for p in parameters if p.default and p.default is not p.empty]
         assert all(str(default) in row for default in told), name
@@ -208,8 +219,8 @@ def test_the_examples_of_own_filters_run(tmp_path, monkeypatch):
         FilterConfig("own_filters_of_the_docs:short_answer", parameters={"most": 3}),
         FilterConfig("own_filters_of_the_docs:not_alone"),
     ]
-    filters.check(entries, [])
-    short, alone = [filters.find(entry.name) for entry in entries]
+    filters_registry.check(entries, [])
+    short, alone = [filters_registry.find(entry.name) for entry in entries]
     assert short("<think>a</think>four", most=3) == "long answer" and short("<think>a</think>3", most=3) is None
     assert alone([{}]) == ["too few samples"] and alone([{}, {}]) == [None, None]
 
@@ -222,11 +233,11 @@ def test_the_example_of_a_gate_is_valid():
 
 
 def test_every_reward_is_in_the_table_and_the_example_is_valid():
-    assert re.findall(r"^\| `(\w+)` \|", OF_REWARDS, re.MULTILINE) == list(rewards.REWARDS)
+    assert re.findall(r"^\| `(\w+)` \|", OF_REWARDS, re.MULTILINE) == list(REWARDS)
     (example,) = re.findall(r"```yaml\nrewards:\n(.*?)```", OF_REWARDS, re.DOTALL)
     entries = [entry for entry in yaml.safe_load(example) if not entry["name"].startswith("mypackage")]
     own = {"name", "weight", "label", "kinds", "second_opinion"}
-    rewards.check(
+    rewards_registry.check(
         [
             RewardConfig(
                 **{k: v for k, v in e.items() if k in own}, parameters={k: v for k, v in e.items() if k not in own}

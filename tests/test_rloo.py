@@ -23,10 +23,12 @@ from conftest import MODEL, ROOT, SMALL, TASKS
 from safetensors.torch import load_file
 from trl import RLOOTrainer
 
-from open_r1 import data, models, rewards, rloo
-from open_r1.configs import load_recipe
+from open_r1 import models, rloo
+from open_r1.config.loading import load_recipe
+from open_r1.data import presenting
 from open_r1.errors import RecipeError
-from open_r1.launch import train
+from open_r1.launch.local import train
+from open_r1.rewards import scoring
 from open_r1.rewards.verdict import Verdict
 
 P, G, T = 2, 4, 3  # prompts, completions each, tokens of the longest
@@ -35,7 +37,7 @@ LIVELY = [{"name": "lively_reward:even_length"}]
 
 @pytest.fixture(autouse=True)
 def _lively(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tests" / "scripts"))
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "support" / "scripts"))
 
 
 @pytest.fixture
@@ -55,9 +57,9 @@ def trainer(tmp_path_factory):
     return RLOOTrainer(
         model=models.model_path(recipe, tokenizer),
         args=recipe.args,
-        train_dataset=data.load_datasets(recipe.data.datasets, "rloo", recipe.data, 0, recipe.run.rewards),
+        train_dataset=presenting.load_datasets(recipe.data.datasets, "rloo", recipe.data, 0, recipe.run.rewards),
         processing_class=tokenizer,
-        reward_funcs=rewards.build(recipe.run.rewards),
+        reward_funcs=scoring.build(recipe.run.rewards),
     )
 
 

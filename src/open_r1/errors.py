@@ -1,5 +1,7 @@
 """The one error a user is meant to read without a traceback."""
 
+from __future__ import annotations
+
 import difflib
 
 

@@ -23,10 +23,11 @@ from transformers import (
 )
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from .checks import flash_attention_installed
-from .configs import TRAINERS, Recipe
+from .config.recipe import Recipe
+from .config.schema import TRAINERS
 from .errors import RecipeError, nearest
 from .prompts import CHAT_TEMPLATES, Messages
+from .system.hardware import flash_attention_installed
 
 # Special tokens that model families reserve for padding, tried when a tokenizer has none of its own.
 PAD_TOKENS = ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|vision_pad|>", "<|fim_pad|>")

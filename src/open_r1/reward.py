@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from trl import RewardTrainer, get_peft_config, get_quantization_config
 
-from open_r1 import callbacks, contamination, data, models, run
-from open_r1.configs import Recipe
+from . import models
+from .config.recipe import Recipe
+from .data import contamination, presenting
+from .run import lifecycle
+from .run.run import Run
+from .training import callbacks
 
 
-def main(recipe: Recipe) -> run.Run:
-    this = run.start(recipe)
+def main(recipe: Recipe) -> Run:
+    this = lifecycle.start(recipe)
     tokenizer = models.load_tokenizer(recipe)
-    rows = data.load_datasets(recipe.data.datasets, "reward", recipe.data, recipe.args.seed)
+    rows = presenting.load_datasets(recipe.data.datasets, "reward", recipe.data, recipe.args.seed)
     rows = contamination.guard(this, rows, recipe.data.contamination)
-    held_out = data.load_eval_datasets(recipe)
+    held_out = presenting.load_eval_datasets(recipe)
     base = models.model_path(recipe, tokenizer)
     recipe.args.model_init_kwargs = models.model_init_kwargs(recipe)
     trainer = RewardTrainer(
@@ -27,9 +31,9 @@ def main(recipe: Recipe) -> run.Run:
     )
     models.unround_head(trainer.model)
     callbacks.train(trainer, this)
-    run.finish(this, trainer, tokenizer, base)
+    lifecycle.finish(this, trainer, tokenizer, base)
     return this
 
 
 if __name__ == "__main__":
-    run.from_command_line(main)
+    lifecycle.from_command_line(main)

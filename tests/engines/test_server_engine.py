@@ -11,15 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import standin
 import trl
-from standin import close, completion, free_port, hang, prompt_of, says_prompt_and_seed, servers
+from support import standin
+from support.standin import close, completion, free_port, hang, prompt_of, says_prompt_and_seed, servers
 
-from open_r1 import engines
-from open_r1.configs import DataConfig, EngineConfig, Recipe, RunConfig, SampleConfig
-from open_r1.engines import Completion, Sampling, seed_of
+from open_r1.config.recipe import Recipe
+from open_r1.config.schema import DataConfig, EngineConfig, RunConfig, SampleConfig
+from open_r1.engines import registry
+from open_r1.engines.registry import Completion, Sampling, seed_of
 from open_r1.errors import RecipeError
-from open_r1.rewards import chat
+from open_r1.system import openai_client
 
 FAST = {"timeout": 2.0, "patience": 3.0, "backoff": 0.01, "concurrency": 8}
 PROMPTS = [f"question {i}" for i in range(6)]
@@ -44,7 +45,7 @@ def opened(*urls: str, chat_template: str | None = None, **parameters):
         data=DataConfig(chat_template=chat_template),
         run=RunConfig(),
     )
-    return engines.open_engine(recipe)
+    return registry.open_engine(recipe)
 
 
 def made(prompts=PROMPTS, n=3, rows=None) -> list[list[Completion]]:
@@ -354,7 +355,7 @@ def test_no_more_requests_than_slots_however_many_threads(serve):
 
 
 def test_an_answer_of_a_long_reasoning_is_read(serve):
-    text = "x" * (2 * chat.MAX_BYTES)
+    text = "x" * (2 * openai_client.MAX_BYTES)
     engine = opened(serve(lambda h, b, n: completion(b, text if n > 1 else "")).url)
     assert engine.generate(["a"], 1, SAMPLING)[0][0].text == text
 

@@ -17,8 +17,8 @@ import torch
 from conftest import MODEL, ROOT
 from safetensors.torch import load_file
 
-from open_r1.configs import load_recipe
-from open_r1.launch import module_of
+from open_r1.config.loading import load_recipe
+from open_r1.launch.local import module_of
 
 pytestmark = [
     pytest.mark.gpu,
@@ -42,7 +42,7 @@ ENGINES = {
 
 @pytest.fixture(autouse=True)
 def paths(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tests" / "scripts"))
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "support" / "scripts"))
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
 
 

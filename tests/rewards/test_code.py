@@ -14,19 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from open_r1.errors import RecipeError
-from open_r1.rewards.answer import answer_part
-from open_r1.rewards.code import (
-    answer_of,
-    assembled,
-    code,
-    code_fraction,
-    code_subtasks,
-    fenced_blocks,
-    program_of,
-    run_program,
-)
-from open_r1.rewards.code_tests import Suite, read_suite
-from open_r1.sandbox import NOT_RUN, AssertTest, CallTest, Limits, Outcome, Program
+from open_r1.rewards.code.extraction import answer_of, assembled, fenced_blocks, program_of
+from open_r1.rewards.code.scorers import code, code_fraction, code_subtasks, run_program
+from open_r1.rewards.code.suites import Suite, read_suite
+from open_r1.rewards.math.extraction import answer_part
+from open_r1.sandbox.cases import AssertTest, CallTest, Limits, Outcome, Program
+from open_r1.sandbox.judging import NOT_RUN
 
 F = "```"
 # A fence begins its line, so these begin with a new one wherever they stand.
@@ -491,7 +484,7 @@ def test_what_outcomes_come_to(monkeypatch, outcomes, verdict, share):
         """Left out after a failure only if that is allowed."""
         return outcomes if stop_early else [FAILED if outcome == NOT_RUN else outcome for outcome in outcomes]
 
-    monkeypatch.setattr("open_r1.sandbox.judge", judge)
+    monkeypatch.setattr("open_r1.sandbox.judging.judge", judge)
     assert str(code(fenced(SQUARE), SQUARES)) == verdict
     fraction = code_fraction(fenced(SQUARE), SQUARES)
     if share is None:
@@ -510,7 +503,7 @@ def test_a_subtask_is_left_where_the_rest_cannot_matter(monkeypatch):
         first = next((i for i, outcome in enumerate(found) if outcome.status == "failed"), len(found))
         return [outcome if i <= first else NOT_RUN for i, outcome in enumerate(found)]
 
-    monkeypatch.setattr("open_r1.sandbox.judge", judge)
+    monkeypatch.setattr("open_r1.sandbox.judging.judge", judge)
     half = Outcome("failed", "half", score=0.5)
     tests = [{"input": name, "output": "x", "subtask": name[0]} for name in ("a1", "a2", "a3", "b1", "b2")]
     scores = {"a1": half, "a2": PASSED, "a3": FAILED, "b1": FAILED, "b2": ERROR}
@@ -531,7 +524,7 @@ def test_at_most_so_many_tests_evenly_spaced(monkeypatch):
         asked.append([int(test.stdin) for test in tests])
         return [FAILED if test.stdin == "9" else PASSED for test in tests]
 
-    monkeypatch.setattr("open_r1.sandbox.judge", judge)
+    monkeypatch.setattr("open_r1.sandbox.judging.judge", judge)
     tests = {"inputs": [str(i) for i in range(10)], "outputs": ["x"] * 10}
     assert str(code(fenced(SQUARE), tests, max_tests=4)) == "wrong: test 10 of 10: wrong output"
     for most in (1, 2, 10, 99):
@@ -553,7 +546,7 @@ def test_mistakes_in_the_recipe(parameters, message):
 def test_limits_reach_the_sandbox(monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "open_r1.sandbox.judge", lambda program, tests, limits, **more: seen.append((limits, more)) or [PASSED]
+        "open_r1.sandbox.judging.judge", lambda program, tests, limits, **more: seen.append((limits, more)) or [PASSED]
     )
     code(fenced(SQUARE), {"inputs": ["1"], "outputs": ["1"]}, seconds=10, memory_mb=64, isolation="seccomp")
     code(fenced(SQUARE), {"inputs": ["1"], "outputs": ["1"]}, seconds=None, memory_mb=None)

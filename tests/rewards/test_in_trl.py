@@ -14,7 +14,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, LlamaConfig
 from trl import GRPOConfig, GRPOTrainer
 
-from open_r1.launch import train
+from open_r1.launch.local import train
 from open_r1.tiny.tokenizer import build
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from open_r1.errors import RecipeError
 from open_r1.rewards.language import LANGUAGES, language_consistency, language_share, prompt_language
-from open_r1.tiny import problems
+from open_r1.tiny.problems import pretraining
 
 MGSM = ("en", "zh", "fr", "de", "ja")
 ENGLISH = "We add both numbers and then divide the result by two because there are two children in this family"
@@ -246,7 +246,7 @@ def test_real_mixing():
 
 def test_a_miniature_of_words_set_apart_counts_them_and_asks_no_library():
     """The share by the plainest rule: a run of Han characters, or of Latin letters, is a word."""
-    row = problems.pretraining(seed=0, rows=300)
+    row = pretraining(seed=0, rows=300)
     for completion in (message["content"] for messages in row["completion"] for message in messages):
         text = re.sub(r"</?\w+>", " ", completion.rsplit("</think>", 1)[0])
         han, latin = len(re.findall(r"[\u4e00-\u9fff]+", text)), len(re.findall(r"[A-Za-z]{2,}", text))

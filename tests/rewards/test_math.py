@@ -11,9 +11,10 @@ from conftest import shared
 from hypothesis import given
 from hypothesis import strategies as st
 
-from open_r1.rewards import math, pool
-from open_r1.rewards.answer import choice, final_answer, gold_answer
-from open_r1.rewards.math import accuracy, equal, math_verify_alone, vote_key
+from open_r1.rewards.math import scorers
+from open_r1.rewards.math.extraction import choice, final_answer, gold_answer
+from open_r1.rewards.math.scorers import accuracy, equal, math_verify_alone, vote_key
+from open_r1.system import worker_pool
 
 THOUGHT = "<think>so</think>"
 
@@ -228,7 +229,7 @@ def test_a_second_opinion():
 
 
 def test_a_broken_pool_is_an_error_and_never_a_wrong_answer(monkeypatch):
-    monkeypatch.setattr(pool, "_pool", pool.Pool(preload="no.such.module"))
+    monkeypatch.setattr(worker_pool, "_pool", worker_pool.Pool(preload="no.such.module"))
     assert accuracy(THOUGHT + r"\boxed{\sin 2}", r"\cos 1").outcome == "error"
     assert math_verify_alone(THOUGHT + "2", "2").outcome == "error"
     assert accuracy(THOUGHT + "2", "2").outcome == "correct"  # needs no pool
@@ -262,7 +263,7 @@ NOT_42 = [
 
 
 def test_hanging_answers_are_unknown_within_their_limit(monkeypatch):
-    monkeypatch.setattr(math, "SECONDS", 0.5)
+    monkeypatch.setattr(scorers, "SECONDS", 0.5)
     with ThreadPoolExecutor(4) as threads:
         verdicts = list(threads.map(lambda text: equal(text, "42"), UNANSWERABLE))
     assert [verdict.outcome for verdict in verdicts] == ["unknown"] * len(UNANSWERABLE)
@@ -304,7 +305,7 @@ def test_long_and_odd_completions(text, outcome):
 def test_labelled_cases():
     """Of 542 labelled pairs Math-Verify's defaults agree with 406 and accept 7 of the 147 that are not equal."""
     rows = [json.loads(line) for line in shared("oracle", "math.jsonl").read_text().splitlines()]
-    with ThreadPoolExecutor(pool.available_cores()) as threads:
+    with ThreadPoolExecutor(worker_pool.available_cores()) as threads:
         verdicts = list(threads.map(lambda row: accuracy(row["answer"], row["gold"]), rows))
     counts = Counter((row["equal"], verdict.outcome) for row, verdict in zip(rows, verdicts, strict=True))
     falsely = [
@@ -332,7 +333,7 @@ def test_a_changed_digit_or_sign_is_another_answer():
         for sign, other in (("-", "+"), ("+", "-"), (r"\sqrt", "")):
             if sign in gold:
                 pairs.append((gold, gold.replace(sign, other, 1)))
-    with ThreadPoolExecutor(pool.available_cores()) as threads:
+    with ThreadPoolExecutor(worker_pool.available_cores()) as threads:
         verdicts = list(threads.map(lambda pair: equal(pair[1], pair[0]), pairs))
     accepted = [pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict.outcome in ("correct", "error")]
     assert len(pairs) > 500 and accepted == []

@@ -26,11 +26,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from open_r1.sandbox import AssertTest, CallTest, Execution, Limits, Outcome, Program, StdinTest, judge
-from open_r1.sandbox.judging import stdin_outcome
+from open_r1.sandbox.cases import AssertTest, CallTest, Limits, Outcome, Program, StdinTest
+from open_r1.sandbox.judging import judge, stdin_outcome
 from open_r1.sandbox.local import Sandbox, encoded
+from open_r1.sandbox.pool import pool
+from open_r1.sandbox.runner import Execution
 from open_r1.sandbox.toolchains import COMPILER_LIMITS
-from open_r1.sandbox.zygotes import pool
 
 LIMITS = Limits(seconds=0.5, wall_seconds=1.0, memory_mb=256, output_bytes=1 << 18, file_mb=4, processes=16)
 PLACES = [

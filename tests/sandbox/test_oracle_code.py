@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from conftest import shared
 
-from open_r1.rewards.code_tests import with_helpers
-from open_r1.sandbox import AssertTest, Limits, Program, judge
+from open_r1.rewards.code.suites import with_helpers
+from open_r1.sandbox.cases import AssertTest, Limits, Program
+from open_r1.sandbox.judging import judge
 
 # Labels that contradict their own row: the program uses a module that it does not import, or the test calls a function
 # that it does not define. (Other rows with the same flaw are labelled false.)

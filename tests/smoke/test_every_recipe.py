@@ -11,12 +11,13 @@ import yaml
 from conftest import ROOT
 from safetensors.torch import load_file
 
-from open_r1 import shards
-from open_r1.configs import DATA_TASKS, TASKS, TRAINERS, load_recipe
-from open_r1.launch import module_of
-from open_r1.rewards.batch import ScoredBatch
+from open_r1.config.loading import load_recipe
+from open_r1.config.schema import DATA_TASKS, TASKS, TRAINERS
+from open_r1.data import shards
+from open_r1.launch.local import module_of
+from open_r1.rewards.scoring import ScoredBatch
 from open_r1.rewards.verdict import Verdict
-from open_r1.run import read_json
+from open_r1.system.files import read_json
 
 RECIPES = sorted(ROOT.glob("recipes/*/*/*.yaml"))
 OF_TRAINERS = [path for path in RECIPES if path.parent.name in TRAINERS]

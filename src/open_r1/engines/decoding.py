@@ -14,7 +14,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from . import Sampling
+from .registry import Sampling
 
 BLOCK = 128  # uniforms drawn ahead for each row; most completions end long before max_tokens
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import RecipeError, nearest
 from ..prompts import Messages
-from ..rewards.chat import (
+from ..system.openai_client import (
     Endpoint,
     Failure,
     api_key,
@@ -28,11 +28,12 @@ from ..rewards.chat import (
     request,
     submit,
 )
-from . import Completion, Sampling, refusal, seed_of
-from .local import before_stop
+from .registry import Completion, Sampling, refusal, seed_of
+from .transformers import before_stop
 
 if TYPE_CHECKING:
-    from ..configs import Recipe
+    from ..config.recipe import Recipe
+
 
 _log = logging.getLogger(__name__)
 MESSAGE_KEYS = ("content", "reasoning_content", "reasoning")

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import RecipeError
 from ..prompts import Messages
-from . import Completion, Sampling, refusal, seed_of
-from .local import Presented, before_stop, ids_that_end, present
+from .registry import Completion, Sampling, refusal, seed_of
+from .transformers import Presented, before_stop, ids_that_end, present
 
 if TYPE_CHECKING:
-    from ..configs import Recipe
+    from ..config.recipe import Recipe
+
 
 MISSING = "engine: vllm is not installed; run `make install EXTRAS=gpu`, or use the transformers engine"
 

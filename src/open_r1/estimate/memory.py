@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from ..hardware import GPU
-from . import traced
-from .traced import Parameters, Setting
+from ..system.hardware import GPU
+from . import tracing
+from .tracing import Parameters, Setting
 from .workload import Workload
 
 GIB = 2**30
@@ -73,12 +73,12 @@ def of(work: Workload, gpu: GPU | None) -> Memory:
 
 
 def _training(work: Workload, gpu: GPU | None) -> Memory:
-    counts = traced.count(work.config, work.lora, head=work.recipe.task != "reward")
+    counts = tracing.count(work.config, work.lora, head=work.recipe.task != "reward")
     memory = Memory(state=_state(work, counts))
     memory.host = memory.state.pop("host", 0.0)
     if gpu is not None:
         memory.state["CUDA and NCCL"] = CONTEXT
-    step = traced.step(work.config, setting(work, gpu))
+    step = tracing.step(work.config, setting(work, gpu))
     peak, kept = _beside_gradients(work, step, memory.state.get("gradients", 0.0)), step.layer * _layers(work)
     if work.checkpointing and work.recipe.given.get("activation_offloading"):
         peak -= kept - 2 * step.layer  # the next one is fetched while one is used
@@ -99,7 +99,7 @@ def _layers(work: Workload) -> int:
     return work.config.num_hidden_layers
 
 
-def _beside_gradients(work: Workload, step: traced.Step, gradients: float) -> float:
+def _beside_gradients(work: Workload, step: tracing.Step, gradients: float) -> float:
     """Bytes of a step at its fullest moment, beside the gradients.
 
     Where rows are not added up, gradients are freed after every step, and come back one by one as activations go.
@@ -232,7 +232,7 @@ def kv_bytes(work: Workload, width: int = 2) -> float:
 
 def vllm_room(work: Workload, gpu: GPU, share: float, tensor_parallel: int) -> float:
     """Tokens that fit the key-value cache of one vLLM; below 0 the weights alone do not fit."""
-    counts = traced.count(work.config)
+    counts = tracing.count(work.config)
     # What vLLM takes while it runs is about a tenth of its share.
     room = tensor_parallel * 0.9 * share * gpu.memory * GIB - 2 * counts.total
     return room / kv_bytes(work)
@@ -240,7 +240,7 @@ def vllm_room(work: Workload, gpu: GPU, share: float, tensor_parallel: int) -> f
 
 def _engine(work: Workload, gpu: GPU | None) -> Memory:
     """A model that only generates."""
-    counts = traced.count(work.config)
+    counts = tracing.count(work.config)
     engine = work.recipe.args.engine
     parameters = engine.parameters
     tensor = int(parameters.get("tensor_parallel_size", 1))

@@ -8,19 +8,11 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
-from .. import architectures
-from ..checks import RL_TASKS
-from ..configs import (
-    TRAINERS,
-    Recipe,
-    accelerate_config,
-    args_class,
-    load_recipe,
-    parse_overrides,
-    read_yaml,
-    resolve,
-    words_of,
-)
+from ..config import architectures
+from ..config.loading import accelerate_config, load_recipe, resolve
+from ..config.overrides import parse_overrides, words_of
+from ..config.recipe import Recipe, read_yaml
+from ..config.schema import RL_TASKS, TRAINERS, args_class
 from ..errors import RecipeError, nearest
 from ..models import config_changes, load_tokenizer
 

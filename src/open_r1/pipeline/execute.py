@@ -25,13 +25,15 @@ from typing import Any
 
 import psutil
 
-from .. import directory, hardware
-from ..configs import load_recipe, parse_overrides, resolve, words_of
-from ..directory import is_locked, read_json, write_json
+from ..config.loading import load_recipe, resolve
+from ..config.overrides import parse_overrides, words_of
 from ..errors import RecipeError
-from ..network import START
-from ..processes import die_with_parent
-from . import address
+from ..system import files, hardware
+from ..system.files import read_json, write_json
+from ..system.locks import is_locked
+from ..system.network import START
+from ..system.processes import die_with_parent
+from . import fingerprint
 from .graph import Pipeline, Stage
 from .plan import STATE, Job, differences, keep_address, missing, read_state
 
@@ -65,7 +67,7 @@ class Execution:
 
     def __init__(self, pipeline: Pipeline, jobs: list[Job], say: Say = print, overwriting: float | None = None):
         self.pipeline, self.jobs, self.say, self.overwriting = pipeline, jobs, say, overwriting
-        self.began, self.pid, self.commit = time.time(), os.getpid(), directory.commit()
+        self.began, self.pid, self.commit = time.time(), os.getpid(), files.commit()
         self.workers: list[Worker] = []
         self.stopping: int | None = None
         self.spent, self.peak_memory = _carried(pipeline.dir, jobs)
@@ -114,9 +116,9 @@ class Execution:
             RecipeError: naming the stage.
         """
         wanted = max(job.gpus for job in todo)
-        from .. import launch
+        from ..launch import local
 
-        for module in ["matplotlib.figure", *(launch.module_of(job.stage.task) for job in todo)]:
+        for module in ["matplotlib.figure", *(local.module_of(job.stage.task) for job in todo)]:
             importlib.import_module(module)
         if wanted:
             self.gpus = self.free = hardware.visible_gpus()
@@ -192,7 +194,7 @@ class Execution:
         context = multiprocessing.get_context("spawn" if self.gpus else "fork")
         words = words_of(job.changes)
         given = (job.stage.recipe, words, job.address, log, self.threads, gpus if self.gpus else None, self.pid)
-        if step := directory.status(job.dir).get("step"):
+        if step := files.status(job.dir).get("step"):
             self.tell(f"{job.named} goes on from step {step}")
         process = context.Process(target=_do, args=given, name=job.named)
         said = log.stat().st_size if log.exists() else 0
@@ -211,7 +213,7 @@ class Execution:
         self.workers.remove(worker)
         self.free = sorted(self.free + worker.gpus)
         job.ended = time.time()
-        status = directory.status(job.dir)
+        status = files.status(job.dir)
         job.seconds = status.get("seconds", round(job.ended - (job.began or job.ended), 1))
         gone = missing(job)
         if code == 0 and gone is None:
@@ -497,16 +499,17 @@ def _do(
     print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} open-r1 train {recipe} {' '.join(words)}", flush=True)
     import torch
 
-    from .. import guard, launch, run
+    from ..launch import local
+    from ..run import exit, run
 
     run.begin_in_a_fork()
     torch.set_num_threads(threads)
 
     def task() -> run.Run | None:
         refuse_another(recipe, words, planned)
-        return launch.train(recipe, words)
+        return local.train(recipe, words)
 
-    guard.guarded(task)
+    exit.guarded(task)
 
 
 def refuse_another(recipe: str, words: list[str], planned: dict[str, Any]) -> None:
@@ -515,7 +518,7 @@ def refuse_another(recipe: str, words: list[str], planned: dict[str, Any]) -> No
     Raises:
         RecipeError: they have changed since the pipeline was started.
     """
-    found = address.of(*resolve(Path(recipe), parse_overrides(words)))
+    found = fingerprint.of(*resolve(Path(recipe), parse_overrides(words)))
     if found["digest"] != planned["digest"]:
         told = "; ".join(differences(planned, found))
         raise RecipeError(f"changed since the pipeline was started ({told}); start it again to go on with that")

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..configs import DATA_TASKS, TRAINERS, is_recipe, read_yaml, resolve
+from ..config.loading import resolve
+from ..config.recipe import is_recipe, read_yaml
+from ..config.schema import DATA_TASKS, TRAINERS
 from ..errors import RecipeError, nearest
 
 ROOT = Path("runs/pipelines")
@@ -127,7 +129,7 @@ def read(path: Path, changes: dict[str, Any] | None = None) -> Pipeline:
     if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
         raise RecipeError(f"jobs: a number of stages that run side by side, 1 or more, got {jobs!r}")
     table = written.get("table") or []
-    from .. import claims
+    from . import claims
 
     of_evaluations = {stage.name: stage.benchmarks for stage in stages if stage.benchmarks}
     claims.check(table, [stage.name for stage in stages], {stage.name: stage.task for stage in stages}, of_evaluations)

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..configs import DATA_TASKS, resolve
-from ..directory import is_finished, read_json, write_json
+from ..config.loading import resolve
+from ..config.schema import DATA_TASKS
+from ..config.toy import settles
 from ..errors import RecipeError, nearest
-from ..toy import settles
-from . import address
+from ..system.files import is_finished, read_json, write_json
+from . import fingerprint
 from .graph import Pipeline, Stage, in_order, reward_models
 
 ADDRESS = ".address.json"  # of a stage's directory: what its address is made of
@@ -121,9 +122,9 @@ def _job(stage: Stage, seed: int | None, of_stage: dict[str, Job], toy: bool, re
         task, given = resolve(Path(stage.recipe), changes)
     except RecipeError as error:
         raise RecipeError(f"stages ({stage.name}): {error}") from error
-    found = address.of(task, given)
+    found = fingerprint.of(task, given)
     path = Path(stage.recipe).resolve()
-    directory = address.STAGES / f"{path.parents[1].name}-{path.parent.name}-{path.stem}-{found['digest']}"
+    directory = fingerprint.STAGES / f"{path.parents[1].name}-{path.parent.name}-{path.stem}-{found['digest']}"
     gpus = gpus_of(given)
     upstream = list({id(of_stage[name]): of_stage[name] for name in stage.upstream}.values())
     changes |= {"output_dir": str(directory)} | ({} if report else {"report": False})
@@ -204,9 +205,9 @@ def differences(before: dict[str, Any], now: dict[str, Any], stages: dict[str, s
     made_anew = []
     for key in sorted(old.keys() | new.keys()):
         a, b = old.get(key), new.get(key)
-        if address.normal(a) == address.normal(b):
+        if fingerprint.normal(a) == fingerprint.normal(b):
             continue
-        if all(isinstance(value, str) and value.startswith(f"{address.STAGES}/") for value in (a, b)):
+        if all(isinstance(value, str) and value.startswith(f"{fingerprint.STAGES}/") for value in (a, b)):
             made_anew.append((stages or {}).get(str(Path(b).parent), key))
         else:
             told.append(f"{key}: {_shown(a)} -> {_shown(b)}")

@@ -20,6 +20,7 @@ from .format import reasoning
 if TYPE_CHECKING:
     from lingua import LanguageDetector
 
+
 _LATIN = "A-Za-zÀ-ÖØ-öø-ɏ\u0300-\u036fḀ-ỿ"
 _CJK = "々〇\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003134fぁ-ゖァ-ヺー"
 # script -> the letters of a word in it. Single letters are variables and list marks, except where they are syllables.

@@ -16,8 +16,9 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import RecipeError
-from . import drivers, plain, zygotes
+from . import drivers, pool
 from .cases import AssertTest, CallTest, Level, Limits, Outcome, Program, StdinTest, Test
+from .guest import plain
 from .local import BATCH, Sandbox, encoded
 from .runner import Execution, Runner
 
@@ -68,11 +69,11 @@ def local_sandbox(weakest: Level) -> Sandbox:
     Raises:
         RecipeError: that is weaker than `weakest`.
     """
-    strongest = zygotes.level()
-    if zygotes.LEVELS.index(strongest) > zygotes.LEVELS.index(weakest):
+    strongest = pool.level()
+    if pool.LEVELS.index(strongest) > pool.LEVELS.index(weakest):
         raise RecipeError(
-            f"this machine isolates programs only by {strongest}: {zygotes.MEANING[strongest]}. To allow that, set "
-            f"`isolation: {strongest}` beside the reward's name. Why not {weakest}: {zygotes.why_not(weakest)}"
+            f"this machine isolates programs only by {strongest}: {pool.MEANING[strongest]}. To allow that, set "
+            f"`isolation: {strongest}` beside the reward's name. Why not {weakest}: {pool.why_not(weakest)}"
         )
     return Sandbox(strongest)
 

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from . import toolchains, zygotes
+from . import pool as zygotes
+from . import toolchains
 from .cases import Level, Limits, Program
+from .pool import Broken, Report, pool
 from .runner import Execution
-from .zygotes import Broken, Report, pool
 
 BATCH = 32  # tests that one process may run: two descriptors each, of the 253 that one message may carry
 MESSAGE_BYTES = 1 << 16  # of a program's stderr

@@ -15,11 +15,16 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-from .. import failures, group, network, nodes, serving
-from ..configs import TRAINERS, is_recipe, parse_overrides, planned_processes, resolve, words_of
-from ..directory import holder, write_json
+from ..config.loading import planned_processes, resolve
+from ..config.overrides import parse_overrides, words_of
+from ..config.recipe import is_recipe
+from ..config.schema import TRAINERS
 from ..errors import RecipeError, Unavailable
-from ..nodes import Allocation
+from ..launch import nodes, process_group, vllm_server
+from ..launch.nodes import Allocation
+from ..system import failures, network
+from ..system.files import write_json
+from ..system.locks import holder
 
 HEAD = "head.json"  # of a start's folder: how the first node's command ended
 STOP = "stop"  # of a start's folder: asks for a checkpoint
@@ -88,18 +93,18 @@ def check(where: Allocation, verb: str, words: list[str]) -> None:
             ) from error
     if where.rank == 0:
         for directory in folders[1:]:
-            nodes.note_job(directory)  # at once, as it may first train what the recipe begins with
+            network.note_job(directory)  # at once, as it may first train what the recipe begins with
 
 
 def _check_recipe(where: Allocation, path: str, words: list[str]) -> Path:
     """Refuse a recipe for other nodes than these, or another than was submitted; its run directory."""
-    from ..pipeline import address
+    from ..pipeline import fingerprint
 
     changes = parse_overrides(words)
     processes = changes.pop("processes", None) or planned_processes(path, words_of(changes))
     task, given = resolve(Path(path), changes)
-    planned = os.environ.get(address.DIGEST)
-    if planned and address.of(task, given)["digest"] != planned:
+    planned = os.environ.get(fingerprint.DIGEST)
+    if planned and fingerprint.of(task, given)["digest"] != planned:
         raise RecipeError(f"{path}: the recipe, code or libraries changed since this was submitted; submit it again")
     if task in TRAINERS:
         gpus, server = (0 if given.get("toy") else int(given.get(key) or 0) for key in ("gpus", "vllm_server_gpus"))
@@ -129,7 +134,9 @@ class Node:
     def run(self, verb: str, words: list[str]) -> int:
         """Until the first node's command ends, or something here fails. Returns the exit code."""
         if self.where.rank == 0:
-            self.head = subprocess.Popen([sys.executable, "-m", "open_r1.cli", verb, *words], preexec_fn=serving.begin)
+            self.head = subprocess.Popen(
+                [sys.executable, "-m", "open_r1.cli", verb, *words], preexec_fn=vllm_server.begin
+            )
         try:
             while True:
                 code = self.look()
@@ -138,7 +145,7 @@ class Node:
                 time.sleep(nodes.LOOK)
         finally:
             for process in (self.head, self.member, self.server):
-                serving.end(process)
+                vllm_server.end(process)
 
     def look(self) -> int | None:
         """What has happened since; an exit code if that is the end."""
@@ -173,7 +180,7 @@ class Node:
             if (self.where.start / STOP).exists():
                 return None  # it was told to stop as all were, and the training ends by itself
             return self.fail(
-                f"error: {serving.ended(code, self.where.start)}",
+                f"error: {vllm_server.ended(code, self.where.start)}",
                 2 if not self.server_restarts else Unavailable.CODE,
                 final=not self.server_restarts,
             )
@@ -182,13 +189,15 @@ class Node:
     def follow(self, order: dict[str, Any]) -> None:
         if order["kind"] == "serve":
             self.server_restarts = order["restarts"]
-            self.server = serving.start(order["words"], self.where.start, os.environ | order["environment"])
+            self.server = vllm_server.start(order["words"], self.where.start, os.environ | order["environment"])
             return
         host = network.reachable(order["hosts"])
-        place = group.Place(len(order["nodes"]) + 1, order["nodes"].index(self.where.rank) + 1, host, order["port"])
-        words = group.command(order["module"], order["words"], order["config"], order["processes"], place)
-        around = group.environment(order["processes"], place.machines) | order["environment"]
-        self.member = subprocess.Popen(words, env=around, preexec_fn=group.begin, **self._said())
+        place = process_group.Place(
+            len(order["nodes"]) + 1, order["nodes"].index(self.where.rank) + 1, host, order["port"]
+        )
+        words = process_group.command(order["module"], order["words"], order["config"], order["processes"], place)
+        around = process_group.environment(order["processes"], place.machines) | order["environment"]
+        self.member = subprocess.Popen(words, env=around, preexec_fn=process_group.begin, **self._said())
 
     def _said(self) -> dict[str, IO[bytes]]:
         """Where other nodes' processes write: beside the first one's they would hide its progress in the job's log."""

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .. import failures
-from ..directory import read_json, write_json
-from ..failures import Failure
-from ..network import RUN, SERVED, START
+from ..system import failures
+from ..system.failures import Failure
+from ..system.files import read_json, write_json
+from ..system.network import RUN, SERVED, START
 from . import node
 
 REQUEUE = 75  # exit code: EX_TEMPFAIL of sysexits.h

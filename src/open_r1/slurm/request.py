@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import estimate
-from ..configs import SHARDED_TASKS, TRAINERS, resolve, words_of
+from ..config.loading import resolve
+from ..config.overrides import words_of
+from ..config.schema import SHARDED_TASKS, TRAINERS
 from ..errors import RecipeError
-from ..estimate import Estimate
-from ..estimate.told import hours as in_words
-from ..nodes import Allocation, layout
-from . import queue
-from .queue import Partition
+from ..estimate import estimate, workload
+from ..estimate.estimate import Estimate
+from ..estimate.text import hours as in_words
+from ..launch.nodes import Allocation, layout
+from . import commands
+from .commands import Partition
 from .site import LOGS, SCRIPTS
 
 MEMORY = {"mem", "mem-per-cpu", "mem-per-gpu"}  # of which sbatch takes one
@@ -129,7 +131,7 @@ def of(
         "nodes": str(nodes),
         "gpus-per-node": str(per_node),
         **_share(per_node, there),
-        "time": queue.limit(_time(taken, there, bool(gpus), notes)),
+        "time": commands.limit(_time(taken, there, bool(gpus), notes)),
         "output": str(LOGS / ("%x-%A_%a.out" if "array" in asked else "%x-%j.out")),
     }
     script = SCRIPTS / ("sample.slurm" if task in SHARDED_TASKS else "train.slurm")
@@ -202,7 +204,7 @@ def estimate_of(path: str, changes: dict[str, Any]) -> Estimate | None:
     given = resolve(Path(path), changes)[1]
     if given.get("toy") or not given.get("gpus"):
         return None
-    recipe = estimate.load(path, dict(changes))
+    recipe = workload.load(path, dict(changes))
     return estimate.of(recipe) if estimate.needs_a_model(recipe) else None
 
 
@@ -222,7 +224,7 @@ def _time(taken: Estimate | None, there: Partition, on_gpu: bool, notes: list[st
     most = MOST if there.limit is None else min(there.limit, MOST)
     if wanted > most:
         notes.append(
-            f"{queue.limit(most)} at a time ({there.name}): then it writes a checkpoint and is queued again, as often "
-            "as it takes"
+            f"{commands.limit(most)} at a time ({there.name}): then it writes a checkpoint and is queued again, "
+            "as often as it takes"
         )
     return min(wanted, most)

@@ -7,16 +7,17 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .. import failures
-from .. import pipeline as pipelines
-from ..directory import is_finished, is_locked, read_json, read_jsonl, status, write_json
 from ..errors import RecipeError
-from ..network import JOBS, RUN
-from ..pages.reading import duration
+from ..evaluation.tables import aligned
+from ..pipeline import command
 from ..pipeline.plan import STATE, read_state
-from ..tables import aligned
-from . import queue
-from .queue import Job
+from ..system import failures
+from ..system.files import is_finished, read_json, read_jsonl, status, write_json
+from ..system.locks import is_locked
+from ..system.network import JOBS, RUN
+from ..system.run_files import duration
+from . import commands
+from .commands import Job
 from .site import SUBMITTED, jobs_folder, site
 
 SHOWN = (
@@ -62,7 +63,7 @@ def _job(id: str) -> str:
         RecipeError: it knows no such job.
     """
     of_array = id.partition("_")[0]
-    jobs = [job for job in queue.jobs([of_array]).get(of_array, []) if id in (of_array, job.id)]
+    jobs = [job for job in commands.jobs([of_array]).get(of_array, []) if id in (of_array, job.id)]
     if not jobs:
         raise RecipeError(f"job {id}: Slurm says nothing of it, and it has left nothing in {_jobs_folder()}")
     return _lines(_rows_of(jobs))
@@ -92,7 +93,7 @@ def _jobs(directory: Path) -> tuple[list[Job], list[tuple[str, str]]]:
     """The job that was submitted for all of a directory, if one was, and rows of it."""
     path = directory / JOBS
     entries = read_json(path)["jobs"] if path.is_file() else []
-    known = queue.jobs([entry["id"] for entry in entries])
+    known = commands.jobs([entry["id"] for entry in entries])
     rows = []
     for entry in entries:
         rows += _rows_of(known.get(entry["id"], []))
@@ -135,7 +136,7 @@ def _pipeline(directory: Path) -> str:
     state = read_state(directory)
     path = directory / SUBMITTED
     entries = {entry["dir"]: entry for entry in read_json(path)["jobs"]} if path.is_file() else {}
-    known = queue.jobs([entry["id"] for entry in entries.values()])
+    known = commands.jobs([entry["id"] for entry in entries.values()])
     # Of one that is run by a process here, that process says how it stands.
     settles = bool(entries) and not is_locked(directory)
     rows: list[tuple[str, ...]] = [("stage", "seed", "state", "progress", "job", "nodes", "time", "why")]
@@ -168,7 +169,7 @@ def _pipeline(directory: Path) -> str:
     if of_all := _jobs(directory)[1]:
         lines += ["", _lines(of_all)]
     if over and settles:
-        lines += ["", str(pipelines.report(directory))]
+        lines += ["", str(command.report(directory))]
     elif waiting := [
         entry["id"] for entry in entries.values() if any(job.active for job in known.get(entry["id"], []))
     ]:
@@ -246,7 +247,7 @@ def _end(job: Job) -> str:
 
 def _elapsed(told: str) -> str:
     """`1 h 30 min` of Slurm's `1:30:00`; its words where it says no number."""
-    seconds = queue.seconds(told)
+    seconds = commands.seconds(told)
     return told if seconds is None else duration(seconds)
 
 

@@ -8,16 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .. import pipeline as pipelines
-from ..configs import load_recipe, parse_overrides, planned_processes, resolve, words_of
-from ..directory import is_finished, read_json, write_json
+from ..config.loading import load_recipe, planned_processes, resolve
+from ..config.overrides import parse_overrides, words_of
 from ..errors import RecipeError
-from ..estimate import Options
-from ..network import JOBS
-from ..pipeline import address, estimated, graph, plan, told
+from ..estimate.estimate import Options
+from ..pipeline import command, estimates, fingerprint, graph, plan, text
 from ..pipeline.execute import Execution, discard, log_of
 from ..pipeline.plan import Job, keep_address
-from . import queue, request
+from ..system.files import is_finished, read_json, write_json
+from ..system.network import JOBS
+from . import commands, request
 from .request import Request
 from .site import LOGS, SCRIPTS, SUBMITTED, site
 
@@ -37,14 +37,14 @@ def main(path: str, words: list[str]) -> None:
     Raises:
         RecipeError: Slurm refuses it, or it is done or queued already.
     """
-    queue.require()
+    commands.require()
     if not (SCRIPTS / "job.sh").is_file():
         raise RecipeError(f"there is no {SCRIPTS}/job.sh in {Path.cwd()}: submit from the checkout")
     asked, own = request.split(words)
     changes = parse_overrides(own)
     flags = {flag: changes.pop(flag, None) for flag in FLAGS}
     around = site()
-    there = queue.partition(asked.get("partition") or around.get("SBATCH_PARTITION"))
+    there = commands.partition(asked.get("partition") or around.get("SBATCH_PARTITION"))
     array = None if flags["array"] is None else _count(flags["array"])
     if graph.is_pipeline(path) and not flags["one_job"]:
         return _stages(path, changes, asked, there, around, flags, array)
@@ -108,7 +108,7 @@ def _sbatch(options: list[str], one: Request, around: dict[str, str]) -> subproc
     sbatch, *words = one.line
     done = subprocess.run([sbatch, *options, *words], capture_output=True, text=True, env=around)
     if done.returncode:
-        raise RecipeError(f"Slurm refuses this request ({queue.complaint(done)}); it was: {one}")
+        raise RecipeError(f"Slurm refuses this request ({commands.complaint(done)}); it was: {one}")
     return done
 
 
@@ -126,7 +126,7 @@ def _refuse_twice(directory: Path, overwrite: bool) -> None:
             f"output_dir: {directory} holds a finished run; add --overwrite to replace it, or another --output_dir"
         )
     ids = [told["id"] for told in read_json(path)["jobs"]] if path.is_file() else []
-    active = [job for jobs in queue.jobs(ids).values() for job in jobs if job.active]
+    active = [job for jobs in commands.jobs(ids).values() for job in jobs if job.active]
     if active:
         raise RecipeError(
             f"output_dir: job {active[0].id} ({active[0].state}) is of {directory} already; wait for it or "
@@ -154,7 +154,7 @@ def _stages(
     path: str,
     changes: dict[str, Any],
     asked: dict[str, str | None],
-    there: queue.Partition,
+    there: commands.Partition,
     around: dict[str, str],
     flags: dict[str, Any],
     array: int | None,
@@ -162,17 +162,17 @@ def _stages(
     """A job for each stage that is not done, after those that it takes something from."""
     of_start = {flag: changes.pop(flag, None) for flag in graph.FLAGS if flag != "dry_run"}
     dry = flags["dry_run"] or flags["test_only"]
-    pipeline, jobs, overwrite = pipelines.planned(path, changes, of_start | {"dry_run": dry})
+    pipeline, jobs, overwrite = command.planned(path, changes, of_start | {"dry_run": dry})
     entries = _queued(jobs)
     queued = {entry["dir"]: entry["id"] for entry in entries}
     left = [job for job in jobs if job.state == "waiting" and str(job.dir) not in queued]
     gpus = any(job.gpus for job in left) and not pipeline.toy
-    taken = {one.name: one.estimate for one in estimated.of(Path(path), dict(changes), Options())} if gpus else {}
+    taken = {one.name: one.estimate for one in estimates.of(Path(path), dict(changes), Options())} if gpus else {}
     requests = []
     for job in left:
         one = request.of(job.stage.recipe, job.changes, asked, there, None, taken.get(job.stage.name))
         requests.append(_placed(one, job, pipeline, array))
-    print(told.begun(pipeline, jobs))
+    print(text.begun(pipeline, jobs))
     all_of_it = [
         (job.named, one, " and ".join(other.named for other in job.upstream if not other.done))
         for job, one in zip(left, requests, strict=True)
@@ -187,11 +187,11 @@ def _stages(
             print(said)
     if dry:
         return
-    pipelines.keep_plan(pipeline, changes, jobs)
-    Execution(pipeline, jobs, overwriting=pipelines.overwriting(pipeline) if overwrite else None).keep()
+    command.keep_plan(pipeline, changes, jobs)
+    Execution(pipeline, jobs, overwriting=command.overwriting(pipeline) if overwrite else None).keep()
     kept = pipeline.dir / SUBMITTED
     if kept.is_file() and (before := read_json(kept).get("report")):
-        queue.command("scancel", before, check=False)  # it would sum up too early now
+        commands.command("scancel", before, check=False)  # it would sum up too early now
     write_json(kept, {"jobs": entries})
     for job in jobs:
         if job.state == "waiting" and str(job.dir) in queued:
@@ -203,7 +203,7 @@ def _stages(
         if job.again:
             discard(job.dir)
         keep_address(job)
-        id = queued[str(job.dir)] = send(one, around | {address.DIGEST: job.address["digest"]})
+        id = queued[str(job.dir)] = send(one, around | {fingerprint.DIGEST: job.address["digest"]})
         # After each: whenever this is stopped, what is queued is known, also to other pipelines of the stage.
         entry = {"id": id, "log": one.log_of(id)}
         write_json(job.dir / JOBS, {"jobs": [entry]})
@@ -235,7 +235,7 @@ def _queued(jobs: list[Job]) -> list[dict[str, str]]:
     """Entries of those stages that are in the queue, by whatever pipeline or by hand."""
     kept = [job.dir for job in jobs if job.state == "waiting" and (job.dir / JOBS).is_file()]
     entries = [entry | {"dir": str(path)} for path in kept for entry in read_json(path / JOBS)["jobs"]]
-    known = queue.jobs([entry["id"] for entry in entries])
+    known = commands.jobs([entry["id"] for entry in entries])
     return [entry for entry in entries if any(job.active for job in known.get(entry["id"], []))]
 
 
