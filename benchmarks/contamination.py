@@ -27,9 +27,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from open_r1.config.schema import ContaminationConfig, DatasetConfig
-from open_r1.data import sources as data_sources
 from open_r1.data.contamination import Gate, load_prompts
 from open_r1.data.deduplicate import Deduplicator
+from open_r1.data.sources import load_source
 
 TURNS = 7
 PUNCTUATION = re.compile(r"[^\w\s]")
@@ -272,7 +272,7 @@ def main() -> None:
         parser.exit(2, f"{arguments.data} is not there; name a folder with gsm8k and math by --data\n")
     train = {}
     for name, (path, column) in TRAIN.items():
-        train[name] = list(data_sources.load(DatasetConfig(str(arguments.data / path)), 0)[column])
+        train[name] = list(load_source(DatasetConfig(str(arguments.data / path)), 0)[column])
     against = sources(arguments.data)
     for n in (10, 8):
         speed(train, against, n)

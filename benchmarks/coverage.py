@@ -31,8 +31,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from open_r1.evaluation import majority_vote, metrics
-from open_r1.evaluation.intervals import Interval, interval, resampled_means
-from open_r1.evaluation.significance import Power, power, sign_flip
+from open_r1.evaluation.intervals import Interval, estimate_interval, resampled_means
+from open_r1.evaluation.significance import Power, compute_sign_flip_p, estimate_power
 
 SHAPES = {  # of the share of right samples of a problem
     "U-shaped, mean 0.5": (0.3, 0.3),
@@ -109,7 +109,7 @@ def over_problems(simulations: int) -> None:
                     held = percentile = 0
                     for seed in range(simulations):
                         values_P = values(random, parameters, P, kind, n, k)
-                        held += holds(interval(values_P), true)
+                        held += holds(estimate_interval(values_P), true)
                         percentile += seed < simulations // 5 and PROBLEMS[0] == P and plain(values_P, true, seed)
                     told = tally.told(held / simulations, simulations, f"{shape}, {kind}@{n}, k {k}, {P} problems")
                     beside = f"({100 * percentile / (simulations // 5):5.1f})" if PROBLEMS[0] == P else " " * 7
@@ -170,8 +170,8 @@ def false_alarms(simulations: int) -> None:
                 for seed in range(simulations):
                     a, b = pairs(random, parameters, P, k, 0.0)
                     differences_P = ((b - a) / k).tolist()
-                    found += sign_flip(differences_P, seed=seed) <= 0.05
-                    held += holds(interval(differences_P, bounds=(-1.0, 1.0)), 0.0)
+                    found += compute_sign_flip_p(differences_P, seed=seed) <= 0.05
+                    held += holds(estimate_interval(differences_P, bounds=(-1.0, 1.0)), 0.0)
                 name = f"{shape}, k {k}, {P} problems"
                 told = alarms.told(found / simulations, simulations, name)
                 covered = coverage.told(held / simulations, simulations, name)
@@ -202,7 +202,7 @@ def tells(simulations: int) -> None:
 
 
 def planned(a: np.ndarray, b: np.ndarray, k: int, difference: float) -> Power:
-    return power(a, [k] * len(a), b, [k] * len(b), difference)
+    return estimate_power(a, [k] * len(a), b, [k] * len(b), difference)
 
 
 def of_all(x: np.ndarray, a: np.ndarray, b: np.ndarray, P: int) -> np.ndarray:
@@ -217,7 +217,7 @@ def told_share(
     found = 0
     for seed in range(simulations):
         a, b = pairs(random, shape, P, k, gain)
-        found += sign_flip(((b - a) / k).tolist(), seed=seed) <= 0.05
+        found += compute_sign_flip_p(((b - a) / k).tolist(), seed=seed) <= 0.05
     return found / simulations
 
 
@@ -228,11 +228,11 @@ def timed() -> Iterator[tuple[str, Callable[[], object]]]:
     other_P = [problem.correct / 64 for problem in drawn(random, difficulties(random, (0.5, 0.5), 1319), 64)]
     yield (
         "maj@1 to maj@64 of 198 problems",
-        lambda: [majority_vote.majority.__wrapped__(p.votes) for p in problems[:198]],
+        lambda: [majority_vote.compute_majority.__wrapped__(p.votes) for p in problems[:198]],
     )
-    yield "interval over 1,319 problems", lambda: interval(values_P)
-    yield "10,000 resamples of 1,319 problems", lambda: interval(values_P, bounds=None)
-    yield "exact test of 1,319 problems, k 64", lambda: sign_flip(np.subtract(other_P, values_P).tolist())
+    yield "interval over 1,319 problems", lambda: estimate_interval(values_P)
+    yield "10,000 resamples of 1,319 problems", lambda: estimate_interval(values_P, bounds=None)
+    yield "exact test of 1,319 problems, k 64", lambda: compute_sign_flip_p(np.subtract(other_P, values_P).tolist())
 
 
 def main() -> None:

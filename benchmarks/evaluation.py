@@ -30,8 +30,7 @@ from open_r1.config.schema import BenchmarkConfig, DatasetConfig
 from open_r1.data import shards
 from open_r1.data.shards import Shards
 from open_r1.evaluation import metrics
-from open_r1.evaluation import problems as evaluation_problems
-from open_r1.evaluation.problems import Sets
+from open_r1.evaluation.problems import Sets, load_problems
 from open_r1.rewards import registry
 
 PER_FILE = 32  # problems
@@ -43,11 +42,11 @@ def stored(rows: list[tuple[str, str]], k: int, folder: Path) -> Sets:
     source = folder / "problems.parquet"
     datasets.Dataset.from_list(problems).to_parquet(str(source))
     benchmark = BenchmarkConfig("stored", [DatasetConfig(str(source))], k=k)
-    sets = Sets([evaluation_problems.load(benchmark, 0)], 0)
+    sets = Sets([load_problems(benchmark, 0)], 0)
     files, rng = Shards(folder / "data", len(sets), PER_FILE), random.Random(0)
     for number in range(files.count):
         made = [completion(i, n, rows[i][0], rng) for i in files.range(number) for n in range(k)]
-        shards.write(files.path(number), [made], evaluate.COLUMNS)
+        shards.write_file(files.path(number), [made], evaluate.COLUMNS)
     return sets
 
 
@@ -68,10 +67,10 @@ def ours(sets: Sets, folder: Path) -> tuple[float, float, dict[str, Any]]:
         evaluate.judge(this, sets, completions, verdicts, number)
     judged = time.perf_counter()
     of_problem: dict[int, list[dict[str, Any]]] = {}
-    for batch in shards.read(folder / "judged"):
+    for batch in shards.read_folder(folder / "judged"):
         for row in batch:
             of_problem.setdefault(row["row"], []).append(row)
-    told = metrics.figures(list(of_problem.values()), ["pass@1", "pass@8", f"maj@{sets.sets[0].benchmark.k}"])
+    told = metrics.compute_figures(list(of_problem.values()), ["pass@1", "pass@8", f"maj@{sets.sets[0].benchmark.k}"])
     return judged - began, time.perf_counter() - judged, told
 
 

@@ -191,7 +191,7 @@ def make_weights(model: str, path: Path, data: Path) -> None:
 def shape(model: str) -> dict[str, Any]:
     from open_r1.config import architectures
 
-    return dict(TOY) if model == "toy" else architectures.find(model)
+    return dict(TOY) if model == "toy" else architectures.find_architecture(model)
 
 
 def tokenizer_of(model: str, task: str, data: Path) -> str:
@@ -329,14 +329,14 @@ def run_case(recipe: str) -> dict[str, Any]:
     import torch
 
     from open_r1.config.loading import load_recipe
-    from open_r1.launch.local import module_of
+    from open_r1.launch.local import find_task_module
     from open_r1.training import callbacks
 
     result: dict[str, Any] = {"phase": "loading", "out_of_memory": False, "error": None}
-    callbacks.train = measured_training(result)
+    callbacks.run_trainer = measured_training(result)
     try:
         loaded = load_recipe(recipe)
-        importlib.import_module(module_of(loaded.task)).main(loaded)
+        importlib.import_module(find_task_module(loaded.task)).main(loaded)
     except Done:
         result["phase"] = "done"
     except torch.OutOfMemoryError as error:
@@ -544,10 +544,10 @@ def story(arguments: argparse.Namespace, work: Path) -> None:
 
 def trained(recipe: str, keys: dict[str, Any], directory: Path, limit: int) -> dict[str, Any]:
     """`open-r1 train` of a recipe as a user types it: seconds by the clock, of a step, and its summary."""
-    from open_r1.config.overrides import words_of
+    from open_r1.config.overrides import format_overrides
 
     keys = keys | {"output_dir": str(directory), "overwrite": True}
-    command = [sys.executable, "-m", "open_r1.cli", "train", recipe, *words_of(keys)]
+    command = [sys.executable, "-m", "open_r1.cli", "train", recipe, *format_overrides(keys)]
     environment = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"} | os.environ
     began = time.perf_counter()
     try:

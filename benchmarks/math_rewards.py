@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from open_r1.rewards.math.exact import parse
-from open_r1.rewards.math.exact.compare import equal
-from open_r1.rewards.math.extraction import answer_part, final_answer, gold_answer
+from open_r1.rewards.math.exact.compare import are_equal
+from open_r1.rewards.math.extraction import extract_answer, extract_answer_part, extract_gold
 from open_r1.rewards.math.scorers import accuracy
 from open_r1.system import worker_pool
 
@@ -39,7 +39,7 @@ Row = tuple[str, str]  # completion, gold answer
 def real_rows(data: Path) -> list[Row]:
     rows = []
     for name, key in RESPONSES.items():
-        rows += [(row[key], gold_answer(row["answer"])) for row in json.loads((data / "outputs" / name).read_text())]
+        rows += [(row[key], extract_gold(row["answer"])) for row in json.loads((data / "outputs" / name).read_text())]
     return rows
 
 
@@ -93,10 +93,10 @@ def compare(name: str, rows: list[Row]) -> None:
     judges = {"TRL": trl, "ours": ours}
     for judge in judges.values():  # imports, compiled patterns, the pool's start
         judge("<think>x</think> \\boxed{\\sin(x)}", "\\cos(x)")
-    parse.parse.cache_clear()
+    parse.parse_answer.cache_clear()
     theirs, own = (timed(judge, rows) for judge in judges.values())
-    pairs = [(final_answer(completion), gold_answer(gold)) for completion, gold in rows]
-    left = sum(bool(answer) and equal(answer, gold) is None for answer, gold in pairs)
+    pairs = [(extract_answer(completion), extract_gold(gold)) for completion, gold in rows]
+    left = sum(bool(answer) and are_equal(answer, gold) is None for answer, gold in pairs)
     print(f"\n{name}: {len(rows)} rows, of which ours leaves {left} to Math-Verify or to a guard")
     for clock in ("wall", "cpu"):
         them, us = getattr(theirs, clock), getattr(own, clock)
@@ -112,14 +112,14 @@ def compare(name: str, rows: list[Row]) -> None:
     for i in differ:
         completion, gold = rows[i]
         scores = f"TRL {theirs.scores[i]}, ours {own.scores[i]}"
-        print(f"    {scores}: gold {gold[-60:]!r}, ours reads {final_answer(completion)[:60]!r}")
+        print(f"    {scores}: gold {gold[-60:]!r}, ours reads {extract_answer(completion)[:60]!r}")
 
 
 def scaling(rows: list[Row]) -> None:
     """Throughput of the answers that exact.py leaves to Math-Verify, by workers."""
-    pairs = [(final_answer(completion), gold_answer(gold)) for completion, gold in rows]
-    pairs = [(a, g) for a, g in pairs if a and len(a) < parse.LENGTH and equal(a, g) is None][:60]
-    for workers in sorted({1, 2, worker_pool.available_cores()}):
+    pairs = [(extract_answer(completion), extract_gold(gold)) for completion, gold in rows]
+    pairs = [(a, g) for a, g in pairs if a and len(a) < parse.LENGTH and are_equal(a, g) is None][:60]
+    for workers in sorted({1, 2, worker_pool.count_cores()}):
         with_workers = worker_pool.Pool(workers)
 
         def judge(pair: Row, workers: worker_pool.Pool = with_workers) -> None:
@@ -163,7 +163,7 @@ def main() -> None:
     }
     sets = {name: rows[: args.rows or None] for name, rows in sets.items()}
     sets["real responses and gold answers"] = sets["real responses"] + sets["gold answers"]
-    sets["real responses, after the reasoning"] = [(answer_part(c), g) for c, g in sets["real responses"]]
+    sets["real responses, after the reasoning"] = [(extract_answer_part(c), g) for c, g in sets["real responses"]]
     for name, rows in sets.items():
         compare(name, rows)
     print("\nscaling")

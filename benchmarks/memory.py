@@ -102,7 +102,7 @@ def random_init(shape: str) -> dict[str, Any]:
     if shape not in SHAPES:
         from open_r1.config import architectures
 
-        return architectures.find(shape)
+        return architectures.find_architecture(shape)
     hidden, intermediate, layers, heads, kv, vocabulary = SHAPES[shape]
     return {
         "model_type": "qwen2", "hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers,
@@ -121,7 +121,7 @@ def measured(path: str) -> None:
     import trl
 
     from open_r1.config.loading import load_recipe
-    from open_r1.launch.local import module_of
+    from open_r1.launch.local import find_task_module
     from open_r1.system import processes
 
     processes.keep_freed_memory = lambda: None  # which is for speed, and would hide what is in use
@@ -147,7 +147,7 @@ def measured(path: str) -> None:
         begin(self, *args, **kwargs)
 
     cls.__init__ = recorded
-    importlib.import_module(module_of(loaded.task)).main(loaded)
+    importlib.import_module(find_task_module(loaded.task)).main(loaded)
     taken = torch.cuda.max_memory_allocated() if gpu else status("VmHWM") - before[0]
     reserved = torch.cuda.max_memory_reserved() if gpu else None
     print("\n" + json.dumps({"bytes": taken, "reserved": reserved}))
@@ -157,8 +157,8 @@ def estimated(path: Path, gpu: str | None) -> tuple[float, float]:
     """Bytes by the estimator, without what is no tensor; and with it."""
     from open_r1.estimate import estimate, workload
 
-    recipe = workload.load(path, {"gpu_type": gpu} if gpu else {})
-    memory = estimate.of(recipe).memory
+    recipe = workload.load_planned_recipe(path, {"gpu_type": gpu} if gpu else {})
+    memory = estimate.estimate_recipe(recipe).memory
     whole = memory.peak
     memory.state.pop("CUDA and NCCL", None)
     memory.step.pop("fragmentation", None)

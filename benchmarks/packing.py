@@ -237,7 +237,7 @@ def workloads(data: Path) -> dict[str, dict[str, Any]]:
     if torch.cuda.is_available():
         from open_r1.config import architectures
 
-        shape = architectures.find("Qwen/Qwen2.5-0.5B")
+        shape = architectures.find_architecture("Qwen/Qwen2.5-0.5B")
         rows = response_rows(data, 1, shape["vocab_size"])
         told = f"R1's responses, at most {LONGEST:,} tokens, Qwen2.5-0.5B"
         return {f"R1, {attention}": _workload(told, shape, rows, attention, batch=8) for attention in attentions()}

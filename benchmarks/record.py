@@ -21,7 +21,7 @@ def machine() -> dict[str, Any]:
 
     from open_r1.run import environment
 
-    found = environment.environment()
+    found = environment.describe_environment()
     found["date"] = datetime.now(UTC).isoformat(timespec="seconds")
     found["load"] = round(os.getloadavg()[0], 1)
     if torch.cuda.is_available():

@@ -116,15 +116,15 @@ def measure(path: Path, rows: int) -> None:
 
     recipe = load_recipe(path)
     base = memory()
-    this = lifecycle.start(recipe)
+    this = lifecycle.start_run(recipe)
     stored = data_rows.load_rows(recipe)
     files = Shards(this.dir / "judged", len(stored), recipe.args.shard_rows)
     with Watch() as judging:
-        scoring.judge(this, stored, files, files.missing())
+        scoring.score_files(this, stored, files, files.missing())
     held = pyarrow.total_allocated_bytes()
     assert held < 64 << 20, f"{held} bytes of Arrow's are still held after judging"
     with Watch() as selecting:
-        summary = selection.select(this, scoring.features_of(stored, recipe))
+        summary = selection.select(this, scoring.build_features(stored, recipe))
     parts = [
         f"{name} {part.seconds:.1f} s, {rows / part.seconds:,.0f} rows/s, {(part.most - base) / 2**20:.0f} MB"
         for name, part in (("judged:", judging), ("selected:", selecting))
@@ -151,7 +151,7 @@ def main() -> None:
             path = Path(folder) / "recipes" / "benchmark" / "select" / "million.yaml"
             path.parent.mkdir(parents=True)
             source = Path(folder) / "rows.parquet"
-            shards.write(source, selection.batched(samples(rows, given.apart), 5000), features)
+            shards.write_file(source, selection.batched(samples(rows, given.apart), 5000), features)
             recipe = {"datasets": [str(source)], "output_dir": f"{folder}/run"} | RECIPE
             path.write_text(yaml.safe_dump(recipe))
             environment = os.environ | {"HF_DATASETS_CACHE": f"{folder}/cache", "OMP_NUM_THREADS": "1"}

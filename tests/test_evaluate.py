@@ -18,18 +18,18 @@ from conftest import MODEL, ROOT, command
 from support import warm
 
 from open_r1 import evaluate
-from open_r1.benchmarks import registry as benchmarks_registry
-from open_r1.config import protocol as config_protocol
+from open_r1.benchmarks.registry import list_benchmarks
 from open_r1.config import schema
 from open_r1.config.loading import load_recipe
+from open_r1.config.protocol import find_departures
 from open_r1.config.schema import DatasetConfig
 from open_r1.data import shards
 from open_r1.engines import registry
-from open_r1.engines.registry import Completion, Sampling, refusal, seed_of
+from open_r1.engines.registry import Completion, Sampling, derive_seed, make_refusal
 from open_r1.errors import RecipeError
 from open_r1.evaluation import grading
 from open_r1.evaluation import problems as evaluation_problems
-from open_r1.evaluation.problems import measured
+from open_r1.evaluation.problems import load_benchmarks, load_problems
 from open_r1.launch import local
 from open_r1.rewards import registry as rewards_registry
 from open_r1.rewards.registry import RewardConfig
@@ -59,10 +59,12 @@ class Adder:
         for prompt, row in zip(prompts, rows, strict=True):
             text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
             if "refuse" in text:
-                made_PN.append([refusal("the prompt is too long: 9 tokens")] * n)
+                made_PN.append([make_refusal("the prompt is too long: 9 tokens")] * n)
                 continue
             a, b = map(int, re.findall(r"\d+", text)[:2])
-            made_PN.append([self.answer(a + b, random.Random(seed_of(sampling.seed, row, k)), a) for k in range(n)])
+            made_PN.append(
+                [self.answer(a + b, random.Random(derive_seed(sampling.seed, row, k)), a) for k in range(n)]
+            )
             Adder.asked += n
             if Adder.asked > Adder.most:
                 raise RecipeError("engine: out of order")
@@ -111,11 +113,11 @@ def told(directory, name: str = "sums") -> dict:
 
 
 def judged(directory) -> list[dict]:
-    return [row for batch in shards.read(directory / "judged") for row in batch]
+    return [row for batch in shards.read_folder(directory / "judged") for row in batch]
 
 
 def sampled(directory) -> list[dict]:
-    return [row for batch in shards.read(directory / "data") for row in batch]
+    return [row for batch in shards.read_folder(directory / "data") for row in batch]
 
 
 def test_every_figure_can_be_computed_again_from_the_files(measure):
@@ -169,7 +171,7 @@ def test_a_benchmark_is_sampled_by_its_protocol(measure):
 def test_verdicts_of_two_versions_make_no_figure(measure):
     directory = measure()
     recipe = load_recipe(directory.parent / "recipes" / "small" / "evaluate" / "recipe.yaml")
-    [problems] = [evaluation_problems.load(benchmark, 0) for benchmark in measured(recipe)]
+    [problems] = [load_problems(benchmark, 0) for benchmark in load_benchmarks(recipe)]
     judged_PK = [list(samples) for _, samples in itertools.groupby(judged(directory), key=lambda row: row["row"])]
     judged_PK[4][2]["grader"] = "an older one"
     with pytest.raises(RecipeError, match=r"different versions of the judge \(accuracy\(\) .*; an older one\)"):
@@ -190,7 +192,7 @@ def test_examples_are_the_samples_that_were_judged(measure):
 
 def test_completions_are_kept_with_all_that_made_them(measure):
     rows = sampled(measure())
-    assert [row["seed"] for row in rows[:2]] == [seed_of(0, 0, 0), seed_of(0, 0, 1)]
+    assert [row["seed"] for row in rows[:2]] == [derive_seed(0, 0, 0), derive_seed(0, 0, 1)]
     assert {row["model"] for row in rows} == {"adder"} and {row["benchmark"] for row in rows} == {"sums"}
 
 
@@ -245,7 +247,7 @@ def test_kept_completions_are_judged_again_without_sampling(measure, monkeypatch
 def test_judging_again_never_samples(measure, tmp_path):
     with pytest.raises(RecipeError, match=r"rejudge: 3 of 3 files of completions are not in"):
         measure("--rejudge")
-    _, words = local.evaluation("some/model", ["math500"], ["--rejudge", "--metrics", "pass@1", "--k", "8"])
+    _, words = local.plan_evaluation("some/model", ["math500"], ["--rejudge", "--metrics", "pass@1", "--k", "8"])
     assert "runs/model/evaluate/math500--k=8" in words  # the run that has them
 
 
@@ -268,36 +270,36 @@ def test_departures_from_the_protocol_are_kept_beside_the_figures(write_recipe):
     path = write_recipe("evaluate", benchmarks=["tiny"])
     overrides = ["--k", "2", "--benchmarks.0.temperature", "0.5", "--prompt", "r1_zero", "--problems", "9"]
     recipe = load_recipe(path, overrides)
-    [benchmark] = measured(recipe)
-    problems = evaluation_problems.load(benchmark, 0)
-    assert config_protocol.departures(recipe.args, benchmark, len(problems), problems.there) == {
+    [benchmark] = load_benchmarks(recipe)
+    problems = load_problems(benchmark, 0)
+    assert find_departures(recipe.args, benchmark, len(problems), problems.there) == {
         "k": [16, 2],
         "temperature": [1.0, 0.5],
         "prompt": ["chat", "r1_zero"],
         "problems": [200, 9],
     }
     recipe = load_recipe(path)
-    assert config_protocol.departures(recipe.args, measured(recipe)[0], 200, 200) == {}
-    [benchmark] = measured(recipe)
-    assert config_protocol.departures(recipe.args, benchmark, 199, 199) == {"problems": [200, 199]}
+    assert find_departures(recipe.args, load_benchmarks(recipe)[0], 200, 200) == {}
+    [benchmark] = load_benchmarks(recipe)
+    assert find_departures(recipe.args, benchmark, 199, 199) == {"problems": [200, 199]}
     more = {"problems": [200, "the first 200 of 201"]}
-    assert config_protocol.departures(recipe.args, benchmark, 200, 201) == more
+    assert find_departures(recipe.args, benchmark, 200, 201) == more
 
 
 def test_a_benchmark_of_ones_own_departs_from_its_own_file(write_recipe, tmp_path):
     source = written(tmp_path / "sums.jsonl", rows_of_problems())
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"datasets": [source], "k": 8, "problems": 7}))
     recipe = load_recipe(write_recipe("evaluate", benchmarks=[str(tmp_path / "mine.yaml")], k=2))
-    [benchmark] = measured(recipe)
-    assert (benchmark.name, benchmark.k, len(evaluation_problems.load(benchmark, 0))) == ("mine", 2, 7)
-    assert config_protocol.departures(recipe.args, benchmark, 7, 7) == {"k": [8, 2]}
+    [benchmark] = load_benchmarks(recipe)
+    assert (benchmark.name, benchmark.k, len(load_problems(benchmark, 0))) == ("mine", 2, 7)
+    assert find_departures(recipe.args, benchmark, 7, 7) == {"k": [8, 2]}
 
 
-@pytest.mark.parametrize("name", benchmarks_registry.names())
+@pytest.mark.parametrize("name", list_benchmarks())
 def test_a_shipped_benchmark_as_it_is_departs_from_nothing(write_recipe, name):
     recipe = load_recipe(write_recipe("evaluate", benchmarks=[name]))
-    [benchmark] = measured(recipe)
-    assert config_protocol.departures(recipe.args, benchmark, benchmark.problems, benchmark.problems) == {}
+    [benchmark] = load_benchmarks(recipe)
+    assert find_departures(recipe.args, benchmark, benchmark.problems, benchmark.problems) == {}
 
 
 @pytest.mark.parametrize(
@@ -315,15 +317,15 @@ def test_a_shipped_benchmark_as_it_is_departs_from_nothing(write_recipe, name):
 )  # fmt: skip
 def test_every_key_that_is_measured_otherwise_is_told(write_recipe, name, overrides, departures):
     recipe = load_recipe(write_recipe("evaluate", benchmarks=[name]), overrides)
-    [benchmark] = measured(recipe)
-    assert config_protocol.departures(recipe.args, benchmark, benchmark.problems, benchmark.problems) == departures
+    [benchmark] = load_benchmarks(recipe)
+    assert find_departures(recipe.args, benchmark, benchmark.problems, benchmark.problems) == departures
 
 
 def test_a_verifiers_parameters_are_of_the_protocol(write_recipe):
     entry = {"name": "mbpp", "verifier": {"name": "code", "seconds": 1}}
     recipe = load_recipe(write_recipe("evaluate", benchmarks=[entry]))
-    [benchmark] = measured(recipe)
-    assert config_protocol.departures(recipe.args, benchmark, 500, 500) == {"verifier.seconds": [None, 1]}
+    [benchmark] = load_benchmarks(recipe)
+    assert find_departures(recipe.args, benchmark, 500, 500) == {"verifier.seconds": [None, 1]}
 
 
 def test_refused_prompts_and_unreadable_golds_are_no_evidence(measure):
@@ -453,18 +455,18 @@ def test_the_command_finds_a_runs_model_and_prompt(tmp_path):
     trained = tmp_path / "runs" / "small" / "grpo" / "zero"
     (trained / "model").mkdir(parents=True)
     (trained / "recipe.yaml").write_text(yaml.safe_dump({"prompt": "r1_zero", "task": "grpo"}))
-    recipe, words = local.evaluation(str(trained), ["aime24", "mine/sums.yaml"], ["--k", "4"])
+    recipe, words = local.plan_evaluation(str(trained), ["aime24", "mine/sums.yaml"], ["--k", "4"])
     assert recipe == local.ANY_MODEL
     told = dict(itertools.pairwise(words))
     assert told["--prompt"] == "r1_zero" and told["--model_name_or_path"] == str(trained / "model")
     assert told["--output_dir"] == "runs/small/evaluate/grpo-zero+aime24+sums--k=4"
-    _, words = local.evaluation("Qwen/Qwen2.5-7B", ["math500"], [])
+    _, words = local.plan_evaluation("Qwen/Qwen2.5-7B", ["math500"], [])
     assert "runs/Qwen2.5-7B/evaluate/math500" in words and "--prompt" not in words
     with pytest.raises(RecipeError, match="neither a model"):
-        local.evaluation(str(tmp_path), ["aime24"], [])
+        local.plan_evaluation(str(tmp_path), ["aime24"], [])
     (trained / "model").rmdir()
     with pytest.raises(RecipeError, match="without a model"):
-        local.evaluation(str(trained), ["aime24"], [])
+        local.plan_evaluation(str(trained), ["aime24"], [])
 
 
 @pytest.fixture(scope="module")
@@ -597,7 +599,7 @@ def test_other_completions_are_another_run(judge):
 
 def test_the_command_takes_a_file_of_completions(tmp_path):
     path = written(tmp_path / "answers.jsonl", ELSEWHERE)
-    _, words = local.evaluation(path, ["aime24"], [])
+    _, words = local.plan_evaluation(path, ["aime24"], [])
     assert words[:2] == ["--completions", path] and "runs/answers/evaluate/aime24" in words
 
 
@@ -618,7 +620,7 @@ def test_lost_or_doubled_verdicts_change_no_figure_in_silence(measure):
     [rows] = shards.read_file(path)
     for changed in (rows[1:], rows + rows):
         files.write_json(directory / "status.json", {"state": "interrupted"})
-        shards.write(path, [changed], grading.FEATURES)
+        shards.write_file(path, [changed], grading.FEATURES)
         with pytest.raises(RecipeError, match="have not just one verdict for each of their 4 samples, 'p0' first"):
             measure()
 
@@ -640,7 +642,7 @@ def test_damaged_verdicts_are_made_again_and_damaged_completions_told_of(measure
                 measure()
     files.write_json(directory / "status.json", {"state": "interrupted"})
     features = evaluate.datasets.Features({k: v for k, v in evaluate.COLUMNS.items() if k != "model"})
-    shards.write(path, [[]], features)
+    shards.write_file(path, [[]], features)
     with pytest.raises(RecipeError, match="has no column 'model'"):
         measure()
 
@@ -650,8 +652,8 @@ def test_a_damaged_file_of_a_finished_run_takes_its_verdicts_with_it(measure, wr
     name = sorted(path.name for path in (directory / "data").glob("*.parquet"))[1]
     (directory / "data" / name).write_bytes(b"PAR1")
     recipe = load_recipe(next(directory.parent.glob("recipes/small/evaluate/*.yaml")))
-    assert not local.finished(recipe)
-    assert not (directory / "judged" / name).exists() and files.status(directory)["state"] == "interrupted"
+    assert not local.is_finished_by(recipe)
+    assert not (directory / "judged" / name).exists() and files.read_status(directory)["state"] == "interrupted"
 
 
 def test_rows_keep_their_places_however_many_are_read_at_once(measure, monkeypatch):
@@ -665,7 +667,7 @@ def test_the_identity_is_that_of_ids_prompts_and_golds(tmp_path):
         rows = rows_of_problems()
         rows[3] |= change
         source = written(tmp_path / "changed.jsonl", rows)
-        return evaluation_problems.load(schema.BenchmarkConfig("sums", [DatasetConfig(source)]), 0).identity
+        return load_problems(schema.BenchmarkConfig("sums", [DatasetConfig(source)]), 0).identity
 
     others = [identity(id="q"), identity(prompt="What is 1 + 1?"), identity(solution="5")]
     assert len({identity(), *others}) == 4 and identity(level="hard") == identity()
@@ -763,7 +765,7 @@ def test_a_finished_evaluation_is_shown_again(measure, write_recipe, capsys):
     directory = measure()
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("sums")]
     path = str(next(directory.parent.glob("recipes/small/evaluate/*.yaml")))
-    local.train(path, [])
+    local.run_recipe(path, [])
     out = capsys.readouterr().out
     assert table[0] in out and "this run is finished already" in out
 
@@ -786,6 +788,6 @@ def test_a_run_that_is_not_there_is_no_hub_name(monkeypatch, tmp_path):
     (tmp_path / "runs" / "tiny" / "sft" / "base").mkdir(parents=True)
     (tmp_path / "runs" / "tiny" / "sft" / "base" / "recipe.yaml").write_text("{}")
     with pytest.raises(RecipeError, match="no run or file runs/tiny/sft/bse; did you mean 'runs/tiny/sft/base'"):
-        local.evaluation("runs/tiny/sft/bse", ["tiny"], [])
+        local.plan_evaluation("runs/tiny/sft/bse", ["tiny"], [])
     with pytest.raises(RecipeError, match=r"no run or file answers\.jsonl"):
-        local.evaluation("answers.jsonl", ["tiny"], [])
+        local.plan_evaluation("answers.jsonl", ["tiny"], [])

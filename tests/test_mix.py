@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from open_r1 import mix
 from open_r1.config.loading import load_recipe
 from open_r1.config.schema import DatasetConfig
-from open_r1.data import sources as data_sources
 from open_r1.data.rows import load_rows
+from open_r1.data.sources import load_source
 from open_r1.errors import RecipeError
 from open_r1.system import files
 
@@ -297,7 +297,7 @@ def test_a_run(tmp_path, capsys):
     lengths = [sum(len(message["content"].encode()) for message in row["messages"]) for row in rows]
     assert len(rows) == 40 == total["samples"] and total["mean"] == round(sum(lengths) / 40, 1)
     # The mixture is a source of training and of further mixtures.
-    assert len(data_sources.load(DatasetConfig(str(recipe.path)), seed=0)) == 40
+    assert len(load_source(DatasetConfig(str(recipe.path)), seed=0)) == 40
 
 
 def test_rows_that_repeat_an_earlier_one_are_left_out_before_the_draw(tmp_path):

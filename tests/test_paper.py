@@ -34,11 +34,11 @@ def trainer(tmp_path_factory):
     recipe.run_dir.mkdir()
     tokenizer = models.load_tokenizer(recipe)
     return GRPOTrainer(
-        model=models.model_path(recipe, tokenizer),
+        model=models.prepare_weights(recipe, tokenizer),
         args=recipe.args,
         train_dataset=presenting.load_datasets(recipe.data.datasets, "grpo", recipe.data, 0, recipe.run.rewards),
         processing_class=tokenizer,
-        reward_funcs=scoring.build(recipe.run.rewards),
+        reward_funcs=scoring.build_rewards(recipe.run.rewards),
     )
 
 

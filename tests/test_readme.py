@@ -15,19 +15,17 @@ import yaml
 from conftest import ROOT, shared
 
 from open_r1.benchmarks import registry
-from open_r1.config.loading import _typed, load_recipe, planned_processes
-from open_r1.config.overrides import parse_overrides, words_of
+from open_r1.config.loading import _typed, count_planned_processes, load_recipe
+from open_r1.config.overrides import format_overrides, parse_overrides
 from open_r1.config.schema import DataConfig
 from open_r1.engines.registry import ENGINES
 from open_r1.estimate import estimate, workload
-from open_r1.evaluation.reference import files as reference_files
-from open_r1.filters import registry as filters_registry
-from open_r1.filters.registry import FILTERS, FilterConfig
+from open_r1.evaluation.reference.files import list_references
+from open_r1.filters.registry import FILTERS, FilterConfig, check_filters, find_filter
 from open_r1.launch import local, nodes
 from open_r1.pipeline import graph, plan
-from open_r1.rewards import registry as rewards_registry
-from open_r1.rewards.judge_file import judge
-from open_r1.rewards.registry import REWARDS, RewardConfig
+from open_r1.rewards.judge_file import judge_file
+from open_r1.rewards.registry import REWARDS, RewardConfig, check_rewards
 from open_r1.slurm import commands, request, submit
 
 README = (ROOT / "README.md").read_text()
@@ -67,7 +65,7 @@ def test_command(line, monkeypatch, tmp_path):
         files["--input"].write_text(json.dumps(JUDGED[name]) + "\n")
         if files["--input"].suffix == ".parquet":
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist([JUDGED[name]]), files["--input"])
-        assert judge(name, *files.values(), parse_overrides(words[7:]))["correct"] == 1
+        assert judge_file(name, *files.values(), parse_overrides(words[7:]))["correct"] == 1
         return
     if words[1] in ("evaluate", "compare", "reference"):
         check_measuring(words, tmp_path)
@@ -104,20 +102,22 @@ def test_command(line, monkeypatch, tmp_path):
         overrides = [str(shared("gsm8k", "train.jsonl")) if w == "gsm8k.jsonl" else w for w in overrides] + ["--toy"]
     if words[1] == "estimate":
         gpus = {"gpus": values["GPUS"]} if "GPUS" in values else {}
-        _, changes = estimate.options(parse_overrides(overrides) | gpus)
-        assert estimate.needs_a_model(workload.load(recipe, changes))
+        _, changes = estimate.parse_options(parse_overrides(overrides) | gpus)
+        assert estimate.needs_model(workload.load_planned_recipe(recipe, changes))
         return
     if graph.is_pipeline(recipe):
         flags = {"dry_run", *submit.FLAGS}
-        given = parse_overrides(request.split(overrides)[1])
+        given = parse_overrides(request.split_options(overrides)[1])
         changes = {key: value for key, value in given.items() if key not in flags}
-        graph.read(Path(recipe), changes)
+        graph.read_pipeline(Path(recipe), changes)
         return
     if words[1] in ("submit", "check"):
         changes = {key: value for key, value in parse_overrides(overrides).items() if key not in submit.FLAGS}
-        load_recipe(recipe, words_of(changes), planned=True)
+        load_recipe(recipe, format_overrides(changes), planned=True)
         if words[1] == "submit":
-            request.of(recipe, changes, {}, NODES_OF_EIGHT)  # nodes and GPUs that the job itself would refuse
+            request.build_request(
+                recipe, changes, {}, NODES_OF_EIGHT
+            )  # nodes and GPUs that the job itself would refuse
         return
     load_recipe(recipe, overrides)
 
@@ -129,12 +129,12 @@ def check_sbatch(words):
     if not recipe.endswith(".yaml"):
         return
     changes = parse_overrides(words[at + 2 :])
-    processes = changes.pop("processes", None) or planned_processes(recipe, words_of(changes))
-    loaded = load_recipe(recipe, words_of(changes), processes, planned=True)
+    processes = changes.pop("processes", None) or count_planned_processes(recipe, format_overrides(changes))
+    loaded = load_recipe(recipe, format_overrides(changes), processes, planned=True)
     options = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)", script, re.MULTILINE))
     options |= dict(word.removeprefix("--").split("=", 1) for word in words[1:at])
     where = nodes.Allocation(Path(), int(options["nodes"]), 0, int(options["gpus-per-node"]))
-    nodes.layout(where, processes, 0 if loaded.run.toy else loaded.run.gpus, loaded.run.vllm_server_gpus)
+    nodes.plan_layout(where, processes, 0 if loaded.run.toy else loaded.run.gpus, loaded.run.vllm_server_gpus)
 
 
 def check_measuring(words, tmp_path):
@@ -156,9 +156,9 @@ def check_measuring(words, tmp_path):
             (tmp_path / model).write_text("")
             model = str(tmp_path / model)
         model = "some/model" if model.startswith("runs/") else model
-        load_recipe(*local.evaluation(model, values["BENCH"].split(","), shlex.split(values.get("ARGS", ""))))
+        load_recipe(*local.plan_evaluation(model, values["BENCH"].split(","), shlex.split(values.get("ARGS", ""))))
     if "REFERENCE" in values:
-        assert values["REFERENCE"] in reference_files.names()
+        assert values["REFERENCE"] in list_references()
 
 
 def test_linked_files_exist():
@@ -176,7 +176,7 @@ def test_linked_files_exist():
 
 def test_every_benchmark_is_in_the_table_with_its_protocol():
     rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| (\d+) \| `([\w.:]+)` \|$", OF_EVALUATION, re.MULTILINE)
-    written = [registry.written(name) for name in registry.names()]
+    written = [registry.read_benchmark_file(name) for name in registry.list_benchmarks()]
     told = [(b["name"], f"{b['problems']:,}", str(b["k"]), b.get("verifier", "accuracy")) for b in written]
     assert rows == told
 
@@ -191,8 +191,8 @@ def test_the_example_of_a_pipeline_can_be_planned(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     (example,) = re.findall(r"```yaml\n(.*?)```", OF_PIPELINES, re.DOTALL)
     (tmp_path / "example.yaml").write_text(example)
-    pipeline = graph.read(tmp_path / "example.yaml")
-    assert [job.stage.name for job in plan.make(pipeline) if job.seed == 0] == [
+    pipeline = graph.read_pipeline(tmp_path / "example.yaml")
+    assert [job.stage.name for job in plan.plan_jobs(pipeline) if job.seed == 0] == [
         "base", "small_talk", "talker", "measured.base", "measured.talker"
     ]  # fmt: skip
 
@@ -203,9 +203,7 @@ def test_every_engine_and_every_filter_is_in_its_table():
     assert named == [[*ENGINES], [*FILTERS]]
     for name in FILTERS:
         (row,) = re.findall(rf"^\| `{name}` \|.*\|(.*)\|$", OF_DATA, re.MULTILINE)
-        parameters = [
-            p for p in inspect.signature(filters_registry.find(name)).parameters.values() if p.kind is p.KEYWORD_ONLY
-        ]
+        parameters = [p for p in inspect.signature(find_filter(name)).parameters.values() if p.kind is p.KEYWORD_ONLY]
         assert all(f"`{p.name}`" in row for p in parameters), name
         told = [p.default for p in parameters if p.default and p.default is not p.empty]
         assert all(str(default) in row for default in told), name
@@ -219,8 +217,8 @@ def test_the_examples_of_own_filters_run(tmp_path, monkeypatch):
         FilterConfig("own_filters_of_the_docs:short_answer", parameters={"most": 3}),
         FilterConfig("own_filters_of_the_docs:not_alone"),
     ]
-    filters_registry.check(entries, [])
-    short, alone = [filters_registry.find(entry.name) for entry in entries]
+    check_filters(entries, [])
+    short, alone = [find_filter(entry.name) for entry in entries]
     assert short("<think>a</think>four", most=3) == "long answer" and short("<think>a</think>3", most=3) is None
     assert alone([{}]) == ["too few samples"] and alone([{}, {}]) == [None, None]
 
@@ -237,7 +235,7 @@ def test_every_reward_is_in_the_table_and_the_example_is_valid():
     (example,) = re.findall(r"```yaml\nrewards:\n(.*?)```", OF_REWARDS, re.DOTALL)
     entries = [entry for entry in yaml.safe_load(example) if not entry["name"].startswith("mypackage")]
     own = {"name", "weight", "label", "kinds", "second_opinion"}
-    rewards_registry.check(
+    check_rewards(
         [
             RewardConfig(
                 **{k: v for k, v in e.items() if k in own}, parameters={k: v for k, v in e.items() if k not in own}

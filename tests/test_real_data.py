@@ -40,7 +40,7 @@ def test_every_gsm8k_row_is_read_and_its_gold_is_right():
     assert len(rows) == 7473
     golds = rows["solution"][:]
     assert golds[:3] == ["72", "10", "5"]
-    score = scoring.build([RewardConfig("accuracy"), RewardConfig("think_format")])
+    score = scoring.build_rewards([RewardConfig("accuracy"), RewardConfig("think_format")])
     texts = [f"<think>it is</think>\\boxed{{{gold}}}" for gold in golds]
     assert score[0](prompts=golds, completions=texts, solution=golds) == [1.0] * 7473
     wrong = [f"<think>it is</think>\\boxed{{{gold}1}}" for gold in golds]
@@ -76,7 +76,10 @@ def test_the_first_r1_response_token_by_token(real):
     rows = presenting.load_datasets(recipe.data.datasets, "sft", recipe.data, 0)
     recipe.run_dir.mkdir()
     trainer = SFTTrainer(
-        model=models.model_path(recipe, tokenizer), args=recipe.args, train_dataset=rows, processing_class=tokenizer
+        model=models.prepare_weights(recipe, tokenizer),
+        args=recipe.args,
+        train_dataset=rows,
+        processing_class=tokenizer,
     )
     stored = json.loads(shared("outputs", "r1_gsm8k.json").read_text())
     for i in range(3):

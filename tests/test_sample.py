@@ -24,19 +24,18 @@ from open_r1.config.loading import load_recipe
 from open_r1.data import shards
 from open_r1.engines import registry
 from open_r1.errors import RecipeError
-from open_r1.prompts import prompt_id
+from open_r1.prompts import hash_prompt
 from open_r1.run import exit, job_array, recipe_changes
 from open_r1.run.run import Run
-from open_r1.system import files as system_files
-from open_r1.system.files import read_json, telling_if_full, write_text
-from open_r1.system.progress import Progress, spoken
+from open_r1.system.files import explain_full_disk, read_json, read_status, write_text
+from open_r1.system.progress import Progress, format_duration
 
 ROWS = 32
 
 
 def rows_of(directory) -> list[dict]:
     """The rows; of the model, which each run makes for itself, without the place."""
-    rows = [row for batch in shards.read(directory / "data") for row in batch]
+    rows = [row for batch in shards.read_folder(directory / "data") for row in batch]
     return [row | {"model": row["model"].removeprefix(str(directory))} for row in rows]
 
 
@@ -67,7 +66,7 @@ def test_every_prompt_has_its_n_completions_and_all_its_columns(whole):
     assert [(row["row"], row["sample"]) for row in rows] == [(i, k) for i in range(ROWS) for k in range(3)]
     first = rows[0]
     assert first["prompt"][0]["content"].startswith(("add", "相加")) and first["solution"].isdigit()
-    assert first["prompt_id"] == prompt_id(first["prompt"]) and first["seed"] == registry.seed_of(3, 0, 0)
+    assert first["prompt_id"] == hash_prompt(first["prompt"]) and first["seed"] == registry.derive_seed(3, 0, 0)
     assert len({row["completion"] for row in rows}) > ROWS
     for row in rows:
         assert row["finish_reason"] in ("stop", "length") and 1 <= row["tokens"] <= 8
@@ -85,7 +84,7 @@ def test_the_summary_counts_what_is_in_the_files(whole):
     assert sum(histogram["counts"]) == 3 * ROWS
     assert sum(histogram["truncated"]) == summary["finish_reasons"]["length"]
     assert summary["tokens_per_second"] > 0 and len(summary["samples"]) == 5
-    assert system_files.status(directory)["state"] == "finished" and (directory / "report.html").is_file()
+    assert read_status(directory)["state"] == "finished" and (directory / "report.html").is_file()
 
 
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_rows(whole, tmp_path):
@@ -123,7 +122,7 @@ def test_the_jobs_of_an_array_make_the_same_rows_with_nothing_but_an_index(whole
     told = [job.communicate(timeout=300)[0] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], told
     assert rows_of(tmp_path / "run") == rows_of(directory)
-    assert system_files.status(tmp_path / "run")["state"] == "finished"
+    assert read_status(tmp_path / "run")["state"] == "finished"
     processes = {json.loads(line)["process"] for line in (tmp_path / "run" / "shards.jsonl").read_text().splitlines()}
     assert len(processes) == 2
 
@@ -132,7 +131,7 @@ def test_the_processes_of_a_launch_make_the_same_rows(whole, tmp_path):
     path, directory, _ = whole
     group("-m", "open_r1.sample", "--config", path, "--output_dir", tmp_path / "run")
     assert rows_of(tmp_path / "run") == rows_of(directory)
-    assert system_files.status(tmp_path / "run")["state"] == "finished"
+    assert read_status(tmp_path / "run")["state"] == "finished"
     logged = [json.loads(line) for line in (tmp_path / "run" / "shards.jsonl").read_text().splitlines()]
     assert len({line["process"] for line in logged}) == 2 and len(logged) == 7
 
@@ -151,16 +150,16 @@ def test_the_first_process_waits_for_the_others_files_without_a_barrier(write_re
 
     monkeypatch.setattr(job_array, "PartialState", lambda: SimpleNamespace(num_processes=2, is_main_process=True))
     monkeypatch.setattr(job_array.time, "sleep", other_process)
-    with job_array.to_finish(Run(recipe, tmp_path), files) as last:
+    with job_array.claim_finish(Run(recipe, tmp_path), files) as last:
         assert not last
-    assert waits == [1] and system_files.status(tmp_path)["state"] == "waiting"
+    assert waits == [1] and read_status(tmp_path)["state"] == "waiting"
 
 
 def test_a_part_alone_waits_for_the_others(whole, tmp_path, write_recipe):
     path, _, _ = whole
     recipe = load_recipe(path, ["--output_dir", str(tmp_path / "run"), "--part", "1", "--parts", "3"])
     sample.main(recipe)
-    assert system_files.status(tmp_path / "run")["state"] == "waiting"
+    assert read_status(tmp_path / "run")["state"] == "waiting"
     assert [int(p.name[6:11]) for p in sorted((tmp_path / "run" / "data").iterdir())] == [1, 4]
 
 
@@ -224,7 +223,7 @@ def test_a_signal_does_not_wait_for_a_server(write_recipe, tmp_path):
         finally:
             process.kill()
     assert process.returncode == 128 + signal.SIGTERM and "stopped; the same command goes on" in error
-    assert system_files.status(tmp_path / "run")["state"] == "interrupted"
+    assert read_status(tmp_path / "run")["state"] == "interrupted"
 
 
 def interrupted_rows(seed: int):
@@ -320,7 +319,7 @@ def test_progress_says_how_long_it_will_take():
         "150 of 1,000 completions (15%), 210 tokens/s, about 57 s left",
         "250 of 1,000 completions (25%), 140 tokens/s, about 75 s left",
     ]
-    assert [spoken(s) for s in (12, 600, 9000)] == ["12 s", "10 min", "2.5 h"]
+    assert [format_duration(s) for s in (12, 600, 9000)] == ["12 s", "10 min", "2.5 h"]
 
 
 def test_rows_that_change_between_two_starts_are_not_mixed(write_recipe, tmp_path, monkeypatch):
@@ -342,8 +341,8 @@ def test_the_engine_may_move_but_not_become_another(write_recipe, tmp_path):
 
     (tmp_path / "run").mkdir()
     write_text(tmp_path / "run" / "recipe.yaml", yaml.safe_dump(recipe().given))
-    assert not recipe_changes.changes(recipe(endpoints=["http://b/v1", "http://c/v1"], concurrency=3))
-    assert "model_name" in recipe_changes.changes(recipe(model_name="other"))
+    assert not recipe_changes.describe_changes(recipe(endpoints=["http://b/v1", "http://c/v1"], concurrency=3))
+    assert "model_name" in recipe_changes.describe_changes(recipe(model_name="other"))
 
 
 def test_a_file_of_a_finished_run_that_is_damaged_is_made_again(whole, tmp_path):
@@ -373,11 +372,11 @@ def test_a_full_disk_ends_with_what_it_says_and_nothing_else(write_recipe, tmp_p
         raise OSError(errno.ENOSPC, "No space left on device")
 
     def fails(path, batches, features):
-        monkeypatch.setattr("open_r1.run.run.write_json", full)
-        with telling_if_full(path):
+        monkeypatch.setattr("open_r1.system.files.write_json", full)
+        with explain_full_disk(path):
             full()
 
-    monkeypatch.setattr(shards, "write", fails)
+    monkeypatch.setattr(shards, "write_file", fails)
     with pytest.raises(SystemExit) as ended:
-        exit.guarded(lambda: sample.main(recipe))
+        exit.run_guarded(lambda: sample.main(recipe))
     assert ended.value.code == 2 and "error: the disk is full: " in capsys.readouterr().err

@@ -23,10 +23,10 @@ from open_r1.config.schema import DataConfig, DatasetConfig, PairsConfig, Select
 from open_r1.curation import by_prompt, rejection_sampling, scoring
 from open_r1.curation.funnel import MOST_REASONS, OTHERS, Funnel, band
 from open_r1.data import presenting, shards
-from open_r1.data import sources as data_sources
+from open_r1.data.sources import load_source
 from open_r1.errors import RecipeError
 from open_r1.filters.registry import FilterConfig
-from open_r1.prompts import prompt_id
+from open_r1.prompts import hash_prompt
 from open_r1.rewards.verdict import Verdict
 from open_r1.system import files, locks, worker_pool
 
@@ -72,7 +72,7 @@ def selected(tmp_path, write_recipe):
 
 
 def rows_of(folder: Path) -> list[dict]:
-    return [row for batch in shards.read(folder) for row in batch]
+    return [row for batch in shards.read_folder(folder) for row in batch]
 
 
 def funnel_of(directory: Path) -> dict:
@@ -108,7 +108,7 @@ def test_messages_with_their_lineage_a_funnel_and_a_curriculum(selected):
             {"role": "user", "content": "What is the number 2?"},
             {"role": "assistant", "content": think(2, words=1)},
         ],
-        "prompt_id": prompt_id("What is the number 2?"), "row": 2, "sample": 0, "seed": 200, "model": "m",
+        "prompt_id": hash_prompt("What is the number 2?"), "row": 2, "sample": 0, "seed": 200, "model": "m",
         "source": rows[1]["source"], "verdict": "correct", "reason": "",
         "scores": {"accuracy": 1.0, "think_format": 1.0}, "tokens": 10, "pass_rate": 0.5, "solution": "2",
     }  # fmt: skip
@@ -132,7 +132,7 @@ def test_messages_with_their_lineage_a_funnel_and_a_curriculum(selected):
             assert {(rejected[i]["step"], rejected[i]["reason"]) for i in lines} == {(step, reason)}
     assert sum(len(lines) for reasons in told["examples"].values() for lines in reasons.values()) == len(rejected)
     assert [(row["row"], row["sample"]) for row in rejected[:3]] == [(0, 0), (0, 1), (0, 2)], "the first ones"
-    always = data_sources.load(DatasetConfig(str(directory / "curriculum" / "always.parquet")), 0)
+    always = load_source(DatasetConfig(str(directory / "curriculum" / "always.parquet")), 0)
     assert always["solution"] == ["4", "5"] and always["pass_rate"] == [1.0, 1.0] and "completion" not in always[0]
     assert not list(directory.glob(".selecting*")) and not list((directory / "data").glob(".*"))
 
@@ -154,7 +154,7 @@ def judged_row(verdict: str, sample: int, tokens: int = 10, **columns) -> dict:
 
 def sifted(rows: list[dict], filters: tuple = (), **args) -> tuple[list[dict], Funnel]:
     config = SelectConfig(filters=[FilterConfig(name) for name in filters], **args)
-    found = rejection_sampling.sift_all([rows], config)
+    found = rejection_sampling.select_from_prompts([rows], config)
     return found.rows, found.funnel
 
 
@@ -267,7 +267,7 @@ def test_nothing_is_dropped_without_being_counted(prompts, filters, output, reas
         filters=[FilterConfig(name) for name in filters], output=output, reasoning=reasoning,
         pairs=PairsConfig(by=by, per_prompt=3), examples=1,
     )  # fmt: skip
-    whole = rejection_sampling.sift_all(prompts, config)
+    whole = rejection_sampling.select_from_prompts(prompts, config)
     steps = [step for name, step in whole.funnel.steps.items() if name != "selected"]
     assert steps[0].kept == sum(map(len, prompts)) and steps[0].dropped == 0
     for before, after in pairwise(steps):
@@ -275,8 +275,8 @@ def test_nothing_is_dropped_without_being_counted(prompts, filters, output, reas
     assert steps[-1].kept == len(whole.rows)
     # Two processes count as one does.
     first, second = (
-        rejection_sampling.sift_all(prompts[:cut], config),
-        rejection_sampling.sift_all(prompts[cut:], config),
+        rejection_sampling.select_from_prompts(prompts[:cut], config),
+        rejection_sampling.select_from_prompts(prompts[cut:], config),
     )
     first.funnel.add(second.funnel)
     assert first.rows + second.rows == whole.rows
@@ -332,7 +332,7 @@ def test_rows_that_cannot_be_judged_are_unknown_and_never_lost(selected):
     assert [row["verdict"] for row in judged] == ["correct", "wrong", *["unknown"] * 7]
     assert judged[2]["reason"] == judged[3]["reason"] == "accuracy needs solution, which the row leaves empty"
     assert [row["row"] for row in judged] == list(range(9))
-    assert judged[0]["prompt_id"] == judged[1]["prompt_id"] == prompt_id([user])
+    assert judged[0]["prompt_id"] == judged[1]["prompt_id"] == hash_prompt([user])
     reasons = steps_of(directory)["judged"]["reasons"]
     assert reasons == {"refused: malformed messages": 2, "empty prompt": 2, "empty completion": 1}
     assert len(rows_of(directory / "data")) == 1
@@ -463,7 +463,7 @@ def test_many_samples_are_sifted_in_other_processes_with_the_same_result(selecte
     keys = {"filters": ["correct", "pass_rate"], "curriculum": [0.5], "shard_rows": 7}
     alone = everything(selected(samples(12), "alone", **keys))
     monkeypatch.setattr(selection, "CHUNK_ROWS", 5)
-    monkeypatch.setattr(worker_pool, "available_cores", lambda: 2)
+    monkeypatch.setattr(worker_pool, "count_cores", lambda: 2)
     many = everything(selected(samples(12), "many", **keys | {"datasets": [alone_source(alone)]}))
     assert many == alone
     (tmp_path / "crashing.py").write_text("def crash(samples):\n    return samples[0]['no such key']\n")
@@ -533,11 +533,11 @@ def test_the_parts_of_an_array_judge_their_share_and_one_of_them_selects(selecte
     alone = everything(selected(samples(), "alone", **keys))
     source = [alone_source(alone)]
     first = selected([], "parts", **keys, datasets=source, parts=2, part=1)
-    assert files.status(first)["state"] == "waiting" and not (first / "data").exists()
+    assert files.read_status(first)["state"] == "waiting" and not (first / "data").exists()
     assert [path.name[6:11] for path in sorted((first / "judged").iterdir())] == ["00001", "00003"]
-    locks.let_go()  # the first part's process has ended
+    locks.release_after_fork()  # the first part's process has ended
     both = selected([], "parts", **keys, datasets=source, parts=2, part=0)
-    assert files.status(both)["state"] == "finished" and everything(both) == alone
+    assert files.read_status(both)["state"] == "finished" and everything(both) == alone
 
 
 def test_selected_rows_that_repeat_an_earlier_prompt_or_completion_go(selected):
@@ -637,7 +637,7 @@ def test_other_filters_need_no_other_verdicts(selected, monkeypatch):
     def judge(*_):
         raise AssertionError("judged again")
 
-    monkeypatch.setattr(scoring, "judge", judge)
+    monkeypatch.setattr(scoring, "score_files", judge)
     fewer = ["correct", {"name": "best", "k": 1, "by": "shortest"}]
     again = selected(samples(), filters=fewer, overwrite=True)
     assert {row["sample"] for row in rows_of(again / "data")} and "best" in (again / "funnel.json").read_text()

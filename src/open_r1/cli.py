@@ -189,7 +189,7 @@ def _train(words: list[str]) -> None:
         _before_libraries()
         from .pipeline import command
 
-        sys.exit(command.main(recipe, overrides))
+        sys.exit(command.run_pipeline(recipe, overrides))
     except RecipeError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -201,17 +201,17 @@ def _train(words: list[str]) -> None:
 def _submit(words: list[str]) -> None:
     from .system import library_log
 
-    library_log.hold()
+    library_log.hold_messages()
     _go_offline_if_needed()
     from .slurm import submit
 
-    library_log.release(None)
+    library_log.release_messages(None)
     if not words or words[0].startswith("--"):
         sys.exit("error: which recipe? open-r1 submit recipes/Qwen2.5-7B/grpo/r1_zero.yaml")
     if "--dry-run" in words:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is no error
     try:
-        submit.main(words[0], words[1:])
+        submit.submit(words[0], words[1:])
     except RecipeError as error:
         sys.exit(f"error: {error}")
 
@@ -224,9 +224,9 @@ def _serve(words: list[str]) -> None:
     from .system import failures
 
     try:
-        sys.exit(128 + vllm_server.serve(words[0], words[1:]))
+        sys.exit(128 + vllm_server.serve_model(words[0], words[1:]))
     except (RecipeError, Unavailable) as error:
-        failures.record(error)
+        failures.record_error(error)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, RecipeError) else Unavailable.CODE)
 
@@ -234,7 +234,7 @@ def _serve(words: list[str]) -> None:
 def _status(arguments: argparse.Namespace) -> None:
     from .slurm import status as slurm_status
 
-    print(slurm_status.main(arguments.run_dir))
+    print(slurm_status.describe_run(arguments.run_dir))
 
 
 def _evaluate(words: list[str]) -> None:
@@ -246,7 +246,7 @@ def _evaluate(words: list[str]) -> None:
     def planned() -> tuple[str, list[str]]:
         from .launch import local
 
-        return local.evaluation(named[0], benchmarks, words[len(named) :])
+        return local.plan_evaluation(named[0], benchmarks, words[len(named) :])
 
     _run(planned)
 
@@ -262,9 +262,9 @@ def _run(planned: Callable[[], tuple[str, list[str]]]) -> None:
     def task() -> Run | None:
         recipe, overrides = planned()
         overrides, processes = _without_processes(overrides)
-        return local.train(recipe, overrides, processes)
+        return local.run_recipe(recipe, overrides, processes)
 
-    exit.guarded(task)
+    exit.run_guarded(task)
 
 
 def _before_libraries() -> None:
@@ -275,7 +275,7 @@ def _before_libraries() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     from .system import library_log
 
-    library_log.hold()
+    library_log.hold_messages()
 
 
 def _without_processes(overrides: list[str]) -> tuple[list[str], int | None]:
@@ -295,19 +295,19 @@ def _recipe(words: list[str]) -> tuple[str, list[str]]:
 def _check(words: list[str]) -> None:
     from .system import library_log
 
-    library_log.hold()
+    library_log.hold_messages()
     _go_offline_if_needed()
     from .config.loading import load_recipe
     from .training import preflight
 
-    library_log.release(None)
+    library_log.release_messages(None)
     path, overrides = _recipe(words)
     from .pipeline import graph
 
     if graph.is_pipeline(path):
         return _train([path, *overrides, "--dry-run"])
     try:
-        findings = preflight.check(load_recipe(path, overrides, planned=True))
+        findings = preflight.check_recipe(load_recipe(path, overrides, planned=True))
     except RecipeError as error:
         sys.exit(f"error: {error}")
     print("\n".join(findings.table))
@@ -324,7 +324,7 @@ def _check(words: list[str]) -> None:
 def _estimate(words: list[str]) -> None:
     from .system import library_log
 
-    library_log.hold()
+    library_log.hold_messages()
     _go_offline_if_needed()
     from pathlib import Path
 
@@ -332,15 +332,15 @@ def _estimate(words: list[str]) -> None:
     from .estimate import command, estimate
     from .pipeline import estimates, graph
 
-    library_log.release(None)
+    library_log.release_messages(None)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is no error
     path, overrides = _recipe(words)
     try:
         if graph.is_pipeline(path):
-            asked, changes = estimate.options(parse_overrides(overrides))
-            print(estimates.told(estimates.of(Path(path), changes, asked)))
+            asked, changes = estimate.parse_options(parse_overrides(overrides))
+            print(estimates.format_estimates(estimates.estimate_stages(Path(path), changes, asked)))
         else:
-            for part in command.main([path, *overrides]):
+            for part in command.report_estimates([path, *overrides]):
                 print(part, flush=True)
     except RecipeError as error:
         sys.exit(f"error: {error}")
@@ -377,7 +377,7 @@ def _judge(arguments: argparse.Namespace) -> None:
     from .config.overrides import parse_overrides
     from .rewards import judge_file
 
-    summary = judge_file.judge(
+    summary = judge_file.judge_file(
         arguments.reward, Path(arguments.input), Path(arguments.output), parse_overrides(arguments.more)
     )
     print(", ".join(f"{count:g} {name}" for name, count in summary.items()))
@@ -398,10 +398,10 @@ def _compare(arguments: argparse.Namespace) -> None:
             "level": arguments.level,
             "seed": arguments.seed,
         }
-        compared = evaluation_compare.compare(arguments.runs, **given)
-        print(comparison.told(compared))
+        compared = evaluation_compare.compare_runs(arguments.runs, **given)
+        print(comparison.format_comparison(compared))
         if arguments.output:
-            comparison.write(compared, Path(arguments.output))
+            comparison.write_comparison(compared, Path(arguments.output))
         return
     from .evaluation.reference import curves
     from .report import run_report
@@ -411,10 +411,10 @@ def _compare(arguments: argparse.Namespace) -> None:
     if len(arguments.runs) != 1:
         raise RecipeError("--reference: one run is set beside a reference; compare several runs without it")
     run_dir = Path(arguments.runs[0])
-    placed = curves.place(run_dir, arguments.reference)
-    print(curves.told(placed))
-    curves.save(placed, run_dir)
-    print(run_report.write(run_dir))
+    placed = curves.place_run(run_dir, arguments.reference)
+    print(curves.format_placement(placed))
+    curves.save_placement(placed, run_dir)
+    print(run_report.write_report(run_dir))
 
 
 def _reference(arguments: argparse.Namespace) -> None:
@@ -422,7 +422,7 @@ def _reference(arguments: argparse.Namespace) -> None:
 
     from .evaluation.reference import curves
 
-    curves.write(curves.make([Path(run) for run in arguments.runs]), Path(arguments.output))
+    curves.write_reference(curves.build_reference([Path(run) for run in arguments.runs]), Path(arguments.output))
     print(arguments.output)
 
 
@@ -431,7 +431,7 @@ def _lineage(arguments: argparse.Namespace) -> None:
 
     from .run import lineage as run_lineage
 
-    print(run_lineage.told(Path(arguments.run_dir)))
+    print(run_lineage.format_lineage(Path(arguments.run_dir)))
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -441,7 +441,7 @@ def _report(arguments: argparse.Namespace) -> None:
     from .report import run_report
 
     directory = Path(arguments.run_dir)
-    write = command.report if (directory / command.WRITTEN).is_file() else run_report.write
+    write = command.write_report if (directory / command.WRITTEN).is_file() else run_report.write_report
     print(write(directory))
 
 

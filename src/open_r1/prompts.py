@@ -76,7 +76,7 @@ PROMPTS: dict[str, Prompt] = {
 }
 
 
-def prompt_id(prompt: str | Messages) -> str:
+def hash_prompt(prompt: str | Messages) -> str:
     """16 hex digits that name a prompt, as its source gave it, in every dataset that comes from it."""
     text = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False, sort_keys=True)
     # A model or a scrape may have left half of a surrogate pair.
@@ -110,7 +110,7 @@ CHAT_TEMPLATES: dict[str, ChatTemplate] = {
 }
 
 
-def last_text(prompt: str | Messages | None) -> str:
+def read_last_text(prompt: str | Messages | None) -> str:
     """What a prompt asks: its text, or its last message's."""
     if not prompt:
         return ""

@@ -16,10 +16,10 @@ from .data import contamination, deduplicate, hub, shards
 from .data.rows import StoredRows, load_rows
 from .data.shards import Shards
 from .engines import registry
-from .engines.sampling import COLUMNS, Asked, complete, fill, speed
+from .engines.sampling import COLUMNS, Asked, complete_prompts, fill_files, measure_speed
 from .errors import RecipeError
-from .models import with_model
-from .prompts import last_text
+from .models import ensure_model
+from .prompts import read_last_text
 from .run import job_array, lifecycle
 from .run.run import Run
 from .system.progress import Progress
@@ -30,28 +30,28 @@ SHOWN = 5  # completions kept for the report
 
 def main(recipe: Recipe) -> Run:
     args = recipe.args
-    registry.check(args.engine)
-    problem = hub.check(args.hub_dataset_id)
-    this = lifecycle.start(recipe)
+    registry.check_engine(args.engine)
+    problem = hub.check_push(args.hub_dataset_id)
+    this = lifecycle.start_run(recipe)
     if problem:
         this.say(problem)
     rows = load_rows(recipe)
     refuse_columns(rows)
-    rows, repeated = deduplicate.distinct(rows, args.deduplicate)
-    rows = contamination.guard(this, rows, recipe.data.contamination)
-    job_array.same_rows(this, rows.identity())
+    rows, repeated = deduplicate.drop_duplicates(rows, args.deduplicate)
+    rows = contamination.apply_gate(this, rows, recipe.data.contamination)
+    job_array.check_same_rows(this, rows.identity())
     files = Shards(this.dir / "data", len(rows), args.shard_rows)
     # Before the files are divided: a process that has none to fill loads no model, and the others would wait for it.
-    this.recipe = with_model(recipe)
-    todo = job_array.own_files(this, files)
+    this.recipe = ensure_model(recipe)
+    todo = job_array.list_own_files(this, files)
     if todo:
         total = args.sampling.n * sum(len(files.range(number)) for number in todo)
         make = partial(completions, recipe, rows, files)
-        fill(this, files, todo, total, make, datasets.Features({**rows.features, **COLUMNS}))
-    with job_array.to_finish(this, files) as last:
+        fill_files(this, files, todo, total, make, datasets.Features({**rows.features, **COLUMNS}))
+    with job_array.claim_finish(this, files) as last:
         if last:
             summary = summarize(this.dir, len(rows), args.sampling.max_tokens)
-            lifecycle.finish_data(this, summary | {"engine": args.engine.name, "repeated": repeated})
+            lifecycle.finish_dataset(this, summary | {"engine": args.engine.name, "repeated": repeated})
             this.say(told(summary))
     return this
 
@@ -72,7 +72,7 @@ def completions(
     settings, span = recipe.args.sampling, files.range(number)
     stored, numbers = rows.slice(span.start, span.stop), rows.numbers(span.start, span.stop).tolist()
     asked = Asked(settings.n, as_sampling(settings, recipe.seed), recipe.data.prompt, recipe.data.system_prompt)
-    made_PN = complete(engine, stored, numbers, asked, progress)
+    made_PN = complete_prompts(engine, stored, numbers, asked, progress)
     return [row | made for row, made_N in zip(stored, made_PN, strict=True) for made in made_N]
 
 
@@ -97,7 +97,7 @@ def summarize(directory: Path, prompts: int, max_tokens: int) -> dict[str, Any]:
     refused: Counter[str] = Counter()
     tokens = completions = 0
     models: set[str] = set()
-    for batch in shards.read(directory / "data", ["tokens", "finish_reason", "refused", "model"]):
+    for batch in shards.read_folder(directory / "data", ["tokens", "finish_reason", "refused", "model"]):
         reasons.update(row["finish_reason"] for row in batch)
         # A reason names the cause first and, after a colon, the case.
         refused.update(row["refused"].split(": ")[0] for row in batch if row["refused"])
@@ -113,7 +113,7 @@ def summarize(directory: Path, prompts: int, max_tokens: int) -> dict[str, Any]:
         "prompts": prompts,
         "completions": completions,
         "tokens": tokens,
-        "tokens_per_second": speed(directory),
+        "tokens_per_second": measure_speed(directory),
         "finish_reasons": dict(reasons.most_common()),
         "refused": dict(refused.most_common()),
         "length_histogram": {
@@ -129,9 +129,9 @@ def summarize(directory: Path, prompts: int, max_tokens: int) -> dict[str, Any]:
 def examples(folder: Path) -> list[dict[str, Any]]:
     """The first completions of the first few prompts."""
     shown = ("prompt", "completion", "tokens", "finish_reason")
-    first = next(shards.read(folder, [*shown, "sample"]))
+    first = next(shards.read_folder(folder, [*shown, "sample"]))
     rows = [row for row in first if row["sample"] == 0][:SHOWN]
-    return [{key: row[key] for key in shown} | {"prompt": last_text(row["prompt"])} for row in rows]
+    return [{key: row[key] for key in shown} | {"prompt": read_last_text(row["prompt"])} for row in rows]
 
 
 def told(summary: dict[str, Any]) -> str:
@@ -140,4 +140,4 @@ def told(summary: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    lifecycle.from_command_line(main)
+    lifecycle.run_from_command_line(main)

@@ -33,8 +33,8 @@ from .rewards.registry import Findings, check_ready
 from .run import job_array, lifecycle
 from .run.run import Run
 from .system import worker_pool
-from .system.files import replacing, write_json
-from .system.progress import EVERY, spoken
+from .system.files import replace_file, write_json
+from .system.progress import EVERY, format_duration
 
 Row = dict[str, Any]
 
@@ -48,24 +48,24 @@ CHUNK_MEMORY_MB = 4096
 
 def main(recipe: Recipe) -> Run:
     args = recipe.args
-    problem = hub.check(args.hub_dataset_id)
-    this = lifecycle.start(recipe)
+    problem = hub.check_push(args.hub_dataset_id)
+    this = lifecycle.start_run(recipe)
     if problem:
         this.say(problem)
     rows = load_rows(recipe)
     scoring.check_sources(recipe, rows)
-    features = scoring.features_of(rows, recipe)
+    features = scoring.build_features(rows, recipe)
     check_columns(recipe, features)
-    rows = contamination.guard(this, rows, recipe.data.contamination)
-    job_array.same_rows(this, rows.identity())
+    rows = contamination.apply_gate(this, rows, recipe.data.contamination)
+    job_array.check_same_rows(this, rows.identity())
     files = Shards(this.dir / "judged", len(rows), args.shard_rows)
-    todo = job_array.own_files(this, files)
+    todo = job_array.list_own_files(this, files)
     if todo:
         try_judges(this)
-        scoring.judge(this, rows, files, todo)
-    with job_array.to_finish(this, files) as last:
+        scoring.score_files(this, rows, files, todo)
+    with job_array.claim_finish(this, files) as last:
         if last:
-            lifecycle.finish_data(this, select(this, features))
+            lifecycle.finish_dataset(this, select(this, features))
     return this
 
 
@@ -77,10 +77,10 @@ def check_columns(recipe: Recipe, features: datasets.Features) -> None:
     """
     scores = features.get("scores")
     metrics = list(scores) if isinstance(scores, dict) else []
-    registry.check(recipe.args.filters, metrics)
+    registry.check_filters(recipe.args.filters, metrics)
     if recipe.args.pairs.by not in ("verdict", *metrics):
         raise RecipeError(f"pairs.by: {recipe.args.pairs.by!r} is neither `verdict` nor a score of these rows")
-    for step in registry.build(recipe.args.filters):
+    for step in registry.build_filters(recipe.args.filters):
         if step.kinds is not None and "kind" not in features:
             raise RecipeError(
                 f"filters: {step.name} is for `kinds` of rows, and these have none; add e.g. `kind: math`"
@@ -125,9 +125,9 @@ def select(this: Run, features: datasets.Features) -> dict[str, Any]:
     staging = this.dir / ".selecting"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
-    funnel = Funnel(rejection_sampling.plan(args).steps, args.examples)
+    funnel = Funnel(rejection_sampling.plan_selection(args).steps, args.examples)
     with Curriculum(staging / "curriculum", args.curriculum, features) as curriculum:
-        parts = sifted(by_prompt.by_prompt(this.dir / "judged", staging), args)
+        parts = sifted(by_prompt.group_by_prompt(this.dir / "judged", staging), args)
         total = shards.count_rows(this.dir / "judged")
         rows = selected(told(parts, total, this.say), args, funnel, curriculum)
         count = write_shards(staging / "data", rows, output_features(args.output, features), args.shard_rows)
@@ -139,7 +139,7 @@ def select(this: Run, features: datasets.Features) -> dict[str, Any]:
     write_json(this.dir / "funnel.json", counts)
     this.say(funnel.table())
     if not count:
-        run_report.write(this.dir)
+        run_report.write_report(this.dir)
         raise RecipeError(
             f"filters: nothing is left to train on: {funnel.end()}. Loosen that filter or leave it out, or sample "
             f"more (`sampling.n`, more prompts, a better model); {this.dir}/rejected.jsonl has examples, and the "
@@ -158,7 +158,7 @@ def selected(
     parts: Iterable[rejection_sampling.Sifted], args: SelectConfig, funnel: Funnel, curriculum: Curriculum
 ) -> Iterator[Row]:
     """Rows to train on, from what came of some prompts after another; counted, and their prompts written."""
-    seen = None if args.deduplicate is None else deduplicate.deduplicator(args.deduplicate)
+    seen = None if args.deduplicate is None else deduplicate.build_deduplicator(args.deduplicate)
     for part in parts:
         funnel.add(part.funnel)
         curriculum.add(part.prompts)
@@ -183,7 +183,7 @@ def told(
         now = time.monotonic()
         if now - said > EVERY:
             said = now
-            left = spoken((now - began) * (total - done) / done)
+            left = format_duration((now - began) * (total - done) / done)
             say(f"filtered {done:,} of {total:,} samples, about {left} left")
 
 
@@ -213,9 +213,9 @@ def as_sample(row: Row) -> Row:
 def compared(rows: list[Row], column: str) -> list[str]:
     """The texts of a column of selected rows; in messages the last one is the completion."""
     if "messages" not in rows[0]:
-        return [deduplicate.compared(row[column]) for row in rows]
+        return [deduplicate.read_compared_text(row[column]) for row in rows]
     part = slice(-1) if column == "prompt" else slice(-1, None)
-    return [deduplicate.compared(row["messages"][part]) for row in rows]
+    return [deduplicate.read_compared_text(row["messages"][part]) for row in rows]
 
 
 def sifted(prompts: Iterable[list[Row]], args: SelectConfig) -> Iterator[rejection_sampling.Sifted]:
@@ -227,9 +227,9 @@ def sifted(prompts: Iterable[list[Row]], args: SelectConfig) -> Iterator[rejecti
     several = chunks(prompts)
     few = list(islice(several, 2))
     several = chain(few, several)
-    workers = worker_pool.available_cores()
+    workers = worker_pool.count_cores()
     if len(few) < 2 or workers == 1:
-        yield from (rejection_sampling.sift_all(chunk, args) for chunk in several)
+        yield from (rejection_sampling.select_from_prompts(chunk, args) for chunk in several)
         return
     with (
         closing(worker_pool.Pool(workers, preload=rejection_sampling.__name__)) as processes,
@@ -246,7 +246,7 @@ def sifted(prompts: Iterable[list[Row]], args: SelectConfig) -> Iterator[rejecti
 
 def _in_process(processes: worker_pool.Pool, chunk: list[list[Row]], args: SelectConfig) -> rejection_sampling.Sifted:
     try:
-        function = f"{rejection_sampling.__name__}:{rejection_sampling.sift_all.__name__}"
+        function = f"{rejection_sampling.__name__}:{rejection_sampling.select_from_prompts.__name__}"
         return processes.call(function, chunk, args, seconds=CHUNK_SECONDS, memory_mb=CHUNK_MEMORY_MB)
     except worker_pool.CallFailed as failed:
         raise RecipeError(str(failed).removeprefix("RecipeError: ")) from None
@@ -293,7 +293,7 @@ def write_shards(folder: Path, rows: Iterator[Row], features: datasets.Features,
     while (first := next(rows, None)) is not None:
         parts.append(folder / f"part-{len(parts):05d}.parquet")
         batches = batched(chain([first], islice(rows, per_shard - 1)), WRITE_ROWS)
-        count += shards.write(parts[-1], batches, features)
+        count += shards.write_file(parts[-1], batches, features)
     files = Shards(folder, count, per_shard)
     for number, part in enumerate(parts):
         part.replace(files.path(number))
@@ -308,7 +308,7 @@ def batched(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
 
 def write_jsonl(path: Path, rows: list[Row]) -> None:
     # Escaped, because a model may write half of a surrogate pair.
-    with replacing(path) as partial:
+    with replace_file(path) as partial:
         partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
@@ -326,4 +326,4 @@ def publish(staging: Path, directory: Path, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    lifecycle.from_command_line(main)
+    lifecycle.run_from_command_line(main)

@@ -13,16 +13,16 @@ from .training import callbacks
 
 
 def main(recipe: Recipe) -> Run:
-    this = lifecycle.start(recipe)
+    this = lifecycle.start_run(recipe)
     tokenizer = models.load_tokenizer(recipe)
     rows = presenting.load_datasets(recipe.data.datasets, "sft", recipe.data, recipe.args.seed)
-    rows = contamination.guard(this, rows, recipe.data.contamination)
+    rows = contamination.apply_gate(this, rows, recipe.data.contamination)
     held_out = presenting.load_eval_datasets(recipe)
-    base = models.model_path(recipe, tokenizer)
-    recipe.args.model_init_kwargs = models.model_init_kwargs(recipe)
-    if "messages" in columns.columns(rows):
+    base = models.prepare_weights(recipe, tokenizer)
+    recipe.args.model_init_kwargs = models.build_model_kwargs(recipe)
+    if "messages" in columns.list_columns(rows):
         models.check_turns_end(tokenizer)
-    if "messages" in columns.columns(rows) and "assistant_only_loss" not in recipe.given:
+    if "messages" in columns.list_columns(rows) and "assistant_only_loss" not in recipe.given:
         # TRL would train on the user's words as well.
         recipe.args.assistant_only_loss = True
     trainer = SFTTrainer(
@@ -34,10 +34,10 @@ def main(recipe: Recipe) -> Run:
         quantization_config=get_quantization_config(recipe.model),
         peft_config=get_peft_config(recipe.model),
     )
-    callbacks.train(trainer, this)
-    lifecycle.finish(this, trainer, tokenizer, base)
+    callbacks.run_trainer(trainer, this)
+    lifecycle.finish_training(this, trainer, tokenizer, base)
     return this
 
 
 if __name__ == "__main__":
-    lifecycle.from_command_line(main)
+    lifecycle.run_from_command_line(main)

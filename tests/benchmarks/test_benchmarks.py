@@ -23,11 +23,11 @@ from open_r1.benchmarks import registry
 from open_r1.config.loading import load_recipe
 from open_r1.config.schema import BenchmarkConfig, DatasetConfig
 from open_r1.data import multiple_choice
-from open_r1.data.rows import stored
+from open_r1.data.rows import read_stored_rows
 from open_r1.errors import RecipeError
 from open_r1.prompts import PROMPTS
-from open_r1.rewards import registry as rewards_registry
 from open_r1.rewards.language import LANGUAGES
+from open_r1.rewards.registry import check_rewards
 from open_r1.rewards.scoring import ScoredBatch
 
 Row = dict[str, Any]
@@ -50,7 +50,7 @@ def typed(tmp_path: Path) -> Callable[..., BenchmarkConfig]:
 
 def local(name: str, *files: Path) -> dict[str, Any]:
     """A benchmark with its sources, or the first few of them, in local files."""
-    found = registry.find(name)
+    found = registry.find_benchmark(name)
     sources = [
         {key: value for key, value in source.items() if key not in ("name", "split")} | {"path": str(file)}
         for source, file in zip(found["datasets"], files, strict=False)
@@ -59,7 +59,7 @@ def local(name: str, *files: Path) -> dict[str, Any]:
 
 
 def problems(benchmark: BenchmarkConfig) -> list[Row]:
-    rows = stored(benchmark.datasets, "evaluate", 0, "datasets")
+    rows = read_stored_rows(benchmark.datasets, "evaluate", 0, "datasets")
     return rows.slice(0, len(rows))
 
 
@@ -83,12 +83,12 @@ def write_jsonl(path: Path, rows: list[Row]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", registry.list_benchmarks())
 def test_a_shipped_file_is_whole(typed, name):
     benchmark = typed(name)
     assert benchmark.name == name and benchmark.title and benchmark.source and benchmark.problems > 0
     assert benchmark.datasets and benchmark.prompt in PROMPTS
-    rewards_registry.check([benchmark.verifier])
+    check_rewards([benchmark.verifier])
     assert "pass@1" in benchmark.metrics
     for metric in benchmark.metrics:
         assert re.fullmatch(r"(pass|maj)@(k|\d+)", metric)
@@ -109,17 +109,25 @@ def test_a_shipped_file_is_whole(typed, name):
 def test_an_entry_is_a_name_a_file_or_a_mapping(tmp_path):
     mine = tmp_path / "mine.yaml"
     mine.write_text("datasets: [rows.jsonl]\nk: 8\n")
-    assert registry.find("aime24")["k"] == 64
-    assert registry.find({"name": "aime24", "k": 4}) == registry.find("aime24") | {"k": 4}
-    assert registry.find(str(mine)) == {"name": "mine", "datasets": ["rows.jsonl"], "k": 8, "file": str(mine)}
-    assert registry.find({"name": str(mine), "k": 2})["k"] == 2
-    assert registry.find({"name": "new", "datasets": ["rows.jsonl"]}) == {"name": "new", "datasets": ["rows.jsonl"]}
+    assert registry.find_benchmark("aime24")["k"] == 64
+    assert registry.find_benchmark({"name": "aime24", "k": 4}) == registry.find_benchmark("aime24") | {"k": 4}
+    assert registry.find_benchmark(str(mine)) == {
+        "name": "mine",
+        "datasets": ["rows.jsonl"],
+        "k": 8,
+        "file": str(mine),
+    }
+    assert registry.find_benchmark({"name": str(mine), "k": 2})["k"] == 2
+    assert registry.find_benchmark({"name": "new", "datasets": ["rows.jsonl"]}) == {
+        "name": "new",
+        "datasets": ["rows.jsonl"],
+    }
     mine.write_text("name: other\ndatasets: [rows.jsonl]\n")
-    assert registry.find(str(mine))["name"] == "other"
+    assert registry.find_benchmark(str(mine))["name"] == "other"
     for entry in ("aime24", {"name": "aime24", "k": 4}, str(mine), {"name": "new", "datasets": ["rows.jsonl"]}):
-        assert registry.find(registry.find(entry)) == registry.find(entry)
-    assert registry.written({"name": "aime24", "k": 4})["k"] == 64
-    assert registry.written({"name": "new", "datasets": ["rows.jsonl"]}) == {}
+        assert registry.find_benchmark(registry.find_benchmark(entry)) == registry.find_benchmark(entry)
+    assert registry.read_benchmark_file({"name": "aime24", "k": 4})["k"] == 64
+    assert registry.read_benchmark_file({"name": "new", "datasets": ["rows.jsonl"]}) == {}
 
 
 @pytest.mark.parametrize(
@@ -136,7 +144,7 @@ def test_an_entry_is_a_name_a_file_or_a_mapping(tmp_path):
 )
 def test_an_entry_that_names_nothing(entry, message):
     with pytest.raises(RecipeError, match=re.escape(message)):
-        registry.find(entry)
+        registry.find_benchmark(entry)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +161,7 @@ def test_a_file_that_is_no_benchmark(tmp_path, name, content, message):
     path = tmp_path / f"{name}.yaml"
     path.write_text(content)
     with pytest.raises(RecipeError, match=re.escape(message)):
-        registry.find(str(path))
+        registry.find_benchmark(str(path))
 
 
 def test_keys_of_a_file_are_typed_and_replaced_from_the_command_line(typed, tmp_path):
@@ -198,7 +206,7 @@ def test_golds_of_mathematics_are_right_and_their_neighbours_wrong(typed, name):
 
 
 def test_mgsm_asks_and_is_measured_in_each_language(typed, tmp_path):
-    sources = registry.find("mgsm")["datasets"]
+    sources = registry.find_benchmark("mgsm")["datasets"]
     assert [source["name"] for source in sources] == MGSM
     files = []
     for source in sources:
@@ -219,8 +227,8 @@ def test_mgsm_asks_and_is_measured_in_each_language(typed, tmp_path):
 
 
 def test_golds_of_mgsm(typed, tmp_path):
-    sources = {source["name"]: i for i, source in enumerate(registry.find("mgsm")["datasets"])}
-    entry = registry.find("mgsm")
+    sources = {source["name"]: i for i, source in enumerate(registry.find_benchmark("mgsm")["datasets"])}
+    entry = registry.find_benchmark("mgsm")
     entry["datasets"] = [entry["datasets"][sources[language]] for language in ("de", "en", "fr", "ja", "zh")]
     for source in entry["datasets"]:
         path = tmp_path / f"{source['name']}.tsv"
@@ -300,7 +308,7 @@ def test_a_choice_that_cannot_be_made(tmp_path, row, wrong, message):
         args={"path": str(path), "right": "r", "wrong": wrong},
     )
     with pytest.raises(RecipeError, match=re.escape(message)):
-        stored([source], "evaluate", 0, "datasets")
+        read_stored_rows([source], "evaluate", 0, "datasets")
 
 
 def test_golds_of_humaneval(typed, tmp_path):

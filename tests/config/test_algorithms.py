@@ -12,7 +12,7 @@ from conftest import ROOT
 from open_r1.config.algorithms import ALGORITHMS
 from open_r1.config.loading import load_recipe
 from open_r1.errors import RecipeError
-from open_r1.launch.local import module_of
+from open_r1.launch.local import find_task_module
 
 ZERO = ROOT / "recipes" / "Qwen2.5-7B" / "grpo" / "r1_zero.yaml"
 
@@ -53,7 +53,7 @@ def test_a_name_that_is_none():
 def test_two_steps(name, write_recipe, tmp_path):
     path = write_recipe("grpo", output_dir=str(tmp_path / "run"))
     recipe = load_recipe(path, ["--algorithm", name])
-    importlib.import_module(module_of(recipe.task)).main(recipe)
+    importlib.import_module(find_task_module(recipe.task)).main(recipe)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert sum("loss" in row for row in rows) == 2
     # The run's own recipe says the same once more.

@@ -9,7 +9,7 @@ import yaml
 
 from open_r1.config.loading import load_recipe
 from open_r1.config.overrides import apply_overrides, parse_overrides
-from open_r1.config.recipe import default_output_dir
+from open_r1.config.recipe import derive_output_dir
 from open_r1.errors import RecipeError
 
 
@@ -206,10 +206,10 @@ def test_an_override_of_nothing_is_refused(write_recipe):
 
 def test_the_same_command_means_the_same_directory():
     path = Path("recipes/tiny/grpo/r1_zero.yaml")
-    assert default_output_dir(path, "grpo", {}) == "runs/tiny/grpo/r1_zero"
-    assert default_output_dir(path, "grpo", {"seed": 7}) == "runs/tiny/grpo/r1_zero--seed=7"
-    assert default_output_dir(path, "grpo", {"seed": 7, "report_to": "wandb"}) == "runs/tiny/grpo/r1_zero--seed=7"
-    long = default_output_dir(path, "grpo", {f"key{i}": "x" * 20 for i in range(20)})
+    assert derive_output_dir(path, "grpo", {}) == "runs/tiny/grpo/r1_zero"
+    assert derive_output_dir(path, "grpo", {"seed": 7}) == "runs/tiny/grpo/r1_zero--seed=7"
+    assert derive_output_dir(path, "grpo", {"seed": 7, "report_to": "wandb"}) == "runs/tiny/grpo/r1_zero--seed=7"
+    long = derive_output_dir(path, "grpo", {f"key{i}": "x" * 20 for i in range(20)})
     assert len(long) < 80
 
 

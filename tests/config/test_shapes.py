@@ -72,7 +72,7 @@ def test_a_training_on_such_turns_is_refused_and_its_check_says_so(write_recipe,
 
     with pytest.raises(RecipeError, match=r"never stops"):
         sft.main(load_recipe(recipe))
-    assert any("never stops" in told for told in preflight.check(load_recipe(recipe, planned=True)).fatal)
+    assert any("never stops" in told for told in preflight.check_recipe(load_recipe(recipe, planned=True)).fatal)
 
 
 @pytest.mark.parametrize("key", ["max_length", "max_completion_length"])
@@ -80,7 +80,7 @@ def test_a_context_longer_than_the_models(write_recipe, key):
     task = "sft" if key == "max_length" else "grpo"
     recipe = load_recipe(write_recipe(task, **{key: 512}))
     with pytest.raises(RecipeError, match=rf"{key}: 512 tokens, and the model has 256 positions"):
-        models.model_path(recipe, models.load_tokenizer(recipe))
+        models.prepare_weights(recipe, models.load_tokenizer(recipe))
 
 
 def test_a_context_is_held_against_the_stretched_model(write_recipe, tmp_path):
@@ -89,9 +89,9 @@ def test_a_context_is_held_against_the_stretched_model(write_recipe, tmp_path):
     keys = {"random_init": None, "model_name_or_path": str(folder), "max_length": 128}
     recipe = load_recipe(write_recipe("sft", **keys))
     with pytest.raises(RecipeError, match=r"max_length: 128 tokens, and .* has 64 positions"):
-        models.model_path(recipe, models.load_tokenizer(recipe))
+        models.prepare_weights(recipe, models.load_tokenizer(recipe))
     stretched = load_recipe(write_recipe("sft", **keys, model_init_kwargs={"max_position_embeddings": 128}))
-    assert models.model_path(stretched, models.load_tokenizer(stretched)) == str(folder)
+    assert models.prepare_weights(stretched, models.load_tokenizer(stretched)) == str(folder)
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model(write_recipe, tmp_path):
@@ -99,7 +99,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model(write_recipe, tmp_path):
     AutoConfig.for_model("qwen2", vocab_size=10).save_pretrained(folder)
     recipe = load_recipe(write_recipe("sft", random_init=None, model_name_or_path=str(folder)))
     with pytest.raises(RecipeError, match=r"tokens and the model 10; they do not belong together"):
-        models.model_path(recipe, models.load_tokenizer(recipe))
+        models.prepare_weights(recipe, models.load_tokenizer(recipe))
 
 
 class OldGPU:

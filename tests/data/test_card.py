@@ -22,10 +22,9 @@ from huggingface_hub import DatasetCard
 
 from open_r1 import models
 from open_r1.config.schema import DatasetConfig
-from open_r1.data import card as data_card
 from open_r1.data import hub, shards
-from open_r1.data import sources as data_sources
-from open_r1.data.card import _header, measure
+from open_r1.data.card import _header, format_mixture_table, measure_dataset, write_card
+from open_r1.data.sources import load_source
 from open_r1.errors import RecipeError
 
 TEXT = datasets.Value("string")
@@ -61,7 +60,7 @@ def stored(folder: Path, made: list[dict], per_shard: int = 40) -> Path:
     files = shards.Shards(folder, len(made), per_shard)
     for number in files.missing():
         span = files.range(number)
-        shards.write(files.path(number), [made[span.start : span.stop]], FEATURES)
+        shards.write_file(files.path(number), [made[span.start : span.stop]], FEATURES)
     return folder
 
 
@@ -82,7 +81,7 @@ def test_figures_are_those_of_a_count_by_hand(tmp_path, unit):
     tokenizer = models.byte_tokenizer()
     encode = {"tokenizer": lambda texts: [len(tokenizer.encode(t, add_special_tokens=False)) for t in texts]}.get(unit)
     source_of_row = np.array([i % 4 for i in range(130)])
-    measured = measure(stored(tmp_path / "data", made), source_of_row, encode)
+    measured = measure_dataset(stored(tmp_path / "data", made), source_of_row, encode)
 
     length = {
         "tokenizer": lambda i: sum(len(message["content"].encode()) for message in made[i]["messages"]),
@@ -110,7 +109,7 @@ def test_figures_are_those_of_a_count_by_hand(tmp_path, unit):
 def test_one_row_without_tokens_makes_all_of_them_words(tmp_path):
     made = rows(100)
     made[77]["tokens"] = None
-    assert measure(stored(tmp_path / "data", made))["unit"] == "words"
+    assert measure_dataset(stored(tmp_path / "data", made))["unit"] == "words"
 
 
 def write_json(path: Path, value: dict) -> None:
@@ -129,14 +128,14 @@ def mixture(run_dir: Path, made: list[dict], names: list[str], **recipe: object)
     finished(run_dir, "mix", made, **recipe)
     source_of_row = np.array([i % len(names) for i in range(len(made))])
     sources = [{"name": n, "asked": "all", "epochs": 1.0, "available": 9, "left_out": 0} for n in names]
-    figures = measure(run_dir / "data", source_of_row)
+    figures = measure_dataset(run_dir / "data", source_of_row)
     write_json(run_dir / "summary.json", figures | {"sources": sources, "tokenizer": None})
     return run_dir
 
 
 def test_a_card_the_hub_and_datasets_can_read(tmp_path):
     run_dir = mixture(tmp_path / "runs" / "tiny" / "mix" / "both", rows(130), ["a", "b", "c"], title="Both halves")
-    path = data_card.write(run_dir)
+    path = write_card(run_dir)
     card = DatasetCard.load(path)
     header = card.data.to_dict()
     assert header["pretty_name"] == "Both halves" and header["language"] == ["en", "zh"]
@@ -152,14 +151,12 @@ def test_each_folder_is_loaded_as_itself_beside_its_card(tmp_path):
     """datasets keeps what it has loaded, and would take one folder named `data` for another."""
     for name, count in (("one", 20), ("two", 30)):
         run_dir = mixture(tmp_path / name, rows(count), ["a"])
-        data_card.write(run_dir)
+        write_card(run_dir)
         assert len(datasets.load_dataset(str(run_dir / "data"), split="train")) == count
-        assert len(data_sources.load(DatasetConfig(str(run_dir / "data")), seed=0)) == count
+        assert len(load_source(DatasetConfig(str(run_dir / "data")), seed=0)) == count
     shutil.rmtree(tmp_path / "one")
-    data_card.write(mixture(tmp_path / "one", rows(10), ["a"]))
-    assert len(data_sources.load(DatasetConfig(str(tmp_path / "one" / "data")), seed=0)) == 10, (
-        "the folder was written anew"
-    )
+    write_card(mixture(tmp_path / "one", rows(10), ["a"]))
+    assert len(load_source(DatasetConfig(str(tmp_path / "one" / "data")), seed=0)) == 10, "the folder was written anew"
 
 
 @pytest.mark.parametrize(
@@ -168,7 +165,7 @@ def test_each_folder_is_loaded_as_itself_beside_its_card(tmp_path):
 )
 def test_one_licence_is_the_mixtures(tmp_path, licenses, expected):
     made = [row | {"license": licenses[i % len(licenses)]} for i, row in enumerate(rows(8))]
-    card = DatasetCard.load(data_card.write(mixture(tmp_path / "run", made, ["a"])))
+    card = DatasetCard.load(write_card(mixture(tmp_path / "run", made, ["a"])))
     assert card.data.license == expected
 
 
@@ -192,7 +189,7 @@ def test_cards_of_samples_and_selections(tmp_path):
             "model": "me/model",
         },
     )
-    text = data_card.write(sampled).read_text()
+    text = write_card(sampled).read_text()
     assert "- completions: 20" in text and "- finish reasons: 18 stop, 2 length" in text and "me/model" in text
     selected = finished(tmp_path / "select", "select", rows(6))
     steps = [
@@ -201,7 +198,7 @@ def test_cards_of_samples_and_selections(tmp_path):
     ]
     write_json(selected / "summary.json", {"rows": 6})
     write_json(selected / "funnel.json", {"steps": steps})
-    text = data_card.write(selected).read_text()
+    text = write_card(selected).read_text()
     assert "| correct | 6 | 14 | wrong 12, a\\|b 2 |" in text
 
 
@@ -216,7 +213,7 @@ def test_the_chain_of_recipes_behind_a_source(tmp_path, monkeypatch):
         finished(tmp_path / "runs/m" / task / "x", task, rows(12 if task == "sample" else 5), **content)
     names = ["recipes/m/select/x.yaml", "me/talk"]
     run_dir = mixture(tmp_path / "run", rows(9), names, datasets=[{"path": path} for path in names], seed=3)
-    text = data_card.write(run_dir).read_text()
+    text = write_card(run_dir).read_text()
     assert text.rstrip().endswith(
         "- m/select/x: select of 5 rows, seed 3, commit abc123; from\n"
         "  - m/sample/x: sample of 12 rows, by me/model, seed 3, commit abc123; from\n"
@@ -227,7 +224,7 @@ def test_the_chain_of_recipes_behind_a_source(tmp_path, monkeypatch):
 
 def test_the_terminals_table_is_aligned(tmp_path):
     run_dir = mixture(tmp_path / "run", rows(130), ["a long name of a source", "b"])
-    lines = data_card.table(json.loads((run_dir / "summary.json").read_text())).splitlines()
+    lines = format_mixture_table(json.loads((run_dir / "summary.json").read_text())).splitlines()
     assert [line.split("  ")[0] for line in lines] == [
         "source", "a long name of a source", "b", "of kind general", "of kind math", "total",
     ]  # fmt: skip
@@ -378,8 +375,8 @@ def test_a_hub_out_of_reach_costs_nothing_but_a_line(folder):
 
 
 def test_check_before_the_run(monkeypatch):
-    assert hub.check(None) is None
+    assert hub.check_push(None) is None
     with pytest.raises(RecipeError, match="hub_dataset_id: 'my rows' is no repository's name"):
-        hub.check("my rows")
+        hub.check_push("my rows")
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    assert hub.check("me/rows").endswith("the dataset will stay in its folder")
+    assert hub.check_push("me/rows").endswith("the dataset will stay in its folder")

@@ -18,9 +18,9 @@ from open_r1.benchmarks import registry
 from open_r1.config.loading import load_recipe
 from open_r1.config.schema import ContaminationConfig, DatasetConfig
 from open_r1.data import card, contamination, ngrams
-from open_r1.data import sources as data_sources
-from open_r1.data.contamination import Gate, check, guard
+from open_r1.data.contamination import Gate, apply_gate, preview_gate
 from open_r1.data.rows import load_rows
+from open_r1.data.sources import load_source
 from open_r1.errors import RecipeError
 from open_r1.prompts import PROMPTS
 
@@ -167,7 +167,7 @@ def test_every_question_of_a_conversation_is_compared(conversation, contaminated
     clean = [{"role": "user", "content": CLEAN[0]}]
     rows = datasets.Dataset.from_dict({"messages": [clean, messages, clean]})
     recipe = SimpleNamespace(seed=0, data=SimpleNamespace(contamination=config()))
-    found = check(recipe, rows)
+    found = preview_gate(recipe, rows)
     assert (found.rows, [number for number, _, _ in found.first]) == (3, [1] if contaminated else [])
     # A mix takes the messages of a row that has a prompt as well.
     beside = contamination.asked({"prompt": "Hello.", "messages": messages, "chosen": EVALUATION[0]})
@@ -192,7 +192,7 @@ def test_drop_leaves_out_exactly_the_planted_rows(tmp_path, layout, streaming):
     values = asked if layout in ("messages", "chosen") else texts
     rows = datasets.Dataset.from_dict({layout: values, "number": range(len(texts))})
     rows = rows.to_iterable_dataset() if streaming else rows
-    left = guard(run_in(tmp_path), rows, config(action="drop"))
+    left = apply_gate(run_in(tmp_path), rows, config(action="drop"))
     assert [row["number"] for row in left] == [0, 1, 2, 3, 5]
     found = json.loads((tmp_path / "contamination.json").read_text())
     assert found["rows"] == 7 and found["contaminated"] == 2 and found["action"] == "drop" and found["ngram"] == 10
@@ -215,7 +215,7 @@ def test_fail_stops_and_lists_the_rows(tmp_path, streaming):
     rows = prompts(0, [*CLEAN, *EVALUATION])
     rows = rows.to_iterable_dataset() if streaming else rows
     with pytest.raises(RecipeError) as refused:
-        list(guard(run_in(tmp_path), rows, config()))
+        list(apply_gate(run_in(tmp_path), rows, config()))
     told = str(refused.value)
     assert "3 of 7 rows" in told and str(tmp_path / "contaminated.jsonl") in told
     assert "row 4: " in told and "test_contamination:prompts row 0" in told and "drop" in told and "waive" in told
@@ -227,7 +227,7 @@ def test_waive_keeps_everything_and_the_reason(tmp_path, streaming):
     rows = prompts(0, [*CLEAN, *EVALUATION])
     rows = rows.to_iterable_dataset() if streaming else rows
     run = run_in(tmp_path)
-    assert len(list(guard(run, rows, config(action="waive", reason="we measure memorisation")))) == 7
+    assert len(list(apply_gate(run, rows, config(action="waive", reason="we measure memorisation")))) == 7
     found = json.loads((tmp_path / "contamination.json").read_text())
     assert found["reason"] == "we measure memorisation" and found["contaminated"] == 3
     assert streaming or any("we measure memorisation" in line for line in run.said)
@@ -235,10 +235,10 @@ def test_waive_keeps_everything_and_the_reason(tmp_path, streaming):
 
 def test_clean_rows_pass_whatever_the_action(tmp_path):
     rows = prompts(0, CLEAN)
-    assert guard(run_in(tmp_path), rows, config()) is rows
+    assert apply_gate(run_in(tmp_path), rows, config()) is rows
     assert json.loads((tmp_path / "contamination.json").read_text())["contaminated"] == 0
     assert not (tmp_path / "contaminated.jsonl").exists()
-    assert guard(run_in(tmp_path), rows, None) is rows
+    assert apply_gate(run_in(tmp_path), rows, None) is rows
 
 
 def test_every_process_decides_the_same_and_the_main_one_writes(tmp_path):
@@ -246,42 +246,42 @@ def test_every_process_decides_the_same_and_the_main_one_writes(tmp_path):
     for main in (True, False):
         folder = tmp_path / str(main)
         folder.mkdir()
-        assert len(guard(run_in(folder, main), rows, config(action="drop"))) == 4
+        assert len(apply_gate(run_in(folder, main), rows, config(action="drop"))) == 4
         assert bool(list(folder.iterdir())) == main
 
 
 def test_the_card_says_what_counted(tmp_path):
-    guard(run_in(tmp_path), prompts(0, CLEAN), config(overlap=0.5))
+    apply_gate(run_in(tmp_path), prompts(0, CLEAN), config(overlap=0.5))
     told = card._gate(json.loads((tmp_path / "contamination.json").read_text()))
     assert "None of them share 10 words in a row with one there (50% of its n-grams or more)" in told[1]
     gone = ContaminationConfig([DatasetConfig("gone.jsonl")], action="waive", reason="secret", near=0.6)
-    guard(run_in(tmp_path), prompts(0, EVALUATION), gone)
+    apply_gate(run_in(tmp_path), prompts(0, EVALUATION), gone)
     told = card._gate(json.loads((tmp_path / "contamination.json").read_text()))
     assert told[1] == "Not compared, as they could not be loaded: gone.jsonl."
 
 
 @pytest.mark.parametrize("part", [0, 1])
 def test_of_the_parts_of_an_array_the_first_writes(tmp_path, part):
-    assert len(guard(run_in(tmp_path, part=part), prompts(0, [*CLEAN, *EVALUATION]), config(action="drop"))) == 4
+    assert len(apply_gate(run_in(tmp_path, part=part), prompts(0, [*CLEAN, *EVALUATION]), config(action="drop"))) == 4
     assert bool(list(tmp_path.iterdir())) == (part == 0)
 
 
 def test_a_second_start_does_not_list_rows_twice(tmp_path):
     for _ in range(2):
-        guard(run_in(tmp_path), prompts(0, EVALUATION + CLEAN), config(action="drop"))
+        apply_gate(run_in(tmp_path), prompts(0, EVALUATION + CLEAN), config(action="drop"))
     assert len((tmp_path / "contaminated.jsonl").read_text().splitlines()) == 3
 
 
 def test_nothing_left_is_an_error(tmp_path):
     with pytest.raises(RecipeError, match="none is left"):
-        guard(run_in(tmp_path), prompts(0, EVALUATION), config(action="drop"))
+        apply_gate(run_in(tmp_path), prompts(0, EVALUATION), config(action="drop"))
 
 
 def test_rows_of_a_data_task_keep_their_numbers(tmp_path, write_recipe):
     source = tmp_path / "rows.jsonl"
     source.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in [*CLEAN, *EVALUATION, *CLEAN]))
     recipe = load_recipe(write_recipe("sample", datasets=[{"path": str(source)}] * 2), planned=True)
-    left = guard(run_in(tmp_path), load_rows(recipe), config(action="drop"))
+    left = apply_gate(run_in(tmp_path), load_rows(recipe), config(action="drop"))
     assert left.numbers(0, 99).tolist() == [0, 1, 2, 3, 7, 8, 9, 10, 11, 12, 13, 14, 18, 19, 20, 21]
     listed = [json.loads(line)["row"] for line in (tmp_path / "contaminated.jsonl").read_text().splitlines()]
     assert listed == [4, 5, 6, 15, 16, 17]
@@ -291,7 +291,7 @@ def test_rows_of_a_data_task_keep_their_numbers(tmp_path, write_recipe):
 def test_check_finds_the_same_and_writes_nothing(tmp_path, streaming):
     rows = prompts(0, [*CLEAN, *EVALUATION])
     recipe = SimpleNamespace(seed=0, data=SimpleNamespace(contamination=config()))
-    tally = check(recipe, rows.to_iterable_dataset() if streaming else rows)
+    tally = preview_gate(recipe, rows.to_iterable_dataset() if streaming else rows)
     assert tally.contaminated == 3 and "3 of 7 rows" in tally.told() and len(tally.shown()) == 3
     assert not list(tmp_path.iterdir())
 
@@ -305,7 +305,7 @@ def test_a_set_that_cannot_be_loaded(tmp_path):
         assert f"contamination.against ({source.path})" in told and "waive" in told and words in told
     waived = ContaminationConfig([missing[1], *config().against], action="waive", reason="the set is secret")
     run = run_in(tmp_path)
-    guard(run, prompts(0, EVALUATION), waived)
+    apply_gate(run, prompts(0, EVALUATION), waived)
     found = json.loads((tmp_path / "contamination.json").read_text())
     assert list(found["missing"]) == [str(tmp_path / "gone.jsonl")] and found["contaminated"] == 3
     assert any("gone.jsonl is not compared" in line for line in run.said)
@@ -338,8 +338,8 @@ def test_a_benchmark_is_named_and_its_problems_alone_are_compared(monkeypatch):
         part | {"args": {"rows": rows}, "filters": {"year": {"min": 2023}}},
         part | {"args": {"rows": [{"q": CLEAN[0], "year": 2030, "level": 2}]}},
     ]
-    monkeypatch.setattr(registry, "names", lambda: ["contest"])
-    monkeypatch.setattr(registry, "find", lambda name: {"name": name, "datasets": sources})
+    monkeypatch.setattr(registry, "list_benchmarks", lambda: ["contest"])
+    monkeypatch.setattr(registry, "find_benchmark", lambda name: {"name": name, "datasets": sources})
     assert Gate(ContaminationConfig([DatasetConfig("contest")]), 0).texts == [*EVALUATION[1:], CLEAN[0]]
     some = DatasetConfig("contest", filters={"level": 1}, rows=1)
     assert Gate(ContaminationConfig([some]), 0).texts == EVALUATION[1:2]
@@ -375,7 +375,7 @@ def test_recipes_with_wrong_values_are_refused(write_recipe, keys, message):
 
 def test_gsm8k_test_problems_planted_in_its_training_set(tmp_path):
     test = DatasetConfig(str(shared("gsm8k", "test.jsonl")), columns={"prompt": "question"})
-    train = data_sources.load(DatasetConfig(str(shared("gsm8k", "train.jsonl"))), 0)["question"][:2000]
+    train = load_source(DatasetConfig(str(shared("gsm8k", "train.jsonl"))), 0)["question"][:2000]
     problems = contamination.load_prompts(test, 0)
     pick = random.Random(0)
     places = sorted(pick.sample(range(2000), 40))

@@ -369,4 +369,4 @@ def test_the_tag_that_a_template_had_opened_is_put_back(write_recipe, tmp_path):
 @pytest.mark.parametrize("value", [5, 2.5, True])
 def test_a_value_that_is_no_conversation_is_named(value):
     with pytest.raises(RecipeError, match=r"here, row 3: expected a text or messages, got"):
-        columns.as_messages(value, "here", 3)
+        columns.parse_messages(value, "here", 3)

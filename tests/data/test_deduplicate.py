@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from open_r1.config.loading import load_recipe
 from open_r1.config.schema import DatasetConfig, DeduplicateConfig
 from open_r1.data import deduplicate, minhash, ngrams
-from open_r1.data import sources as data_sources
-from open_r1.data.deduplicate import Deduplicator, FirstSeen, distinct
+from open_r1.data.deduplicate import Deduplicator, FirstSeen, drop_duplicates
 from open_r1.data.rows import load_rows
+from open_r1.data.sources import load_source
 from open_r1.errors import RecipeError
 
 PROBLEM = (
@@ -108,7 +108,7 @@ def test_near_is_counted_apart_from_exact():
 
 
 def test_other_problems_are_no_near_duplicates():
-    rows = data_sources.load(DatasetConfig(str(shared("gsm8k", "test.jsonl"))), 0)
+    rows = load_source(DatasetConfig(str(shared("gsm8k", "test.jsonl"))), 0)
     seen = Deduplicator(near=0.8)
     seen.repeats(rows["question"][:])
     assert seen.counts["exact"] == 0 and seen.counts["near"] <= 5
@@ -176,13 +176,13 @@ def test_rows_of_a_data_task_in_every_layout(tmp_path, write_recipe):
         ({"column": "completion"}, [0, 3], {"exact": 3, "near": 0}),
     ):
         recipe = load_recipe(write_recipe("mix", datasets=sources, deduplicate=keys), planned=True)
-        left, repeated = distinct(load_rows(recipe), DeduplicateConfig(**keys))
+        left, repeated = drop_duplicates(load_rows(recipe), DeduplicateConfig(**keys))
         assert left.numbers(0, 99).tolist() == numbers and repeated == counts
         assert left.slice(0, 1)[0]["completion"] == "no" and left.slice(1, 99)[-1]["messages"] is not None
     rows = load_rows(recipe)
-    assert distinct(rows, None) == (rows, None)
+    assert drop_duplicates(rows, None) == (rows, None)
     with pytest.raises(RecipeError, match=r"datasets\.0 .*pairs\.jsonl\) has no 'text'"):
-        distinct(rows, DeduplicateConfig(column="text"))
+        drop_duplicates(rows, DeduplicateConfig(column="text"))
 
 
 @pytest.mark.parametrize(("value", "text"), [
@@ -190,7 +190,7 @@ def test_rows_of_a_data_task_in_every_layout(tmp_path, write_recipe):
     ([{"role": "user", "content": "a"}, {"from": "gpt", "value": "b"}], "a\nb"),
 ])  # fmt: skip
 def test_what_is_compared_of_a_value(value, text):
-    assert deduplicate.compared(value) == text
+    assert deduplicate.read_compared_text(value) == text
 
 
 def test_a_column_made_by_a_template(tmp_path, write_recipe):
@@ -198,7 +198,7 @@ def test_a_column_made_by_a_template(tmp_path, write_recipe):
     path.write_text("".join(json.dumps({"ask": ask, "with": "!", "completion": "c"}) + "\n" for ask in "aab"))
     source = {"path": str(path), "template": {"prompt": "{ask} {with}"}}
     recipe = load_recipe(write_recipe("mix", datasets=[source], deduplicate={}), planned=True)
-    left, counts = distinct(load_rows(recipe), DeduplicateConfig())
+    left, counts = drop_duplicates(load_rows(recipe), DeduplicateConfig())
     assert [row["prompt"] for row in left.slice(0, 9)] == ["a !", "b !"] and counts == {"exact": 1, "near": 0}
 
 

@@ -9,13 +9,13 @@ import pytest
 
 from open_r1.config.schema import EngineConfig
 from open_r1.engines import registry
-from open_r1.engines.registry import ENGINES, seed_of
+from open_r1.engines.registry import ENGINES, derive_seed
 from open_r1.errors import RecipeError
 
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_every_engine_is_where_the_table_says(name):
-    engine = registry.find(name)
+    engine = registry.find_engine(name)
     assert callable(engine.generate) and callable(engine.close)
 
 
@@ -41,7 +41,7 @@ def test_every_engine_is_where_the_table_says(name):
 )
 def test_what_cannot_work_is_refused_by_name(name, parameters, told):
     with pytest.raises(RecipeError, match=told) as caught:
-        registry.check(EngineConfig(name, parameters))
+        registry.check_engine(EngineConfig(name, parameters))
     assert "secret" not in str(caught.value) and "sk-123" not in str(caught.value)
 
 
@@ -55,9 +55,9 @@ def test_what_cannot_work_is_refused_by_name(name, parameters, told):
 )
 def test_what_can_work_is_not(name, parameters, wrong):
     """And a near miss of the same is refused."""
-    assert registry.check(EngineConfig(name, parameters)) is None
+    assert registry.check_engine(EngineConfig(name, parameters)) is None
     with pytest.raises(RecipeError):
-        registry.check(EngineConfig(name, parameters | wrong))
+        registry.check_engine(EngineConfig(name, parameters | wrong))
 
 
 def test_checking_loads_no_torch():
@@ -70,12 +70,12 @@ def test_checking_loads_no_torch():
 
 
 def test_seeds_are_31_bits_and_the_same_for_good():
-    assert [seed_of(0, 0, 0), seed_of(0, 0, 1), seed_of(0, 1, 0), seed_of(1, 0, 0)] == [
+    assert [derive_seed(0, 0, 0), derive_seed(0, 0, 1), derive_seed(0, 1, 0), derive_seed(1, 0, 0)] == [
         1952781802,
         769533419,
         251012350,
         691751621,
     ]
-    seeds = {seed_of(seed, row, i) for seed in range(3) for row in range(1000) for i in range(4)}
+    seeds = {derive_seed(seed, row, i) for seed in range(3) for row in range(1000) for i in range(4)}
     assert len(seeds) > 11_990 and min(seeds) >= 0 and 2**30 < max(seeds) < 2**31
-    assert seed_of(1, 11, 0) != seed_of(11, 1, 0) != seed_of(1, 1, 10)
+    assert derive_seed(1, 11, 0) != derive_seed(11, 1, 0) != derive_seed(1, 1, 10)

@@ -134,7 +134,7 @@ def test_alone_and_in_a_batch_the_score_is_the_same(folder):
 def test_scores_are_those_of_the_trainers_own_model_on_the_trainers_own_tokens(folder, write_recipe):
     recipe = load_recipe(write_recipe("reward"))
     pairs = problems.preferences(seed=3, rows=4, close=0.5)
-    tokenizer = models.tokenizer_from(str(folder))
+    tokenizer = models.load_named_tokenizer(str(folder))
     trainer = RewardTrainer(
         model=str(folder), args=recipe.args, train_dataset=pairs, processing_class=tokenizer
     )  # fmt: skip

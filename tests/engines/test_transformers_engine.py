@@ -21,9 +21,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from open_r1.config.recipe import Recipe
 from open_r1.config.schema import DataConfig, EngineConfig, RunConfig, SampleConfig
 from open_r1.engines import registry
-from open_r1.engines.decoding import BLOCK, Draw, inverse_cdf, warpers
-from open_r1.engines.registry import Completion, Sampling, seed_of
-from open_r1.engines.transformers import present
+from open_r1.engines.decoding import BLOCK, Draw, build_warpers, inverse_cdf
+from open_r1.engines.registry import Completion, Sampling, derive_seed
+from open_r1.engines.transformers import tokenize_prompt
 from open_r1.errors import RecipeError
 from open_r1.models import byte_tokenizer
 from open_r1.tiny.tokenizer import build
@@ -279,7 +279,7 @@ def test_texts_are_what_decoding_gives(tmp_path):
     ids = tokenizer("Wie geht's?", return_tensors="pt")["input_ids"]
     for i, completion in enumerate(found):
         said = model.generate(
-            ids, max_new_tokens=50, do_sample=False, logits_processor=[Draw([seed_of(2, 0, i)])], pad_token_id=0
+            ids, max_new_tokens=50, do_sample=False, logits_processor=[Draw([derive_seed(2, 0, i)])], pad_token_id=0
         )[0, ids.shape[1] :]
         assert completion.text == tokenizer.decode(said, skip_special_tokens=True)
         assert completion.tokens == len(said)
@@ -291,8 +291,8 @@ def test_special_tokens_begin_a_plain_text_and_are_not_repeated_after_a_template
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<eos> $A", special_tokens=[("<eos>", begin)]
     )
-    assert present("a", tokenizer, None).ids[0] == begin
-    assert begin not in present([{"role": "user", "content": "a"}], tokenizer, None).ids
+    assert tokenize_prompt("a", tokenizer, None).ids[0] == begin
+    assert begin not in tokenize_prompt([{"role": "user", "content": "a"}], tokenizer, None).ids
 
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, 1.5, -torch.inf, 0.5])
@@ -310,8 +310,8 @@ LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, 1.5, -torch.inf, 0.5])
 )
 def test_draws_follow_the_distribution(sampling):
     rows = 4000
-    scores = warpers(sampling)(torch.zeros(rows, 1, dtype=torch.long), LOGITS.repeat(rows, 1))
-    tokens = Draw([seed_of(0, row, 0) for row in range(rows)])(torch.zeros(rows, 1), scores).argmax(1)
+    scores = build_warpers(sampling)(torch.zeros(rows, 1, dtype=torch.long), LOGITS.repeat(rows, 1))
+    tokens = Draw([derive_seed(0, row, 0) for row in range(rows)])(torch.zeros(rows, 1), scores).argmax(1)
     wanted = expected(sampling)
     counts = Counter(tokens.tolist())
     assert counts.keys() == {i for i, share in enumerate(wanted) if share > 0}
@@ -352,9 +352,9 @@ def test_the_ends_of_the_unit_interval():
 
 
 def test_random_numbers_are_the_same_for_good():
-    draw = Draw([seed_of(0, 0, 0), seed_of(0, 0, 1)])
+    draw = Draw([derive_seed(0, 0, 0), derive_seed(0, 0, 1)])
     numbers = [draw._next().tolist() for _ in range(BLOCK + 1)]
     assert numbers[0] == [0.3446959745078553, 0.17987782576535494]
-    alone = Draw([seed_of(0, 0, 1)])
+    alone = Draw([derive_seed(0, 0, 1)])
     assert [alone._next().tolist() for _ in range(BLOCK + 1)] == [[second] for _, second in numbers]
     assert len(set(flat(numbers))) == 2 * (BLOCK + 1)

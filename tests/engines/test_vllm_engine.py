@@ -14,7 +14,7 @@ import trl
 from open_r1.config.recipe import Recipe
 from open_r1.config.schema import DataConfig, EngineConfig, RunConfig, SampleConfig
 from open_r1.engines import registry
-from open_r1.engines.registry import Completion, Sampling, seed_of
+from open_r1.engines.registry import Completion, Sampling, derive_seed
 from open_r1.errors import RecipeError
 from open_r1.tiny.tokenizer import build
 
@@ -80,11 +80,11 @@ def recipe(tmp_path: Path, **parameters) -> Recipe:
 def test_without_vllm_the_message_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(RecipeError, match="make install EXTRAS=gpu"):
-        registry.find("vllm")(recipe(tmp_path))
+        registry.find_engine("vllm")(recipe(tmp_path))
     monkeypatch.delitem(sys.modules, "vllm")
     if importlib.util.find_spec("vllm") is None:
         with pytest.raises(RecipeError, match="make install EXTRAS=gpu"):
-            registry.check(EngineConfig("vllm"))
+            registry.check_engine(EngineConfig("vllm"))
 
 
 def test_requests_and_completions(vllm, tmp_path):
@@ -102,7 +102,9 @@ def test_requests_and_completions(vllm, tmp_path):
     assert found[2][0].refused == "the prompt has 30 tokens, and the model's window 20"
     assert found[3][0].text == "<think>a "
     assert told == [(8, 2 * (3 + 5 + 0 + 3))]
-    assert [asked.seed for _, asked in engine.llm.asked] == [seed_of(8, row, i) for row in (4, 5, 7) for i in (0, 1)]
+    assert [asked.seed for _, asked in engine.llm.asked] == [
+        derive_seed(8, row, i) for row in (4, 5, 7) for i in (0, 1)
+    ]
     assert {
         (asked.temperature, asked.top_p, asked.top_k, tuple(asked.stop), tuple(asked.stop_token_ids))
         for _, asked in engine.llm.asked

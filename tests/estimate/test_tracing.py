@@ -20,24 +20,24 @@ SMALL = AutoConfig.for_model(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", architectures.names())
+@pytest.mark.parametrize("name", architectures.list_architectures())
 def test_a_shape_has_as_many_parameters_as_its_card_says(name):
-    counts = tracing.count(config_of(name))
+    counts = tracing.count_parameters(config_of(name))
     assert counts.total / 1e9 == pytest.approx(architectures.parameters(name), rel=0.01)
     assert counts.trained == counts.total
 
 
 def test_of_experts_a_token_uses_a_few():
     """DeepSeek-V3 activates 37 of 671 billion parameters for each token, embeddings included (arXiv 2412.19437)."""
-    counts = tracing.count(config_of("deepseek-ai/DeepSeek-V3-Base"))
+    counts = tracing.count_parameters(config_of("deepseek-ai/DeepSeek-V3-Base"))
     assert counts.active / 1e9 == pytest.approx(37 - 129_280 * 7168 / 1e9, rel=0.02)
 
 
 def test_an_adapter_is_counted_by_peft():
-    counts = tracing.count(SMALL, LORA)
+    counts = tracing.count_parameters(SMALL, LORA)
     layer = 2 * (64 + 64) + 2 * (64 + 32) + 2 * (64 + 256) + (256 + 64)  # in + out of q, o; k, v; gate, up; down
     assert counts.trained == 6 * 8 * layer
-    assert counts.total == tracing.count(SMALL).total + counts.trained
+    assert counts.total == tracing.count_parameters(SMALL).total + counts.trained
 
 
 def really(setting: Setting) -> tuple[int, int]:
@@ -83,7 +83,7 @@ def really(setting: Setting) -> tuple[int, int]:
 )
 def test_a_step_takes_what_real_tensors_take(keys):
     setting = Setting(**{"rows": 2, "tokens": 256, "attention": "sdpa", "fused": False} | keys)
-    told, (peak, kept) = tracing.step(SMALL, setting), really(setting)
+    told, (peak, kept) = tracing.trace_step(SMALL, setting), really(setting)
     assert told.peak == pytest.approx(peak, rel=0.02)
     assert told.kept == pytest.approx(kept, rel=0.02)
 
@@ -92,18 +92,18 @@ def test_computing_again_and_a_fused_head_take_less():
     setting = Setting(rows=1, tokens=2048)
     wide = tracing.with_layers(SMALL, 6)
     wide.vocab_size = 40_000
-    whole = tracing.step(wide, setting)
-    assert tracing.step(wide, Setting(rows=1, tokens=2048, checkpointing=True)).kept < 0.1 * whole.kept
-    assert tracing.step(wide, Setting(rows=1, tokens=2048, fused=False)).peak > 2 * whole.peak
+    whole = tracing.trace_step(wide, setting)
+    assert tracing.trace_step(wide, Setting(rows=1, tokens=2048, checkpointing=True)).kept < 0.1 * whole.kept
+    assert tracing.trace_step(wide, Setting(rows=1, tokens=2048, fused=False)).peak > 2 * whole.peak
 
 
 def test_a_four_bit_weight_is_made_whole_while_it_is_used():
     few = {"rows": 1, "tokens": 4, "dtype": "bfloat16", "autocast": True, "lora": LORA}
-    plain, packed = tracing.step(SMALL, Setting(**few)), tracing.step(SMALL, Setting(**few, four_bit=True))
+    plain, packed = tracing.trace_step(SMALL, Setting(**few)), tracing.trace_step(SMALL, Setting(**few, four_bit=True))
     # One of them at a time, of whichever size is in use at the fullest moment.
     assert 2 * 64 * 64 <= packed.backward - plain.backward <= 2 * 64 * 256
 
 
 def test_an_architecture_that_is_built_otherwise_is_refused():
     with pytest.raises(RecipeError, match="a model of type gpt2 cannot be traced"):
-        tracing.count(AutoConfig.for_model("gpt2", n_layer=2, n_embd=16, n_head=2))
+        tracing.count_parameters(AutoConfig.for_model("gpt2", n_layer=2, n_embd=16, n_head=2))

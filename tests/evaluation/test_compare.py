@@ -11,7 +11,7 @@ from support.simulated import evaluation, put_evaluation, samples
 
 from open_r1.errors import RecipeError
 from open_r1.evaluation import compare, compatibility, significance
-from open_r1.evaluation.intervals import interval
+from open_r1.evaluation.intervals import estimate_interval
 from open_r1.report import comparison
 
 ATTACK = "<script>alert(1)</script>"
@@ -44,32 +44,32 @@ def pair(tmp_path: Path) -> list[str]:
 
 
 def test_figures_are_those_of_the_evaluations_and_their_paired_differences(pair: list[str]):
-    benchmark, against = only(compare.compare(pair))
+    benchmark, against = only(compare.compare_runs(pair))
     stored = [json.loads((Path(run) / "evaluations" / "made.json").read_text()) for run in pair]
     for side, found in zip(benchmark["sides"], stored, strict=True):
         assert side["figures"]["pass@1"]["value"] == found["metrics"]["pass@1"]["value"]
         assert side["figures"]["mean_length"]["high"] == found["tokens"]["mean"]["high"]
         assert side["k"] == 8
     for name in ("pass@1", "maj@8"):
-        d = significance.paired(by_problem(pair[0], name), by_problem(pair[1], name))
+        d = significance.pair_differences(by_problem(pair[0], name), by_problem(pair[1], name))
         told = against["differences"][name]
         assert told["value"] == pytest.approx(sum(d) / len(d)) and told["problems"] == 30
-        assert (told["low"], told["high"]) == interval(d, bounds=(-1.0, 1.0))
-    d = significance.paired(by_problem(pair[0], "pass@1"), by_problem(pair[1], "pass@1"))
-    assert against["p"] == against["p_holm"] == significance.sign_flip(d) < 0.001
+        assert (told["low"], told["high"]) == estimate_interval(d, bounds=(-1.0, 1.0))
+    d = significance.pair_differences(by_problem(pair[0], "pass@1"), by_problem(pair[1], "pass@1"))
+    assert against["p"] == against["p_holm"] == significance.compute_sign_flip_p(d) < 0.001
     assert list(benchmark["sides"][0]["figures"])[:2] == ["pass@1", "maj@8"]
 
 
 def test_the_tested_metric_can_be_another(pair: list[str]):
-    benchmark, against = only(compare.compare(pair, metric="maj@k"))
-    d = significance.paired(by_problem(pair[0], "maj@8"), by_problem(pair[1], "maj@8"))
-    assert benchmark["metric"] == "maj@8" and against["p"] == significance.sign_flip(d)
+    benchmark, against = only(compare.compare_runs(pair, metric="maj@k"))
+    d = significance.pair_differences(by_problem(pair[0], "maj@8"), by_problem(pair[1], "maj@8"))
+    assert benchmark["metric"] == "maj@8" and against["p"] == significance.compute_sign_flip_p(d)
     assert against["power"] is None, "what more samples would do to a vote cannot be told"
     assert next(iter(benchmark["sides"][0]["figures"])) == "maj@8"
 
 
 def test_in_the_other_direction_everything_changes_its_sign(pair: list[str]):
-    (_, up), (_, down) = (only(compare.compare(runs)) for runs in (pair, pair[::-1]))
+    (_, up), (_, down) = (only(compare.compare_runs(runs)) for runs in (pair, pair[::-1]))
     for name, figure in up["differences"].items():
         if figure["value"] is not None and name != "mean_length":
             assert down["differences"][name]["value"] == pytest.approx(-figure["value"])
@@ -79,7 +79,7 @@ def test_in_the_other_direction_everything_changes_its_sign(pair: list[str]):
 
 
 def test_flips_are_the_problems_whose_rate_crossed_one_half_greatest_first(pair: list[str]):
-    _, against = only(compare.compare(pair))
+    _, against = only(compare.compare_runs(pair))
     counts = [list(zip(by_problem(run, "correct"), by_problem(run, "evidence"), strict=True)) for run in pair]
     rates_a, rates_b = ([right / judged for right, judged in of_run] for of_run in counts)
     crossed = {f"made-{p}" for p in range(30) if (rates_a[p] > 0.5) != (rates_b[p] > 0.5)}
@@ -92,7 +92,7 @@ def test_flips_are_the_problems_whose_rate_crossed_one_half_greatest_first(pair:
 def test_what_it_takes_is_told_where_no_difference_can_be(tmp_path: Path):
     slightly = [min(1.0, rate + 0.03) for rate in BASE]
     runs = [put(tmp_path, "a", seed=5), put(tmp_path, "b", slightly, seed=6)]
-    _, against = only(compare.compare(runs))
+    _, against = only(compare.compare_runs(runs))
     needs = against["power"]
     assert against["p"] > 0.05 and against["meaning"].startswith("No difference between A and B can be told: ")
     assert f"would take {needs['problems']:,} problems" in against["meaning"]
@@ -101,7 +101,7 @@ def test_what_it_takes_is_told_where_no_difference_can_be(tmp_path: Path):
 
 def test_a_copy_shows_no_difference_and_asks_for_no_problems(tmp_path: Path):
     runs = [put(tmp_path, "a"), put(tmp_path, "copy")]
-    _, against = only(compare.compare(runs))
+    _, against = only(compare.compare_runs(runs))
     assert against["p"] == 1.0 and against["flips"] == [] and against["differences"]["pass@1"]["value"] == 0.0
     assert against["meaning"].startswith("No difference between A and B can be told: +0.0")
     assert "would take" not in against["meaning"]
@@ -114,13 +114,13 @@ def test_several_runs_and_benchmarks_are_corrected_for_all_tests(tmp_path: Path)
         for benchmark, seed in (("aime", 1), ("math", 2)):
             put(tmp_path, name, rates, seed=seed + int(100 * shift), name=benchmark)
         runs.append(str(tmp_path / name))
-    compared = compare.compare(runs)
+    compared = compare.compare_runs(runs)
     pairs = [pair for benchmark in compared["benchmarks"] for pair in benchmark["pairs"]]
     assert [pair["run"] for pair in pairs] == ["B", "C", "B", "C"] and compared["tests"] == 4
-    assert [pair["p_holm"] for pair in pairs] == significance.holm([pair["p"] for pair in pairs])
+    assert [pair["p_holm"] for pair in pairs] == significance.correct_holm([pair["p"] for pair in pairs])
     assert any(pair["p_holm"] > pair["p"] for pair in pairs)
     assert all("corrected for 4 tests" in pair["meaning"] for pair in pairs)
-    alone = only(compare.compare([f"{runs[0]}:aime", f"{runs[1]}:aime"]))[1]["power"]
+    alone = only(compare.compare_runs([f"{runs[0]}:aime", f"{runs[1]}:aime"]))[1]["power"]
     assert pairs[0]["power"]["problems"] > alone["problems"], "each of four tests is left with a quarter of the level"
 
 
@@ -129,18 +129,18 @@ def test_one_benchmark_that_only_the_first_run_has_is_left_out(tmp_path: Path):
     put(tmp_path, "a", name="math")
     second = put(tmp_path, "b", BETTER, name="math")
     put(tmp_path, "b", name="code")
-    compared = compare.compare([first, second])
+    compared = compare.compare_runs([first, second])
     assert [benchmark["name"] for benchmark in compared["benchmarks"]] == ["math"]
     assert compared["left_out"] == ["aime: only in A", "code: only in B"]
-    assert "not in all of them: aime: only in A\n" in comparison.told(compared)
-    assert compare.compare([f"{first}:aime", f"{second}:math"], allow=["problems"])["left_out"] == []
+    assert "not in all of them: aime: only in A\n" in comparison.format_comparison(compared)
+    assert compare.compare_runs([f"{first}:aime", f"{second}:math"], allow=["problems"])["left_out"] == []
 
 
 def test_two_single_evaluations_are_compared_whatever_their_names(tmp_path: Path):
     run = tmp_path / "r1_zero"
     for name, rates in (("before", BASE), ("after", BETTER)):
         put_evaluation(run, evaluation(samples(rates, 8), name=name))
-    benchmark, against = only(compare.compare([f"{run}:before", f"{run}:after"]))
+    benchmark, against = only(compare.compare_runs([f"{run}:before", f"{run}:after"]))
     assert benchmark["name"] == "before and after" and against["differences"]["pass@1"]["value"] > 0.2
 
 
@@ -150,7 +150,7 @@ def test_false_alarms_of_two_runs_of_the_same_model(tmp_path: Path):
     for trial in range(trials):
         rates = [chance.betavariate(0.5, 0.5) for _ in range(12)]
         runs = [put(tmp_path, f"{trial}-{side}", rates, 4, 2 * trial + side, names=("pass@1",)) for side in (0, 1)]
-        alarms += "No difference" not in only(compare.compare(runs))[1]["meaning"]
+        alarms += "No difference" not in only(compare.compare_runs(runs))[1]["meaning"]
     assert alarms <= 8, "at 5% more than 8 of 60 happens once in 250 times"
 
 
@@ -161,11 +161,11 @@ def test_a_run_from_before_verifiers_had_versions_of_their_own(tmp_path: Path):
     old, new = "accuracy() 0123456789ab (math-verify 0.9.0)", "accuracy() ba9876543210, math-verify 0.9.0"
     runs = [put(tmp_path, "a", grader=old), put(tmp_path, "b", BETTER, grader=new)]
     with pytest.raises(RecipeError, match=r"(?s)version of A covers all verifiers.*--rejudge"):
-        compare.compare([*map(str, runs)])
-    assert compare.compare(runs, allow=["grader"])
+        compare.compare_runs([*map(str, runs)])
+    assert compare.compare_runs(runs, allow=["grader"])
     both = [put(tmp_path, name, grader=old.replace("0123", digits)) for name, digits in (("c", "aaaa"), ("d", "bbbb"))]
     with pytest.raises(RecipeError, match="grader: ") as refused:
-        compare.compare(both)
+        compare.compare_runs(both)
     assert "covers all" not in str(refused.value)
 
 
@@ -187,21 +187,21 @@ def test_a_run_from_before_verifiers_had_versions_of_their_own(tmp_path: Path):
 def test_what_is_not_of_one_kind_is_refused_and_told_if_allowed(tmp_path: Path, changes: dict, key: str, told: str):
     runs = [put(tmp_path, "a"), put(tmp_path, "b", BETTER, **changes)]
     with pytest.raises(RecipeError) as refused:
-        compare.compare(runs)
+        compare.compare_runs(runs)
     assert f"made: {told}" in str(refused.value) and f"--allow {key}" in str(refused.value)
     assert ("--rejudge" in str(refused.value)) == (key == "grader")
-    allowed = compare.compare(runs, allow=[key])
+    allowed = compare.compare_runs(runs, allow=[key])
     benchmark, _ = only(allowed)
     assert [words.startswith(told) for words in benchmark["differing"]] == [True]
-    assert f"  not the same, and allowed: {told}" in comparison.told(allowed)
+    assert f"  not the same, and allowed: {told}" in comparison.format_comparison(allowed)
     with pytest.raises(RecipeError, match=re.escape(told)):
-        compare.compare(runs, allow=[other for other in compatibility.ALLOWED if other != key])
+        compare.compare_runs(runs, allow=[other for other in compatibility.ALLOWED if other != key])
 
 
 def test_everything_that_differs_is_told_at_once(tmp_path: Path):
     runs = [put(tmp_path, "a"), put(tmp_path, "b", grader="v2", temperature=1.0), put(tmp_path, "c", prompt="chat")]
     with pytest.raises(RecipeError) as refused:
-        compare.compare(runs)
+        compare.compare_runs(runs)
     for told in ("v2 of B", "1 of B", "chat of C", "--allow grader temperature prompt"):
         assert told in str(refused.value)
 
@@ -209,32 +209,34 @@ def test_everything_that_differs_is_told_at_once(tmp_path: Path):
 def test_two_long_prompts_that_begin_alike_are_told_apart(tmp_path: Path):
     runs = [put(tmp_path, name, system_prompt="word " * 30 + name) for name in ("a", "b")]
     with pytest.raises(RecipeError, match="system_prompt: two texts that begin with word word"):
-        compare.compare(runs)
+        compare.compare_runs(runs)
 
 
 def test_other_numbers_of_samples_are_compared_if_that_is_allowed(tmp_path: Path):
     runs = [put(tmp_path, "a", k=8), put(tmp_path, "b", BETTER, k=4)]
     with pytest.raises(RecipeError, match="k: 8 of A, 4 of B"):
-        compare.compare(runs)
-    compared = compare.compare(runs, allow=["k"])
+        compare.compare_runs(runs)
+    compared = compare.compare_runs(runs, allow=["k"])
     benchmark, against = only(compared)
     metrics = [name for name in benchmark["sides"][0]["figures"] if "@" in name]
     assert metrics == ["pass@1"], "maj@8 and maj@4 are two metrics"
-    assert against["p"] < 0.01 and "30 problems, 4 or 8 samples of each" in comparison.told(compared)
+    assert against["p"] < 0.01 and "30 problems, 4 or 8 samples of each" in comparison.format_comparison(compared)
 
 
 def test_a_p_of_too_unequal_numbers_is_not_relied_upon(tmp_path: Path):
     runs = [put(tmp_path, "a", k=16, names=("pass@1",)), put(tmp_path, "b", BETTER, k=1, names=("pass@1",))]
-    compared = compare.compare(runs, allow=["k"])
+    compared = compare.compare_runs(runs, allow=["k"])
     _, against = only(compared)
     assert against["p"] < 0.01 and against["samples"] == [16, 1]
-    said = " ".join(comparison.told(compared).split())
+    said = " ".join(comparison.format_comparison(compared).split())
     assert "not reliable: unequal samples" in said
     assert "Whether B is better than A cannot be told by this" in said and "A has 16 judged samples and B 1." in said
-    comparison.write(compared, tmp_path / "page.html")
+    comparison.write_comparison(compared, tmp_path / "page.html")
     assert "not reliable: unequal samples" in (tmp_path / "page.html").read_text()
-    near = compare.compare([runs[0], put(tmp_path, "c", BETTER, k=4, names=("pass@1",))], allow=["k"])
-    assert only(near)[1]["meaning"].startswith("B is better than A") and "not reliable" not in comparison.told(near)
+    near = compare.compare_runs([runs[0], put(tmp_path, "c", BETTER, k=4, names=("pass@1",))], allow=["k"])
+    assert only(near)[1]["meaning"].startswith(
+        "B is better than A"
+    ) and "not reliable" not in comparison.format_comparison(near)
 
 
 def test_so_many_unjudged_samples_are_unequal_numbers_too(tmp_path: Path):
@@ -243,20 +245,20 @@ def test_so_many_unjudged_samples_are_unequal_numbers_too(tmp_path: Path):
         for sample in judged_K[1:]:
             sample["verdict"] = "unknown"
     runs = [put(tmp_path, "a", k=16), put(tmp_path, "b", judged_PK=judged_PK)]
-    assert "A has 16 judged samples and B 11." in only(compare.compare(runs))[1]["meaning"]
+    assert "A has 16 judged samples and B 11." in only(compare.compare_runs(runs))[1]["meaning"]
 
 
 def test_other_problems_are_compared_on_those_that_all_have(tmp_path: Path):
     first = put(tmp_path, "a", BASE)
     fewer = put(tmp_path, "b", judged_PK=samples(BETTER, 8, 1)[10:], identity="f" * 16)
     with pytest.raises(RecipeError, match="30 of A, 20 of B, of which 20 have the same id"):
-        compare.compare([first, fewer])
-    compared = compare.compare([first, fewer], allow=["problems"])
+        compare.compare_runs([first, fewer])
+    compared = compare.compare_runs([first, fewer], allow=["problems"])
     benchmark, against = only(compared)
-    assert "20 of 30 problems, 8 samples of each" in comparison.told(compared)
+    assert "20 of 30 problems, 8 samples of each" in comparison.format_comparison(compared)
     values = by_problem(first, "pass@1")[10:]
     a = benchmark["sides"][0]["figures"]["pass@1"]
-    assert a["value"] == pytest.approx(sum(values) / 20) and (a["low"], a["high"]) == interval(values)
+    assert a["value"] == pytest.approx(sum(values) / 20) and (a["low"], a["high"]) == estimate_interval(values)
     assert len(against["by_problem"]) == 20
 
 
@@ -264,7 +266,7 @@ def test_not_one_problem_in_common_is_never_allowed(tmp_path: Path):
     judged_PK = samples(BASE, 8, problem="another")[:1]
     runs = [put(tmp_path, "a"), put(tmp_path, "b", judged_PK=judged_PK, identity="f" * 16)]
     with pytest.raises(RecipeError, match="not one of its problems is in"):
-        compare.compare(runs, allow=["problems"])
+        compare.compare_runs(runs, allow=["problems"])
 
 
 def test_a_benchmark_of_which_nothing_was_judged_is_a_plain_statement(tmp_path: Path):
@@ -273,12 +275,12 @@ def test_a_benchmark_of_which_nothing_was_judged_is_a_plain_statement(tmp_path: 
     unknown = samples(BASE, 8, verdict="unknown")
     for name in ("a", "b"):
         put(tmp_path, name, judged_PK=unknown if name == "b" else samples(BASE, 8), name="code")
-    compared = compare.compare([str(tmp_path / "a"), str(tmp_path / "b")])
+    compared = compare.compare_runs([str(tmp_path / "a"), str(tmp_path / "b")])
     code, math = compared["benchmarks"]
     assert code["pairs"][0]["p"] is None and compared["tests"] == 1, "what cannot be tested counts for no test"
     assert code["pairs"][0]["meaning"].startswith("Nothing can be said of B against A")
     assert math["pairs"][0]["p_holm"] == math["pairs"][0]["p"]
-    assert "Nothing can be said" in comparison.told(compared)
+    assert "Nothing can be said" in comparison.format_comparison(compared)
 
 
 def test_problems_without_a_verdict_are_left_out_of_the_difference(tmp_path: Path):
@@ -286,7 +288,7 @@ def test_problems_without_a_verdict_are_left_out_of_the_difference(tmp_path: Pat
     for sample in judged_PK[0] + judged_PK[1]:
         sample["verdict"] = "error"
     runs = [put(tmp_path, "a"), put(tmp_path, "b", judged_PK=judged_PK)]
-    _, against = only(compare.compare(runs))
+    _, against = only(compare.compare_runs(runs))
     assert against["differences"]["pass@1"]["problems"] == 28
     assert against["by_problem"][0]["difference"] is None
 
@@ -297,26 +299,30 @@ def test_a_run_whose_failures_cannot_be_judged_is_not_better(tmp_path: Path):
     for judged_K in judged_PK[20:]:
         for sample in judged_K:
             sample["verdict"] = "unknown" if sample["verdict"] == "wrong" else sample["verdict"]
-    compared = compare.compare([put(tmp_path, "a", rates, seed=1), put(tmp_path, "b", judged_PK=judged_PK)])
+    compared = compare.compare_runs([put(tmp_path, "a", rates, seed=1), put(tmp_path, "b", judged_PK=judged_PK)])
     benchmark, against = only(compared)
     low, high = against["bounds"]
     assert against["p"] < 0.01 and low <= 0 < high
     assert "neither is better" in against["meaning"] or "cannot be told" in against["meaning"]
-    assert benchmark["sides"][1]["figures"]["unjudged"]["value"] > 0.2 and "unjudged" in comparison.told(compared)
+    assert benchmark["sides"][1]["figures"]["unjudged"]["value"] > 0.2 and "unjudged" in comparison.format_comparison(
+        compared
+    )
     # With all of them judged there is no such row, and a difference beyond all doubt stands.
     clear = samples([1.0] * 40, 8, 1)
     clear[0][0]["verdict"] = "unknown"
-    compared = compare.compare([put(tmp_path, "c", rates), put(tmp_path, "d", judged_PK=clear)])
+    compared = compare.compare_runs([put(tmp_path, "c", rates), put(tmp_path, "d", judged_PK=clear)])
     assert only(compared)[1]["meaning"].startswith("B is better than A")
-    plain = compare.compare([put(tmp_path, "e", rates), put(tmp_path, "f", rates, seed=5)])
-    assert only(plain)[1]["bounds"] is None and "unjudged" not in comparison.told(plain)
+    plain = compare.compare_runs([put(tmp_path, "e", rates), put(tmp_path, "f", rates, seed=5)])
+    assert only(plain)[1]["bounds"] is None and "unjudged" not in comparison.format_comparison(plain)
 
 
 def test_the_problems_that_both_sides_could_judge_are_counted(tmp_path: Path):
     judged_PK = samples(BETTER, 8, 1)
     for sample in judged_PK[0] + judged_PK[1]:
         sample["verdict"] = "error"
-    told = comparison.told(compare.compare([put(tmp_path, "a"), put(tmp_path, "b", judged_PK=judged_PK)]))
+    told = comparison.format_comparison(
+        compare.compare_runs([put(tmp_path, "a"), put(tmp_path, "b", judged_PK=judged_PK)])
+    )
     assert "30 problems, 8 samples of each; with a verdict on both sides: 28 for B" in told
 
 
@@ -342,7 +348,7 @@ def test_a_damaged_evaluation_is_refused_by_the_place(tmp_path: Path, damage, at
     damage(found)
     path.write_text(json.dumps(found))
     with pytest.raises(RecipeError, match=f"is damaged at {re.escape(at)}"):
-        compare.compare(runs)
+        compare.compare_runs(runs)
 
 
 @pytest.mark.parametrize(
@@ -361,14 +367,14 @@ def test_a_run_that_cannot_be_read(tmp_path: Path, content: str | None, told: st
         put_evaluation(second, content, "made")
     for runs in ([first, str(second)], [str(second), first]):
         with pytest.raises(RecipeError, match=re.escape(told)) as refused:
-            compare.compare(runs)
+            compare.compare_runs(runs)
         assert str(second) in str(refused.value)
 
 
 def test_a_run_without_evaluations(tmp_path: Path):
     (tmp_path / "b").mkdir()
     with pytest.raises(RecipeError, match=r"b: holds no evaluations/\*\.json; evaluate it first"):
-        compare.compare([put(tmp_path, "a"), str(tmp_path / "b")])
+        compare.compare_runs([put(tmp_path, "a"), str(tmp_path / "b")])
 
 
 def test_no_benchmark_in_common(tmp_path: Path):
@@ -376,13 +382,13 @@ def test_no_benchmark_in_common(tmp_path: Path):
         first = put(tmp_path, "a", name=name)
     second = put(tmp_path, "b", name="code")
     with pytest.raises(RecipeError, match=r"no benchmark in common with .*: code against aime, math"):
-        compare.compare([first, second])
+        compare.compare_runs([first, second])
 
 
 def test_duplicate_ids_are_refused(tmp_path: Path):
     runs = [put(tmp_path, "a"), put(tmp_path, "b", judged_PK=samples(BASE, 8, problem="the same"))]
     with pytest.raises(RecipeError, match="holds the problem 'the same' twice"):
-        compare.compare(runs)
+        compare.compare_runs(runs)
 
 
 @pytest.mark.parametrize(
@@ -396,25 +402,25 @@ def test_duplicate_ids_are_refused(tmp_path: Path):
 )
 def test_wrong_arguments(pair: list[str], keys: dict, told: str):
     with pytest.raises(RecipeError, match=re.escape(told)):
-        compare.compare(pair, **keys)
+        compare.compare_runs(pair, **keys)
 
 
 def test_wrong_runs(pair: list[str]):
     with pytest.raises(RecipeError, match=r"two runs or more; .* RUN_DIR:before and RUN_DIR:after"):
-        compare.compare(pair[:1])
+        compare.compare_runs(pair[:1])
     with pytest.raises(RecipeError, match="A and C are the same evaluation"):
-        compare.compare([*pair, f"{pair[0]}/../base:made"])
+        compare.compare_runs([*pair, f"{pair[0]}/../base:made"])
     with pytest.raises(RecipeError, match=r"no evaluation 'mde' .*did you mean 'made'"):
-        compare.compare([pair[0], f"{pair[1]}:mde"])
+        compare.compare_runs([pair[0], f"{pair[1]}:mde"])
 
 
 # What is said and written.
 
 
 def test_the_terminal_shows_a_table_flips_and_what_it_means(pair: list[str]):
-    compared = compare.compare(pair)
+    compared = compare.compare_runs(pair)
     benchmark, against = only(compared)
-    lines = comparison.told(compared).split("\n")
+    lines = comparison.format_comparison(compared).split("\n")
     assert lines[0] == f"A  {pair[0]}" and lines[1] == f"B  {pair[1]}"
     assert "Made up: 30 problems, 8 samples of each" in lines
     a, b = (side["figures"]["pass@1"] for side in benchmark["sides"])
@@ -426,7 +432,7 @@ def test_the_terminal_shows_a_table_flips_and_what_it_means(pair: list[str]):
     assert f"+{100 * d['value']:.1f} [{100 * d['low']:.1f}, {100 * d['high']:.1f}]" in row_b
     assert row_b.endswith("p < 0.0001") or "p = " in row_b
     first = against["flips"][0]
-    assert f"  {first['problem']} " in comparison.told(compared)
+    assert f"  {first['problem']} " in comparison.format_comparison(compared)
     shown = [line for line in lines if re.match(r"  made-\d+ ", line)]
     assert len(shown) == min(10, len(against["flips"]))
     if len(against["flips"]) > 10:
@@ -437,10 +443,10 @@ def test_the_terminal_shows_a_table_flips_and_what_it_means(pair: list[str]):
 def test_a_corrected_p_stands_beside_the_plain_one(tmp_path: Path):
     shifts = {"a": 0.0, "b": 0.05, "c": 0.05}
     runs = [put(tmp_path, name, [min(1.0, r + x) for r in BASE], seed=ord(name)) for name, x in shifts.items()]
-    compared = compare.compare(runs)
+    compared = compare.compare_runs(runs)
     pair = min((pair for pair in compared["benchmarks"][0]["pairs"]), key=lambda pair: pair["p"])
     assert pair["p_holm"] == pytest.approx(min(1.0, 2 * pair["p"]))
-    assert f"p = {pair['p']:.2g}, corrected {pair['p_holm']:.2g}" in comparison.told(compared)
+    assert f"p = {pair['p']:.2g}, corrected {pair['p_holm']:.2g}" in comparison.format_comparison(compared)
 
 
 class Tags(html.parser.HTMLParser):
@@ -461,9 +467,9 @@ class Tags(html.parser.HTMLParser):
 
 def test_the_page(tmp_path: Path):
     runs = [put(tmp_path, "a", title=f"Made {ATTACK}"), put(tmp_path, "b", BETTER, seed=1, grader=f"v2 {ATTACK}")]
-    compared = compare.compare(runs, allow=["grader"])
+    compared = compare.compare_runs(runs, allow=["grader"])
     _, against = only(compared)
-    comparison.write(compared, tmp_path / "deep" / "page.html")
+    comparison.write_comparison(compared, tmp_path / "deep" / "page.html")
     page = Tags(tmp_path / "deep" / "page.html")
     text = " ".join(page.pieces)
     assert "script" not in page.tags and text.count(ATTACK) >= 2
@@ -479,13 +485,13 @@ def test_the_page(tmp_path: Path):
 
 
 def test_the_json_is_the_comparison(pair: list[str], tmp_path: Path):
-    compared = compare.compare(pair)
-    comparison.write(compared, tmp_path / "kept.json")
+    compared = compare.compare_runs(pair)
+    comparison.write_comparison(compared, tmp_path / "kept.json")
     assert json.loads((tmp_path / "kept.json").read_text()) == json.loads(json.dumps(compared))
-    assert compare.compare(pair) == compared
+    assert compare.compare_runs(pair) == compared
 
 
 def test_another_ending_is_refused(pair: list[str], tmp_path: Path):
     with pytest.raises(RecipeError, match=r"must end in \.json or \.html"):
-        comparison.write(compare.compare(pair), tmp_path / "kept.txt")
+        comparison.write_comparison(compare.compare_runs(pair), tmp_path / "kept.txt")
     assert not (tmp_path / "kept.txt").exists()

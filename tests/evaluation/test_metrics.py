@@ -14,13 +14,13 @@ from conftest import shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from open_r1.benchmarks.registry import parse, resolve
+from open_r1.benchmarks.registry import parse_metric, resolve_metric
 from open_r1.errors import RecipeError
 from open_r1.evaluation import majority_vote, metrics
-from open_r1.evaluation.intervals import score, t_quantile
-from open_r1.evaluation.majority_vote import Votes, majority
-from open_r1.evaluation.metrics import Problem, fails_at, figures
-from open_r1.rewards.math.scorers import vote_key
+from open_r1.evaluation.intervals import compute_t_quantile, compute_wilson_interval
+from open_r1.evaluation.majority_vote import Votes, compute_majority
+from open_r1.evaluation.metrics import Problem, compute_figures, fails_at
+from open_r1.rewards.math.scorers import compute_vote_key
 
 
 def row(verdict: str = "correct", vote: str | None = "7", *, problem: str = "p0", **columns: object) -> dict:
@@ -42,7 +42,7 @@ def rows(marks: str, problem: str = "p0", **columns: object) -> list[dict]:
 
 
 def value(judged_PK: list[list[dict]], name: str) -> float | None:
-    return figures(judged_PK, [name])["metrics"][name]["value"]
+    return compute_figures(judged_PK, [name])["metrics"][name]["value"]
 
 
 # One sample: its vote and whether it is right. Votes for one answer may be right and wrong.
@@ -65,12 +65,12 @@ def counted(samples: list[tuple[str | None, bool]], m: int) -> float:
 
 
 def as_votes(samples: list[tuple[str | None, bool]]) -> Votes:
-    return majority_vote.votes([row("correct" if right else "wrong", vote) for vote, right in samples])
+    return majority_vote.count_votes([row("correct" if right else "wrong", vote) for vote, right in samples])
 
 
 @given(SAMPLES)
 def test_majority_is_the_count_of_all_subsets(samples):
-    exact = majority(as_votes(samples))
+    exact = compute_majority(as_votes(samples))
     assert len(exact) == len(samples)
     assert exact == pytest.approx([counted(samples, m) for m in range(1, len(samples) + 1)], abs=1e-12)
 
@@ -81,27 +81,27 @@ def test_majority_is_the_count_of_all_subsets(samples):
 )
 def test_majority_with_many_classes_and_ties(wrong, right):
     samples = [*wrong, *[("right", True)] * right]
-    assert majority(as_votes(samples)) == pytest.approx(
+    assert compute_majority(as_votes(samples)) == pytest.approx(
         [counted(samples, m) for m in range(1, len(samples) + 1)], abs=1e-12
     )
 
 
 def test_majority_by_hand():
     # Three answers, one vote each: always a tie of all that were drawn.
-    assert majority(Votes(0, ((1, 0.0), (1, 0.0), (1, 1.0)))) == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+    assert compute_majority(Votes(0, ((1, 0.0), (1, 0.0), (1, 1.0)))) == pytest.approx((1 / 3, 1 / 3, 1 / 3))
     # Two right of three: a pair is right-right once, and a tie twice.
-    assert majority(Votes(0, ((1, 0.0), (2, 1.0)))) == pytest.approx((2 / 3, 2 / 3, 1))
+    assert compute_majority(Votes(0, ((1, 0.0), (2, 1.0)))) == pytest.approx((2 / 3, 2 / 3, 1))
     # One that does not vote takes a place; alone it is wrong.
-    assert majority(Votes(1, ((1, 1.0),))) == pytest.approx((1 / 2, 1))
-    assert majority(Votes(3, ())) == (0, 0, 0)
-    assert majority(Votes(0, ((4, 0.25),))) == pytest.approx([0.25] * 4)
+    assert compute_majority(Votes(1, ((1, 1.0),))) == pytest.approx((1 / 2, 1))
+    assert compute_majority(Votes(3, ())) == (0, 0, 0)
+    assert compute_majority(Votes(0, ((4, 0.25),))) == pytest.approx([0.25] * 4)
 
 
 @pytest.mark.parametrize("n", [64, 200, 1000])
 def test_majority_of_two_answers_is_the_hypergeometric_tail(n):
     """An independent closed form, in exact integers, at sizes no enumeration reaches."""
     right = n * 11 // 20
-    exact = majority(Votes(0, ((n - right, 0.0), (right, 1.0))))
+    exact = compute_majority(Votes(0, ((n - right, 0.0), (right, 1.0))))
     for m in {1, 2, 3, n // 3, n // 2, n - 1, n}:
         ways = [math.comb(right, t) * math.comb(n - right, m - t) for t in range(m + 1)]
         won = sum(ways[t] for t in range(m + 1) if 2 * t > m) + Fraction(ways[m // 2], 2) * (m % 2 == 0)
@@ -111,7 +111,9 @@ def test_majority_of_two_answers_is_the_hypergeometric_tail(n):
 @pytest.mark.parametrize("n", [64, 300])
 def test_majority_where_all_answers_differ(n):
     """Every subset is a tie of all that it holds."""
-    assert majority(Votes(0, tuple([(1, 0.0)] * (n - 1) + [(1, 1.0)]))) == pytest.approx([1 / n] * n, abs=1e-12)
+    assert compute_majority(Votes(0, tuple([(1, 0.0)] * (n - 1) + [(1, 1.0)]))) == pytest.approx(
+        [1 / n] * n, abs=1e-12
+    )
 
 
 @pytest.mark.parametrize(("n", "c"), [(4, 0), (4, 1), (4, 4), (16, 3), (64, 1), (64, 40), (3000, 7), (3000, 2990)])
@@ -140,13 +142,13 @@ def test_the_variance_of_a_vote_is_that_of_votes_cast_again():
         cast = random.binomial(32, p, size=2000)
         true += np.where(2 * cast == 32, 0.5, cast > 16).var()
         votes = [Votes(0, tuple(sorted([(32 - c, 0.0), (c, 1.0)]))) for c in cast[:20].tolist()]
-        told += np.mean([majority_vote.vote_variance(vote, 32, random) for vote in votes])
+        told += np.mean([majority_vote.compute_vote_variance(vote, 32, random) for vote in votes])
     assert told == pytest.approx(true, rel=0.2)
 
 
 def test_drawing_only_those_that_do_not_vote_is_wrong():
     """One sample, right and voting in half of the draws: 1/4, of 15 as of 16 samples."""
-    told = majority_vote.vote_variance(Votes(8, ((8, 1.0),)), 1, np.random.default_rng(0))
+    told = majority_vote.compute_vote_variance(Votes(8, ((8, 1.0),)), 1, np.random.default_rng(0))
     assert told == pytest.approx(1 / 4 / 15, rel=0.1)
 
 
@@ -155,8 +157,8 @@ def test_drawing_only_those_that_do_not_vote_is_wrong():
     [("pass@1", 1, "pass@1"), ("pass@k", 16, "pass@16"), ("maj@k", 64, "maj@64"), ("maj@8", 64, "maj@8")],
 )
 def test_resolve(name, k, resolved):
-    assert resolve(name, k) == resolved
-    assert parse(resolved) == (resolved.split("@")[0], int(resolved.split("@")[1]))
+    assert resolve_metric(name, k) == resolved
+    assert parse_metric(resolved) == (resolved.split("@")[0], int(resolved.split("@")[1]))
 
 
 @pytest.mark.parametrize(
@@ -177,12 +179,12 @@ def test_resolve(name, k, resolved):
 )
 def test_metrics_that_cannot_be_had(name, k, message):
     with pytest.raises(RecipeError, match="metrics: ") as told:
-        resolve(name, k)
+        resolve_metric(name, k)
     assert message in str(told.value)
 
 
 def test_unknown_and_error_are_no_evidence():
-    told = figures([rows("cw??"), rows("c!!!", "p1"), rows("??", "p2")], ["pass@1"])
+    told = compute_figures([rows("cw??"), rows("c!!!", "p1"), rows("??", "p2")], ["pass@1"])
     assert told["metrics"]["pass@1"] | {"low": 0, "high": 0} == {
         "value": 0.75, "low": 0, "high": 0, "same_problems": None, "problems": 2,
     }  # fmt: skip
@@ -203,7 +205,7 @@ def test_errors_are_not_wrong_answers():
 
 
 def test_all_unknown_has_no_score():
-    told = figures([rows("????"), rows("!!", "p1")], ["pass@1", "maj@4"])
+    told = compute_figures([rows("????"), rows("!!", "p1")], ["pass@1", "maj@4"])
     nothing = {"value": None, "low": None, "high": None, "same_problems": None, "problems": 0}
     assert told["metrics"] == {"pass@1": nothing, "maj@4": nothing}
     assert told["bounds"] == {"pass@1": [0, 1], "maj@4": [0, 1]}
@@ -211,16 +213,16 @@ def test_all_unknown_has_no_score():
 
 
 def test_nothing_at_all():
-    told = figures([], ["pass@1"])
+    told = compute_figures([], ["pass@1"])
     assert told["problems"] == told["samples"] == 0
     assert told["metrics"]["pass@1"]["value"] is None and told["bounds"]["pass@1"] is None
     assert told["tokens"]["median"] is None and told["shares"]["truncated"]["value"] is None
     with pytest.raises(ValueError, match="problem 1 of the evaluation has no samples"):
-        figures([rows("c"), []], ["pass@1"])
+        compute_figures([rows("c"), []], ["pass@1"])
 
 
 def test_one_sample_of_one_problem():
-    told = figures([rows("c")], ["pass@1"])
+    told = compute_figures([rows("c")], ["pass@1"])
     assert told["metrics"]["pass@1"] == {"value": 1, "low": 0, "high": 1, "same_problems": None, "problems": 1}
     assert told["curves"] == {"pass": [1], "maj": [1]}
     assert told["tokens"] == {"mean": {"value": 100, "low": None, "high": None}} | dict.fromkeys(
@@ -231,21 +233,21 @@ def test_one_sample_of_one_problem():
 def test_problems_count_alike_whatever_their_evidence():
     """Three of four and one of one: 7/8, not 4/5; and a problem with less evidence takes all it has."""
     judged = [rows("cccw"), rows("c???", "p1")]
-    told = figures(judged, ["pass@2", "maj@2", "pass@1"])["metrics"]
+    told = compute_figures(judged, ["pass@2", "maj@2", "pass@1"])["metrics"]
     assert told["pass@1"]["value"] == pytest.approx(7 / 8) and "short" not in told["pass@1"]
     assert told["pass@2"]["value"] == pytest.approx(1) and told["pass@2"]["short"] == 1
     assert told["maj@2"]["value"] == pytest.approx((3 / 6 + 3 / 6 * 1 / 2 + 1) / 2)
-    curves = figures(judged, ["pass@1"])["curves"]
+    curves = compute_figures(judged, ["pass@1"])["curves"]
     assert curves["pass"] == pytest.approx([7 / 8, 1, 1, 1])
     assert curves["maj"] == pytest.approx([7 / 8, 7 / 8, 1, 1])
 
 
 def test_the_curves_end_at_the_metrics():
     judged = [rows("ccwcw"), rows("wwwcw", "p1"), rows("ccccc", "p2")]
-    told = figures(judged, ["pass@k", "maj@5", "pass@5", "maj@3"])
+    told = compute_figures(judged, ["pass@k", "maj@5", "pass@5", "maj@3"])
     assert list(told["metrics"]) == ["pass@5", "maj@5", "maj@3"]
     for name, metric in told["metrics"].items():
-        kind, n = parse(name)
+        kind, n = parse_metric(name)
         assert told["curves"][kind][n - 1] == pytest.approx(metric["value"])
         assert metric["low"] <= metric["value"] <= metric["high"]
         assert metric["value"] == pytest.approx(np.mean([line[name] for line in told["by_problem"]]))
@@ -253,7 +255,7 @@ def test_the_curves_end_at_the_metrics():
 
 def test_no_votes_no_curve_of_them():
     """A verifier of programs compares no answers."""
-    told = figures([[row("correct", None), row("wrong", None)]], ["pass@1"])
+    told = compute_figures([[row("correct", None), row("wrong", None)]], ["pass@1"])
     assert told["curves"]["maj"] is None and told["shares"]["no_answer"]["value"] is None
 
 
@@ -265,7 +267,7 @@ def test_an_answer_judged_both_ways_counts_with_its_mean():
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.text("cw?!", min_size=1, max_size=6), min_size=1, max_size=5))
 def test_the_bounds_hold_the_score(marks):
-    told = figures([rows(m, f"p{i}") for i, m in enumerate(marks)], ["pass@1", "pass@2", "maj@2", "maj@6"])
+    told = compute_figures([rows(m, f"p{i}") for i, m in enumerate(marks)], ["pass@1", "pass@2", "maj@2", "maj@6"])
     for name, metric in told["metrics"].items():
         low, high = told["bounds"][name]
         assert 0 <= low <= high <= 1
@@ -277,22 +279,22 @@ def test_the_bounds_hold_the_score(marks):
 
 def test_the_bounds_of_a_vote():
     """Two right, two wrong, two unknown: the unknown decide it either way."""
-    told = figures([rows("ccww??")], ["maj@6"])
+    told = compute_figures([rows("ccww??")], ["maj@6"])
     assert told["metrics"]["maj@6"]["value"] == 0.5 and told["bounds"]["maj@6"] == [0, 1]
-    assert figures([rows("ccccw?")], ["maj@6"])["bounds"]["maj@6"] == [1, 1]
-    assert figures([rows("ww?")], ["maj@3"])["bounds"]["maj@3"] == [0, 0]
+    assert compute_figures([rows("ccccw?")], ["maj@6"])["bounds"]["maj@6"] == [1, 1]
+    assert compute_figures([rows("ww?")], ["maj@3"])["bounds"]["maj@3"] == [0, 0]
 
 
 def test_same_problems_only_where_the_samples_can_say():
-    few = figures([rows("cw", f"p{i}") for i in range(30)], ["pass@1", "pass@2", "maj@2"])["metrics"]
+    few = compute_figures([rows("cw", f"p{i}") for i in range(30)], ["pass@1", "pass@2", "maj@2"])["metrics"]
     assert few["pass@2"]["same_problems"] is None  # no two sets of two among two
     low, high = few["pass@1"]["same_problems"]
     assert low < 0.5 < high and few["maj@2"]["same_problems"] is not None
     scores_PK = [[1, 0], [1, 1], [0, 0]] * 10
     judged = [rows("".join("wc"[s] for s in scores), f"p{i}") for i, scores in enumerate(scores_PK)]
     # A third of the problems have a variance, 1/4 of two samples, of p (1 - p) k / (k - 1) = 1/2 of one.
-    by_hand = score(0.5, 10 * (1 / 2) / 2 / 30**2, 60, t_quantile(0.975, 30))
-    assert figures(judged, ["pass@1"])["metrics"]["pass@1"]["same_problems"] == pytest.approx(by_hand)
+    by_hand = compute_wilson_interval(0.5, 10 * (1 / 2) / 2 / 30**2, 60, compute_t_quantile(0.975, 30))
+    assert compute_figures(judged, ["pass@1"])["metrics"]["pass@1"]["same_problems"] == pytest.approx(by_hand)
 
 
 def test_shares_and_lengths_are_of_samples():
@@ -304,7 +306,7 @@ def test_shares_and_lengths_are_of_samples():
         ],
         [row("wrong", None, problem="p2", tokens=30, language=1.0)],
     ]  # fmt: skip
-    told = figures(judged, ["pass@1"])
+    told = compute_figures(judged, ["pass@1"])
     shares = {name: share["value"] for name, share in told["shares"].items()}
     assert shares == pytest.approx(
         {
@@ -326,9 +328,9 @@ def test_the_figures_are_the_same_every_time_and_are_json():
         rows("".join(random.choice(list("ccww?"), 8)), f"p{i}", tokens=int(random.integers(9, 900))) for i in range(40)
     ]
     names = ["pass@1", "pass@4", "maj@k"]
-    first, again = figures(judged, names, seed=5), figures(judged, names, seed=5)
+    first, again = compute_figures(judged, names, seed=5), compute_figures(judged, names, seed=5)
     assert first == again == json.loads(json.dumps(first, allow_nan=False))
-    wide, narrow = (figures(judged, names, level=level)["metrics"]["pass@1"] for level in (0.99, 0.8))
+    wide, narrow = (compute_figures(judged, names, level=level)["metrics"]["pass@1"] for level in (0.99, 0.8))
     assert wide["low"] < narrow["low"] < narrow["high"] < wide["high"]
 
 
@@ -352,10 +354,10 @@ def test_votes_of_real_predictions():
     assert len(problems) == 70
     counted_ones = 0
     for problem in problems:
-        keys = [None if answer is None else str(vote_key(answer)) for answer in problem["preds"]]
+        keys = [None if answer is None else str(compute_vote_key(answer)) for answer in problem["preds"]]
         samples = list(zip(keys, problem["correct"], strict=True))
         n, c = len(samples), sum(problem["correct"])
-        exact, fails_N = majority(as_votes(samples)), fails_at(n, c)
+        exact, fails_N = compute_majority(as_votes(samples)), fails_at(n, c)
         # A right answer that casts no vote counts for pass@1, and is lost in a vote.
         assert exact[0] == pytest.approx(sum(r for v, r in samples if v is not None) / n)
         for m in range(1, n + 1):

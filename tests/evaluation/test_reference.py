@@ -63,10 +63,10 @@ def evaluation(name: str = "aime24", k: int = 64, **keys: object) -> dict:
 
 
 def test_every_shipped_file_loads_and_names_its_source():
-    assert {name for name, *_ in FACTS} | {"r1_zero_curves"} <= set(files.names())
-    for name in files.names():
-        assert files.find(name).source
-        assert files.find(name) is files.find(name), "read once"
+    assert {name for name, *_ in FACTS} | {"r1_zero_curves"} <= set(files.list_references())
+    for name in files.list_references():
+        assert files.find_reference(name).source
+        assert files.find_reference(name) is files.find_reference(name), "read once"
 
 
 @pytest.mark.parametrize(("file", "model", "benchmark", "metric", "printed"), FACTS)
@@ -85,7 +85,7 @@ AIME_OF_ZERO = ("aime24", "pass@1", "DeepSeek-R1-Zero")
 
 
 def test_the_published_curves_are_those_read_off_the_figures():
-    stored = files.find("r1_zero_curves").metrics
+    stored = files.find_reference("r1_zero_curves").metrics
     for file, columns in (
         ("r1_zero_aime_trajectory_v1_fig2.csv", {"pass_at_1": "evaluation/pass@1", "cons_at_16": "evaluation/maj@16"}),
         ("r1_zero_length_trajectory_v1_fig3.csv", {"mean_response_tokens_smoothed": "completions/mean_length"}),
@@ -100,21 +100,21 @@ def test_the_published_curves_are_those_read_off_the_figures():
     "model", [QWEN_7B, "DeepSeek-R1-Distill-Qwen-7B", "models/deepseek-r1-distill-qwen-7b/", "x/"]
 )
 def test_a_model_is_found_by_its_name_at_the_hub_or_the_last_part_of_it(model):
-    rows = published.beside(evaluation(), model=model)
+    rows = published.compare_published(evaluation(), model=model)
     assert [(row.theirs, row.figure.reference) for row in rows] == (
         [] if model == "x/" else [(0.508, "open_r1_students"), (0.555, "students")]
     )
 
 
 def test_a_model_nobody_published_has_nothing_beside_it():
-    assert published.beside(evaluation(model="runs/tiny/grpo/r1_zero/model")) == []
-    assert published.beside(evaluation(model=None)) == []
-    assert published.beside(evaluation("tiny")) == []
-    assert published.table([]) == ""
+    assert published.compare_published(evaluation(model="runs/tiny/grpo/r1_zero/model")) == []
+    assert published.compare_published(evaluation(model=None)) == []
+    assert published.compare_published(evaluation("tiny")) == []
+    assert published.format_published_table([]) == ""
 
 
 def test_a_figure_that_two_files_repeat_stands_once():
-    rows = published.beside(evaluation(), model="DeepSeek-R1-Distill-Qwen-32B")
+    rows = published.compare_published(evaluation(), model="DeepSeek-R1-Distill-Qwen-32B")
     assert [row.theirs for row in rows] == [0.697, 0.726]
 
 
@@ -123,23 +123,23 @@ def test_the_same_figure_of_another_protocol_stands_beside_it(tmp_path, monkeypa
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(FIGURES))
     (tmp_path / "b.yaml").write_text(yaml.safe_dump(FIGURES | {"protocol": {"k": 4}}))
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(FIGURES | {"source": "a repetition"}))
-    assert [row.figure.reference for row in published.beside(evaluation(model="m"))] == ["a", "b"]
+    assert [row.figure.reference for row in published.compare_published(evaluation(model="m"))] == ["a", "b"]
 
 
 def test_a_reference_can_be_named_whole_or_by_model():
-    assert len({row.figure.model for row in published.beside(evaluation(), reference="students")}) == 10
-    rows = published.beside(evaluation(), reference="r1_zero/DeepSeek-R1-Zero")
+    assert len({row.figure.model for row in published.compare_published(evaluation(), reference="students")}) == 10
+    rows = published.compare_published(evaluation(), reference="r1_zero/DeepSeek-R1-Zero")
     assert [row.theirs for row in rows] == [0.71, 0.779]
     with pytest.raises(RecipeError, match="no model 'o1-mni'; did you mean 'o1-mini'"):
-        published.beside(evaluation(), reference="students/o1-mni")
+        published.compare_published(evaluation(), reference="students/o1-mni")
     with pytest.raises(RecipeError, match="no reference 'student'; did you mean 'students'"):
-        published.beside(evaluation(), reference="student")
+        published.compare_published(evaluation(), reference="student")
     with pytest.raises(RecipeError, match="curves of a training"):
-        published.beside(evaluation(), reference="r1_zero_curves")
+        published.compare_published(evaluation(), reference="r1_zero_curves")
 
 
 def published_row(**keys: object) -> published.Row:
-    (row,) = published.beside(evaluation(**keys), reference=f"students/{QWEN_7B.split('/')[1]}")
+    (row,) = published.compare_published(evaluation(**keys), reference=f"students/{QWEN_7B.split('/')[1]}")
     return row
 
 
@@ -173,10 +173,10 @@ def test_one_sample_of_each_problem_says_nothing_of_sampling():
 
 def test_rounding_of_what_was_printed_is_no_difference():
     vote = {"value": 26 / 30, "low": 0.7, "high": 0.95, "same_problems": [26 / 30, 26 / 30]}
-    (row,) = published.beside(evaluation(metrics={"maj@64": vote}), reference="r1_zero/DeepSeek-R1-Zero")
+    (row,) = published.compare_published(evaluation(metrics={"maj@64": vote}), reference="r1_zero/DeepSeek-R1-Zero")
     assert row.theirs == 0.867 and row.explained
     vote = {"value": 25.9 / 30, "low": 0.7, "high": 0.95, "same_problems": [25.9 / 30, 25.9 / 30]}
-    (row,) = published.beside(evaluation(metrics={"maj@64": vote}), reference="r1_zero/DeepSeek-R1-Zero")
+    (row,) = published.compare_published(evaluation(metrics={"maj@64": vote}), reference="r1_zero/DeepSeek-R1-Zero")
     assert not row.explained
 
 
@@ -190,20 +190,22 @@ def test_rounding_counts_to_both_sides():
 def test_without_any_verdict_nothing_is_explained():
     row = published_row(**with_metric(value=None, low=None, high=None, same_problems=None))
     assert (row.ours, row.difference, row.explained) == (None, None, None)
-    assert "unknown" in published.table([row])
+    assert "unknown" in published.format_published_table([row])
 
 
 def test_the_table_tells_sources_and_what_differs():
     changed = evaluation(k=4)
     changed["protocol"]["temperature"] = 1.0
-    rows = published.beside(changed)
+    rows = published.compare_published(changed)
     assert rows[1].differs == {"temperature": [0.6, 1.0], "k": [64, 4]}
-    text = published.table(rows)
+    text = published.format_published_table(rows)
     assert "55.0% [54.0, 56.0]" in text and "50.8%" in text and "+4.2" in text
     assert "[2] arXiv 2501.12948v1, Table 5 (v2, Table 15); aime24 here: temperature 1.0 (published: 0.6), k 4" in text
-    (row,) = published.beside(evaluation("livecodebench", k=8), reference="students/o1-mini")
-    assert "livecodebench: contests of 2024-08 to 2025-01" in published.table([row])
-    assert "here" not in published.table(published.beside(evaluation(), reference="r1_zero/DeepSeek-R1-Zero"))
+    (row,) = published.compare_published(evaluation("livecodebench", k=8), reference="students/o1-mini")
+    assert "livecodebench: contests of 2024-08 to 2025-01" in published.format_published_table([row])
+    assert "here" not in published.format_published_table(
+        published.compare_published(evaluation(), reference="r1_zero/DeepSeek-R1-Zero")
+    )
 
 
 # --- the files -------------------------------------------------------------------------------------------------------
@@ -274,7 +276,7 @@ def test_bad_files_are_refused_with_the_key(content, told, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(RecipeError, match=told) as refused:
-        files.find(str(path))
+        files.find_reference(str(path))
     assert "mine.yaml" in str(refused.value)
 
 
@@ -282,12 +284,12 @@ def test_the_files_that_the_bad_ones_were_made_of_load(tmp_path):
     path = tmp_path / "mine.yaml"
     for content in (FIGURES, CURVES):
         path.write_text(yaml.safe_dump(content))
-        assert files.find(str(path)).title == "t"
+        assert files.find_reference(str(path)).title == "t"
     path.write_text("models: [")
     with pytest.raises(RecipeError, match=r"mine\.yaml is not valid YAML"):
-        files.find(str(path))
+        files.find_reference(str(path))
     with pytest.raises(RecipeError, match=r"no reference 'absent\.yaml'"):
-        files.find("absent.yaml")
+        files.find_reference("absent.yaml")
 
 
 # --- curves ----------------------------------------------------------------------------------------------------------
@@ -321,7 +323,7 @@ def band(tmp_path: Path) -> str:
 
 
 def placed(tmp_path: Path, band: str, points: dict[int, float]) -> dict:
-    return curves.place(run(tmp_path / "run", {"reward": points}), band)["metrics"]["reward"]
+    return curves.place_run(run(tmp_path / "run", {"reward": points}), band)["metrics"]["reward"]
 
 
 def test_a_run_on_the_mean_is_inside_everywhere(tmp_path, band):
@@ -386,11 +388,11 @@ def test_a_band_without_width(tmp_path):
 
 def test_what_cannot_be_placed(tmp_path, band):
     with pytest.raises(RecipeError, match=r"has no metrics\.jsonl"):
-        curves.place(tmp_path, band)
+        curves.place_run(tmp_path, band)
     with pytest.raises(RecipeError, match="has logged none of the metrics"):
-        curves.place(run(tmp_path / "other", {"loss": {1: 2.0}}), band)
+        curves.place_run(run(tmp_path / "other", {"loss": {1: 2.0}}), band)
     with pytest.raises(RecipeError, match="students holds figures of benchmarks"):
-        curves.place(tmp_path / "other", "students")
+        curves.place_run(tmp_path / "other", "students")
 
 
 def noisy(rng: np.random.Generator, keys: int = 1, steps: range = range(1, 101)) -> dict[str, dict[int, float]]:
@@ -403,9 +405,9 @@ def noisy(rng: np.random.Generator, keys: int = 1, steps: range = range(1, 101))
 def test_a_further_run_lies_inside_the_band_as_often_as_stated(tmp_path, runs):
     """8,000 independent points: 0.95 within 0.01 is four standard errors."""
     rng = np.random.default_rng(runs)
-    made = curves.make([run(tmp_path / f"{i}", noisy(rng, 80), seed=i) for i in range(runs)])
-    path = curves.write(made, tmp_path / "made.yaml")
-    metrics = curves.place(run(tmp_path / "new", noisy(rng, 80), seed=99), str(path))["metrics"].values()
+    made = curves.build_reference([run(tmp_path / f"{i}", noisy(rng, 80), seed=i) for i in range(runs)])
+    path = curves.write_reference(made, tmp_path / "made.yaml")
+    metrics = curves.place_run(run(tmp_path / "new", noisy(rng, 80), seed=99), str(path))["metrics"].values()
     inside, points = (sum(metric[name] for metric in metrics) for name in ("inside", "points"))
     assert points == 8000
     assert inside / points == pytest.approx(0.95, abs=0.01)
@@ -418,7 +420,7 @@ def test_making_a_curve_records_what_it_is_made_of(tmp_path):
         points = {step: three[i] for step, three in values.items()} | ({15: 0.5} if i else {})
         more = {"evaluation/unknown": {0: 0.0}, "kl": {0: 0.0}, "reward": {0: 5.0, 20: 6.0}}
         folders.append(run(tmp_path / f"r1--seed={i}", {"evaluation/pass@1": points} | more, seed=i))
-    made = curves.make(folders)
+    made = curves.build_reference(folders)
     assert set(made["metrics"]) == {"evaluation/pass@1", "reward"}
     track = made["metrics"]["evaluation/pass@1"]
     assert track["step"] == [0, 10, 20]
@@ -430,21 +432,21 @@ def test_making_a_curve_records_what_it_is_made_of(tmp_path):
     )
     assert [(r["seed"], r["commit"], r["run"].rpartition("/")[2]) for r in made["runs"]][1] == (1, "abc", "r1--seed=1")
     assert made["recipe"] == {"task": "grpo", "max_steps": 20, "learning_rate": 1e-6}
-    path = curves.write(made, tmp_path / "new" / "made.yaml")
-    assert files.find(str(path)).model_dump(exclude_none=True) == made
+    path = curves.write_reference(made, tmp_path / "new" / "made.yaml")
+    assert files.find_reference(str(path)).model_dump(exclude_none=True) == made
     other = run(tmp_path / "other", {"evaluation/pass@1": {0: 0.2, 20: 1.0}}, learning_rate=1e-5)
-    found = curves.place(other, str(path))
+    found = curves.place_run(other, str(path))
     assert found["differs"] == {"learning_rate": [1e-6, 1e-5]} and found["missing"] == ["reward"]
-    assert "recipes differ in learning_rate" in curves.told(found)
+    assert "recipes differ in learning_rate" in curves.format_placement(found)
     assert found["metrics"]["evaluation/pass@1"]["verdict"] == "inside the band of 3 seeds at 2 of 2 points"
     with pytest.raises(RecipeError, match=r"--output made\.json: a reference is a \.yaml file"):
-        curves.write(made, "made.json")
+        curves.write_reference(made, "made.json")
 
 
 def test_a_long_curve_is_thinned_with_its_last_step(tmp_path):
     rng = np.random.default_rng(0)
     long = [run(tmp_path / f"{i}", noisy(rng, 1, range(1, 1235)), seed=i) for i in range(3)]
-    steps = curves.make(long)["metrics"]["evaluation/x0"]["step"]
+    steps = curves.build_reference(long)["metrics"]["evaluation/x0"]["step"]
     assert len(steps) <= curves.POINTS + 1 and steps[0] == 1 and steps[-1] == 1234
 
 
@@ -452,21 +454,21 @@ def test_runs_that_make_no_band(tmp_path):
     rng = np.random.default_rng(0)
     one, two, three = (run(tmp_path / f"{i}", noisy(rng), seed=i) for i in range(3))
     with pytest.raises(RecipeError, match="3 or more runs"):
-        curves.make([one, two])
+        curves.build_reference([one, two])
     with pytest.raises(RecipeError, match=r"have the same seed \(1\)"):
-        curves.make([one, two, run(tmp_path / "again", noisy(rng), seed=1)])
+        curves.build_reference([one, two, run(tmp_path / "again", noisy(rng), seed=1)])
     with pytest.raises(RecipeError, match=r"differ in more than the seed: learning_rate is 0\.1 and 1e-06"):
-        curves.make([one, two, run(tmp_path / "faster", noisy(rng), seed=5, learning_rate=0.1)])
+        curves.build_reference([one, two, run(tmp_path / "faster", noisy(rng), seed=5, learning_rate=0.1)])
     with pytest.raises(RecipeError, match="has not logged 'kl'"):
-        curves.make([one, two, three], metrics=["kl"])
+        curves.build_reference([one, two, three], metrics=["kl"])
     later = run(tmp_path / "later", {"evaluation/x0": {5000: 1.0}}, seed=6, max_steps=100)
     with pytest.raises(RecipeError, match="never logged at one step by all"):
-        curves.make([one, two, later])
+        curves.build_reference([one, two, later])
     with pytest.raises(RecipeError, match="none of these in common: evaluation"):
-        curves.make([one, two, run(tmp_path / "sft", {"loss": {1: 2.0, 100: 1.0}}, seed=8)])
+        curves.build_reference([one, two, run(tmp_path / "sft", {"loss": {1: 2.0, 100: 1.0}}, seed=8)])
     (three / "status.json").write_text('{"state": "interrupted"}')
     with pytest.raises(RecipeError, match=r"2 is not finished \(status: interrupted\)"):
-        curves.make([one, two, three])
+        curves.build_reference([one, two, three])
 
 
 @given(st.lists(st.floats(0, 1), min_size=3, max_size=6))
@@ -490,11 +492,11 @@ def test_any_shares_make_a_band_that_the_format_accepts(values):
 
 def shape(tmp_path: Path, points: dict[int, float], **recipe: object) -> dict:
     folder = run(tmp_path / "run", {"evaluation/pass@1": points}, **recipe)
-    return curves.place(folder, "r1_zero_curves")["metrics"]["evaluation/pass@1"]
+    return curves.place_run(folder, "r1_zero_curves")["metrics"]["evaluation/pass@1"]
 
 
 def test_a_published_curve_is_compared_by_shape(tmp_path):
-    stored = files.find("r1_zero_curves").metrics["evaluation/pass@1"]
+    stored = files.find_reference("r1_zero_curves").metrics["evaluation/pass@1"]
     same = {step // 100: value / 5 for step, value in zip(stored.step, stored.mean, strict=True)}
     metric = shape(tmp_path, same)
     assert metric["direction"] == ["rises", "rises"] and metric["rank_correlation"] == pytest.approx(1)
@@ -518,7 +520,7 @@ def test_a_run_under_way_is_compared_with_as_much_of_the_published_one(tmp_path)
 
 def test_only_shape_and_direction_are_told_of_it(tmp_path):
     folder = run(tmp_path / "run", {"evaluation/pass@1": dict.fromkeys(STEPS, 0.5)})
-    text = curves.told(curves.place(folder, "r1_zero_curves"))
+    text = curves.format_placement(curves.place_run(folder, "r1_zero_curves"))
     assert "only shape and direction compare" in text and "Figures 2 and 3" in text
     assert "not logged by this run: evaluation/maj@16, completions/mean_length" in text
 
@@ -529,7 +531,7 @@ def test_only_shape_and_direction_are_told_of_it(tmp_path):
 def test_plots_of_a_run_over_a_band_come_from_the_run_directory_alone(tmp_path, band):
     folder = run(tmp_path / "run", {"reward": {s: s / 100 for s in STEPS}})
     assert training.reference_plots(folder) == []
-    written = curves.save(curves.place(folder, band), folder)
+    written = curves.save_placement(curves.place_run(folder, band), folder)
     assert written == folder / "reference.json"
     Path(band).unlink()
     (plot,) = training.reference_plots(folder)
@@ -537,7 +539,7 @@ def test_plots_of_a_run_over_a_band_come_from_the_run_directory_alone(tmp_path, 
     assert stored.band == ({0: -0.1, 100: 0.9}, {0: 0.2, 100: 1.2}) and own.points[50] == 0.5
     assert (plot.metric, plot.last) == ("reward", 100)
     assert "this run 0 at step 0, 1 at step 100" in plot.told()
-    assert "<svg" in plots.svg(plot, plots.SMALL)
+    assert "<svg" in plots.render_svg(plot, plots.SMALL)
 
 
 def test_a_published_curve_is_drawn_to_the_scale_of_the_run(tmp_path):
@@ -565,5 +567,5 @@ def test_a_curve_that_jumps_over_its_band_on_both_sides_is_not_called_normal(tmp
     track = {"step": [1, 40], "mean": [1.0, 1.0], "low": [0.9, 0.9], "high": [1.1, 1.1]}
     content = {"title": "T", "source": "s", "steps": 40, "band": {"level": 0.95}, "metrics": {"reward": track}}
     (tmp_path / "curve.yaml").write_text(yaml.safe_dump(content))
-    placed = curves.place(tmp_path, str(tmp_path / "curve.yaml"))
+    placed = curves.place_run(tmp_path, str(tmp_path / "curve.yaml"))
     assert placed["verdict"].startswith("often outside the band: reward; 0 of 40 points inside")

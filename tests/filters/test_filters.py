@@ -27,8 +27,8 @@ def row(completion: str = think(EN), **columns) -> dict:
 
 def step(name: str, **parameters) -> registry.Filter:
     entries = [FilterConfig(name, parameters=parameters)]
-    registry.check(entries, ["accuracy", "quality"])
-    return registry.build(entries)[0]
+    registry.check_filters(entries, ["accuracy", "quality"])
+    return registry.build_filters(entries)[0]
 
 
 def reason(name: str, sample: dict, **parameters) -> str | None:
@@ -176,10 +176,10 @@ def test_kinds_limit_a_filter_to_some_rows():
     entry = FilterConfig("no_code_in_reasoning", kinds=["math"])
     code = think("```\n4\n```")
     rows = [row(code, kind="math"), row(code, kind="code"), row(code)]
-    assert registry.build([entry])[0].reasons(rows) == ["code in the reasoning", None, None]
+    assert registry.build_filters([entry])[0].reasons(rows) == ["code in the reasoning", None, None]
     best = FilterConfig("best", kinds=["math"], parameters={"by": "shortest"})
     rows = [row(kind="code", tokens=1), row(kind="math", tokens=3), row(kind="math", tokens=2)]
-    assert registry.build([best])[0].reasons(rows) == [None, "not among the best 1", None]
+    assert registry.build_filters([best])[0].reasons(rows) == [None, "not among the best 1", None]
 
 
 @pytest.mark.parametrize(
@@ -212,22 +212,22 @@ def test_kinds_limit_a_filter_to_some_rows():
 )
 def test_a_wrong_filter_is_refused_with_what_to_do(entry, told):
     with pytest.raises(RecipeError, match="filters") as error:
-        registry.check([entry], ["accuracy", "quality"])
+        registry.check_filters([entry], ["accuracy", "quality"])
     assert told in str(error.value)
 
 
 def test_the_same_filter_twice_needs_a_label():
     first, second = FilterConfig("length", parameters={"max": 9}), FilterConfig("length", parameters={"min": 2})
     with pytest.raises(RecipeError, match=r"filters\.1: 'length' is listed twice"):
-        registry.check([first, second], [])
+        registry.check_filters([first, second], [])
     second.label = "not_short"
-    registry.check([first, second], [])
-    assert [built.name for built in registry.build([first, second])] == ["length", "not_short"]
+    registry.check_filters([first, second], [])
+    assert [built.name for built in registry.build_filters([first, second])] == ["length", "not_short"]
 
 
 def test_every_filter_of_the_table_is_there_and_tells_its_kind():
     for name, path in registry.FILTERS.items():
-        assert path.endswith(f":{name}") and registry.find(name).__doc__
+        assert path.endswith(f":{name}") and registry.find_filter(name).__doc__
 
 
 def crashes(completion: str, solution: str, *, least: int = 1) -> str | None:
@@ -239,11 +239,11 @@ def too_few(samples: list[dict]) -> list[str | None]:
 
 
 def test_ones_own_filter_is_called_with_columns_and_stops_the_run_where_it_fails():
-    own = registry.build([FilterConfig(f"{__name__}:crashes", label="own", parameters={"least": "2"})])[0]
+    own = registry.build_filters([FilterConfig(f"{__name__}:crashes", label="own", parameters={"least": "2"})])[0]
     assert own.columns == ("solution",) and own.reasons([row(solution="ab"), row(solution="a")]) == [None, "empty"]
     with pytest.raises(RecipeError, match="own failed on prompt p, sample 3: TypeError"):
         own.reasons([row(solution="ab"), row(solution=None, sample=3)])
-    group = registry.build([FilterConfig(f"{__name__}:too_few")])[0]
+    group = registry.build_filters([FilterConfig(f"{__name__}:too_few")])[0]
     with pytest.raises(RecipeError, match=r"too_few failed .* 1 reasons for 2 samples"):
         group.reasons([row(), row()])
 

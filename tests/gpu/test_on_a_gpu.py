@@ -18,7 +18,7 @@ from conftest import MODEL, ROOT
 from safetensors.torch import load_file
 
 from open_r1.config.loading import load_recipe
-from open_r1.launch.local import module_of
+from open_r1.launch.local import find_task_module
 
 pytestmark = [
     pytest.mark.gpu,
@@ -48,7 +48,7 @@ def paths(monkeypatch):
 
 def trained(path: Path, *words: str):
     recipe = load_recipe(path, list(words))
-    return importlib.import_module(module_of(recipe.task)).main(recipe)
+    return importlib.import_module(find_task_module(recipe.task)).main(recipe)
 
 
 def with_rewards(task: str, **keys):

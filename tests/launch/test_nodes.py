@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from open_r1.config.loading import resolve
+from open_r1.config.loading import resolve_recipe
 from open_r1.errors import RecipeError, Unavailable
 from open_r1.launch import nodes, process_group
 from open_r1.launch.nodes import Allocation, Layout
@@ -43,7 +43,7 @@ def allocation(count: int, gpus: int = 8) -> Allocation:
     ],
 )
 def test_layout(where, processes, gpus, server, expected):
-    assert nodes.layout(where, processes, gpus, server) == expected
+    assert nodes.plan_layout(where, processes, gpus, server) == expected
 
 
 @pytest.mark.parametrize(
@@ -61,14 +61,14 @@ def test_layout(where, processes, gpus, server, expected):
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(where, processes, gpus, server, told):
     with pytest.raises(RecipeError, match=told):
-        nodes.layout(where, processes, gpus, server)
+        nodes.plan_layout(where, processes, gpus, server)
 
 
 def test_orders_are_read_once_and_in_order(tmp_path):
-    nodes.order(tmp_path, [1, 2], "run", words=["a"])
-    nodes.order(tmp_path, [2], "serve", words=["b"])
-    assert [one.get("words") for one in nodes.orders(tmp_path, 1, 0)] == [["a"], None]
-    assert [one.get("kind") for one in nodes.orders(tmp_path, 2, 1)] == ["serve"]
+    nodes.send_order(tmp_path, [1, 2], "run", words=["a"])
+    nodes.send_order(tmp_path, [2], "serve", words=["b"])
+    assert [one.get("words") for one in nodes.read_orders(tmp_path, 1, 0)] == [["a"], None]
+    assert [one.get("kind") for one in nodes.read_orders(tmp_path, 2, 1)] == ["serve"]
 
 
 def test_a_port_of_the_sites_range_that_is_free(monkeypatch):
@@ -78,19 +78,19 @@ def test_a_port_of_the_sites_range_that_is_free(monkeypatch):
         port = taken.getsockname()[1]
         monkeypatch.setenv(network.PORTS, f"{port}-{port}")
         with pytest.raises(RecipeError, match=rf"OPEN_R1_PORTS: every port of {port}-{port} is taken on "):
-            network.free_port()
-    assert network.free_port() == port
+            network.find_free_port()
+    assert network.find_free_port() == port
     with pytest.raises(RecipeError, match="every port"):
-        network.free_port()  # that one is given away, though nobody listens on it yet
+        network.find_free_port()  # that one is given away, though nobody listens on it yet
     monkeypatch.setenv(network.PORTS, "many")
     with pytest.raises(RecipeError, match="a range of ports such as 20000-20100, got 'many'"):
-        network.free_port()
+        network.find_free_port()
 
 
 def test_an_address_is_one_that_resolves_to_more_than_the_loopback():
-    assert network.reachable(["no-such-host.invalid", "192.0.2.7"]) == "192.0.2.7"
+    assert network.find_reachable(["no-such-host.invalid", "192.0.2.7"]) == "192.0.2.7"
     with pytest.raises(RecipeError, match=r"can resolve none of no-such-host\.invalid, 127\.0\.0\.2"):
-        network.reachable(["no-such-host.invalid", "127.0.0.2"])
+        network.find_reachable(["no-such-host.invalid", "127.0.0.2"])
 
 
 @pytest.mark.parametrize("config", ["ddp", "fsdp2", "zero2", "zero3", "cpu"])
@@ -98,7 +98,7 @@ def test_every_config_goes_over_several_machines(config):
     """By one launcher on each, also of DeepSpeed, whose own would want ssh."""
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
-    words = process_group.command(
+    words = process_group.build_command(
         "open_r1.sft", ["--config", "r.yaml"], config, 16, process_group.Place(2, 1, "n1", 20001)
     )
     args, _, _ = _validate_launch_command(launch_command_parser().parse_args(words[3:]))
@@ -131,16 +131,16 @@ def test_the_earliest_failure_is_the_cause_and_echoes_of_it_are_not(start):
     leave(start, message="RuntimeError: Connection closed by peer [10.0.0.2]", when=1.0)
     leave(start, message="OSError: the disk is on fire", node="n2", rank=9, when=1.5)
     leave(start, message="error: later", when=2.0)
-    assert failures.first(start).message == "OSError: the disk is on fire"
+    assert failures.find_first(start).message == "OSError: the disk is on fire"
     code, told = outcome.of(start, 143)
     assert code == 1 and told.splitlines()[0].startswith("n2, rank 9, ") and "2 more failed" in told
 
 
 def test_a_process_leaves_its_first_failure(start, monkeypatch):
     monkeypatch.setenv("RANK", "3")
-    failures.record(RecipeError("gpus: no"))
-    failures.record(ValueError("a later one"))
-    failure = failures.first(start)
+    failures.record_error(RecipeError("gpus: no"))
+    failures.record_error(ValueError("a later one"))
+    failure = failures.find_first(start)
     assert (failure.message, failure.rank, failure.code, failure.final) == ("error: gpus: no", 3, 2, True)
 
 
@@ -165,8 +165,8 @@ def test_only_what_may_pass_is_tried_again(start, message, more, passing):
 
 
 def test_cudas_advice_does_not_hide_its_error(start):
-    failures.record(RuntimeError(CUDA))
-    failure = failures.first(start)
+    failures.record_error(RuntimeError(CUDA))
+    failure = failures.find_first(start)
     assert failure.message == "RuntimeError: CUDA error: uncorrectable ECC error encountered" and failure.passing
     assert "TORCH_USE_CUDA_DSA" in failure.told
 
@@ -235,12 +235,12 @@ def test_a_server_that_has_served_begins_anew(tmp_path):
 def test_what_a_process_has_to_say_goes_before_where_it_is_left(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv(network.START, str(tmp_path / "file"))
-    assert failures.record(RecipeError("no folder can be made there")) is None
+    assert failures.record_error(RecipeError("no folder can be made there")) is None
 
 
 def test_a_stage_is_not_filled_by_another_recipe_than_was_submitted(write_recipe, monkeypatch):
     recipe = str(write_recipe("sft"))
-    digest = fingerprint.of(*resolve(Path(recipe), {}))["digest"]
+    digest = fingerprint.fingerprint_stage(*resolve_recipe(Path(recipe), {}))["digest"]
     monkeypatch.setenv(fingerprint.DIGEST, digest)
     where = Allocation(Path("start"), 1, 0, 0)
     assert node._check_recipe(where, recipe, []).name == "run"
@@ -268,11 +268,13 @@ def test_the_shape_of_a_request(asked, gpus, server, expected):
 )
 def test_a_request_that_the_job_would_refuse(write_recipe, task, keys, asked, told):
     with pytest.raises(RecipeError, match=told):
-        request.of(str(write_recipe(task, **keys)), {}, asked, PARTITION)
+        request.build_request(str(write_recipe(task, **keys)), {}, asked, PARTITION)
 
 
 def test_what_a_request_takes_of_a_node(write_recipe):
-    of = {gpus: request.of(str(write_recipe("sft", gpus=gpus)), {}, {}, PARTITION).options for gpus in (2, 16)}
+    of = {
+        gpus: request.build_request(str(write_recipe("sft", gpus=gpus)), {}, {}, PARTITION).options for gpus in (2, 16)
+    }
     assert [of[2][key] for key in ("nodes", "gpus-per-node", "cpus-per-gpu", "mem")] == ["1", "2", "7", "237500M"]
     assert [of[16][key] for key in ("nodes", "gpus-per-node", "cpus-per-gpu", "mem")] == ["2", "8", "7", "0"]
 
@@ -287,9 +289,9 @@ def test_what_a_request_takes_of_a_node(write_recipe):
     ],
 )
 def test_options_that_do_not_go_with_the_scripts_are_refused(word, told):
-    assert request.split(["--slurm.gres=lustre:1"])[0] == {"gres": "lustre:1"}
+    assert request.split_options(["--slurm.gres=lustre:1"])[0] == {"gres": "lustre:1"}
     with pytest.raises(RecipeError, match=told):
-        request.split([f"--slurm.{word}"])
+        request.split_options([f"--slurm.{word}"])
 
 
 @pytest.mark.parametrize(
@@ -306,15 +308,15 @@ def test_a_start_without_failures(start, head, step, expected):
     [("30", 1800), ("1:30", 90), ("2:00:00", 7200), ("1-00:00:00", 86400), ("1-2", 93600), ("infinite", None)],
 )  # fmt: skip
 def test_limits_as_slurm_writes_them(told, expected):
-    assert commands.seconds(told) == expected
+    assert commands.parse_time_limit(told) == expected
     if expected is not None:
-        assert commands.seconds(commands.limit(expected)) == expected
+        assert commands.parse_time_limit(commands.format_time_limit(expected)) == expected
 
 
 def test_options_of_sbatch_are_taken_as_they_are_written():
     """YAML would make seconds of a time, which Slurm would read as minutes."""
     words = ["--seed", "7", "--slurm.time", "2:00:00", "--slurm.gpus_per_node=h100:8", "--slurm.exclusive", "--toy"]
-    asked, rest = request.split(words)
+    asked, rest = request.split_options(words)
     assert asked == {"time": "2:00:00", "gpus-per-node": "h100:8", "exclusive": None} and rest == [
         "--seed",
         "7",
@@ -325,12 +327,12 @@ def test_options_of_sbatch_are_taken_as_they_are_written():
 def test_a_partition_is_that_of_its_largest_nodes(monkeypatch):
     told = "gpu*|gpu:a100:8(S:0-1),nvme:1|128|1031000+|4|2-00:00:00\ngpu*|gpu:a100:8|64+|1030000|2|2-00:00:00\n"
     told += "cpu|(null)|64|256000|9|infinite\nmixed|vgpu:4,gpu:2|8|64000|1|30:00\n"
-    monkeypatch.setattr(commands, "command", lambda *words: told)
-    assert commands.partition(None) == commands.Partition("gpu", 8, 64, 1030000, 6, 172800)
-    assert (commands.partition("cpu").gpus, commands.partition("cpu").limit) == (0, None)
-    assert commands.partition("mixed").gpus == 2
+    monkeypatch.setattr(commands, "run_command", lambda *words: told)
+    assert commands.find_partition(None) == commands.Partition("gpu", 8, 64, 1030000, 6, 172800)
+    assert (commands.find_partition("cpu").gpus, commands.find_partition("cpu").limit) == (0, None)
+    assert commands.find_partition("mixed").gpus == 2
     with pytest.raises(RecipeError, match="partition: there is none named 'gpus'; did you mean 'gpu'"):
-        commands.partition("gpus")
+        commands.find_partition("gpus")
 
 
 def test_tasks_of_an_array_that_ended_long_ago(monkeypatch):
@@ -342,9 +344,9 @@ def test_tasks_of_an_array_that_ended_long_ago(monkeypatch):
         "NodeList=(null) ExitCode=0:0\n",
         "sacct": "12_3|FAILED|n1|00:00:07|2:0\n12_5|COMPLETED|n2|00:00:09|0:0\n12_[7-9]|PENDING||00:00:00|0:0\n",
     }
-    monkeypatch.setattr(commands, "command", lambda name, *words, check=True: told[name])
+    monkeypatch.setattr(commands, "run_command", lambda name, *words, check=True: told[name])
     monkeypatch.setattr(commands.shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert [(job.id, job.state) for job in commands.jobs(["12"])["12"]] == [
+    assert [(job.id, job.state) for job in commands.list_jobs(["12"])["12"]] == [
         ("12_6", "RUNNING"), ("12_5", "COMPLETED"), ("12_3", "FAILED"),
     ]  # fmt: skip
 
@@ -358,22 +360,22 @@ def test_that_slurm_does_not_answer_is_not_that_it_knows_no_job(monkeypatch):
     monkeypatch.setattr(commands.shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(commands.subprocess, "run", fails)
     with pytest.raises(RecipeError, match=r"squeue: slurm_load_jobs error: Unable to contact"):
-        commands.jobs(["12"])
+        commands.list_jobs(["12"])
     said["squeue"] = "slurm_load_jobs error: Invalid job id specified"
-    assert commands.jobs(["12"]) == {}
+    assert commands.list_jobs(["12"]) == {}
 
 
 def test_a_job_that_has_not_begun_its_run(tmp_path, monkeypatch):
     monkeypatch.setenv("OPEN_R1_JOBS", str(tmp_path))
     status._jobs_folder.cache_clear()
     waits, ended = commands.Job("7", "PENDING", "BeginTime"), commands.Job("8", "FAILED", "", "n1", "0:09", "", "2:0")
-    monkeypatch.setattr(commands, "jobs", lambda ids: {"7": [waits], "8": [ended]})
+    monkeypatch.setattr(commands, "list_jobs", lambda ids: {"7": [waits], "8": [ended]})
     (tmp_path / "8" / "start-0" / failures.FOLDER).mkdir(parents=True)
     leave(tmp_path / "8" / "start-0", message="error: datasets: no")
-    assert status.main("7") == "job     7 PENDING (BeginTime)"
-    assert status.main("8").startswith("job     8 FAILED 2:0\nerror   n1, ")
+    assert status.describe_run("7") == "job     7 PENDING (BeginTime)"
+    assert status.describe_run("8").startswith("job     8 FAILED 2:0\nerror   n1, ")
     with pytest.raises(RecipeError, match="job 9: Slurm says nothing of it"):
-        status.main("9")
+        status.describe_run("9")
     status._jobs_folder.cache_clear()
 
 
@@ -417,11 +419,11 @@ def test_a_stage_that_is_at_work_is_queued(tmp_path, monkeypatch):
     """Its job has noted itself in place of what was noted when it was submitted."""
     monkeypatch.setenv(network.JOB_LOG, "job.log")
     monkeypatch.setenv("SLURM_JOB_ID", "12")
-    network.note_job(tmp_path)
+    network.write_job_note(tmp_path)
     stage = SimpleNamespace(state="waiting", dir=tmp_path)
-    monkeypatch.setattr(commands, "jobs", lambda ids: {"12": [commands.Job("12", "RUNNING")]})
+    monkeypatch.setattr(commands, "list_jobs", lambda ids: {"12": [commands.Job("12", "RUNNING")]})
     assert submit._queued([stage]) == [{"id": "12", "log": "job.log", "dir": str(tmp_path)}]
-    monkeypatch.setattr(commands, "jobs", lambda ids: {"12": [commands.Job("12", "FAILED")]})
+    monkeypatch.setattr(commands, "list_jobs", lambda ids: {"12": [commands.Job("12", "FAILED")]})
     assert submit._queued([stage]) == []
 
 
@@ -432,12 +434,12 @@ def test_the_lock_of_a_start_on_a_lost_node_is_no_obstacle(tmp_path, monkeypatch
         left_by_nfs.flush()
         monkeypatch.setenv("SLURM_JOB_ID", "12")
         monkeypatch.setenv("SLURMD_NODENAME", "n2")
-        assert locks.holder(tmp_path) == "job 12 on n1"
+        assert locks.find_holder(tmp_path) == "job 12 on n1"
         with pytest.raises(RecipeError, match="another process"):
-            locks.lock(tmp_path)
+            locks.lock_directory(tmp_path)
         monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-        assert locks.holder(tmp_path) is None
-        locks.lock(tmp_path)
+        assert locks.find_holder(tmp_path) is None
+        locks.lock_directory(tmp_path)
 
 
 def test_a_failure_is_a_line():

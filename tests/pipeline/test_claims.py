@@ -12,7 +12,7 @@ from support.simulated_pipeline import STAGES, TABLE, build
 
 from open_r1.errors import RecipeError
 from open_r1.evaluation import over_seeds
-from open_r1.evaluation.significance import sign_flip
+from open_r1.evaluation.significance import compute_sign_flip_p
 from open_r1.pipeline import claims
 
 TASKS = {name: task for name, task, _, _ in STAGES}
@@ -39,13 +39,13 @@ def change(pipeline: Path, stage: str, seed: int, name: str = "sums", **changes)
     [((1.0, 2.0, 3.0), -0.4841, 4.4841), ((0.5, 0.5), 0.5, 0.5), ((1.0, 3.0), -10.7062, 14.7062)],
 )
 def test_the_interval_over_seeds_is_students(values, low, high):
-    found = over_seeds.mean(values)
+    found = over_seeds.compute_mean(values)
     assert (found["low"], found["high"]) == pytest.approx((low, high), abs=1e-3)
 
 
 def test_one_seed_has_no_interval_over_seeds():
-    assert over_seeds.mean([0.3]) == {"value": 0.3, "low": None, "high": None}
-    assert over_seeds.mean([])["value"] is None
+    assert over_seeds.compute_mean([0.3]) == {"value": 0.3, "low": None, "high": None}
+    assert over_seeds.compute_mean([])["value"] is None
 
 
 @pytest.mark.parametrize(("freedom", "quantile"), [(1, 647.789), (2, 39.0), (4, 9.60453), (9, 4.02599), (30, 2.07394)])
@@ -70,16 +70,18 @@ def test_false_alarms_and_power_of_a_spread():
         for times in told:
             # Half of the variance is a seed's lead that stays, half is drawn anew at each step.
             a, b = draw.normal(size=(2, 20, 3)) + draw.normal(size=(2, 1, 3))
-            ratio = over_seeds.spread_ratio(times * a, b)
+            ratio = over_seeds.compare_spreads(times * a, b)
             told[times] += not ratio["low"] <= 1 <= ratio["high"]
     assert told[1] <= 0.07 * 300 and told[6] >= 0.85 * 300
-    assert over_seeds.spread_ratio(a, np.ones((20, 3))) is None
+    assert over_seeds.compare_spreads(a, np.ones((20, 3))) is None
 
 
 def test_the_table_of_a_whole_pipeline_is_accepted():
-    claims.check(TABLE, list(TASKS), TASKS, {"measured.r1": ["sums", "talk"]})
-    claims.check(entries({"figure": "maj@16", "of": "zero", "above": "pass@1"}), list(TASKS))
-    claims.check(entries({"figure": "metric", "metric": "kl", "of": "zero", "at_most": 0.1}), list(TASKS), TASKS)
+    claims.check_claims(TABLE, list(TASKS), TASKS, {"measured.r1": ["sums", "talk"]})
+    claims.check_claims(entries({"figure": "maj@16", "of": "zero", "above": "pass@1"}), list(TASKS))
+    claims.check_claims(
+        entries({"figure": "metric", "metric": "kl", "of": "zero", "at_most": 0.1}), list(TASKS), TASKS
+    )
 
 
 @pytest.mark.parametrize(
@@ -116,11 +118,11 @@ def test_the_table_of_a_whole_pipeline_is_accepted():
 )  # fmt: skip
 def test_refused_before_anything_runs(table, message):
     with pytest.raises(RecipeError, match=message):
-        claims.check(table, list(TASKS), TASKS, {"measured.zero": ["sums", "talk"]})
+        claims.check_claims(table, list(TASKS), TASKS, {"measured.zero": ["sums", "talk"]})
 
 
 def test_marks_of_a_whole_pipeline(tmp_path: Path):
-    table = claims.write(build(tmp_path))
+    table = claims.write_claims(build(tmp_path))
     assert [line["mark"] for line in table["lines"]] == ["holds", "holds", "disagrees", "holds", "shown"]
     assert {show["rule"] for show in table["lines"][0]["shows"]} == {"seeds"}
     assert table["lines"][3]["shows"][0]["rule"] == "spread" and set(table["rules"]) == {"seeds", "spread"}
@@ -129,7 +131,7 @@ def test_marks_of_a_whole_pipeline(tmp_path: Path):
 
 def test_every_number_can_be_read_again_from_its_file(tmp_path: Path):
     pipeline = build(tmp_path)
-    table = claims.write(pipeline)
+    table = claims.write_claims(pipeline)
     assert json.loads((pipeline / "table.json").read_text()) == table
     compared = table["lines"][0]["shows"] + table["lines"][1]["shows"]
     for line in compared:
@@ -198,7 +200,7 @@ def test_every_comparison_of_a_claim_must_hold(marks, together):
 
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=6), st.floats(0.001, 0.5))
 def test_opposite_claims_have_opposite_marks(differences, by):
-    mean = over_seeds.mean(differences)
+    mean = over_seeds.compute_mean(differences)
 
     def mark(relation: str, by: float = 0.0) -> str:
         return claims._verdict({"relation": relation, "by": by}, mean)
@@ -230,7 +232,7 @@ def test_a_single_seed_is_told_by_its_problems(tmp_path: Path):
         {one["id"]: one["pass@1"] for one in json.loads((pipeline / side[0]["file"]).read_text())["by_problem"]}
         for side in (line["values"], line["than_values"])
     ]
-    assert line["p"] == sign_flip([rates[0][one] - rates[1][one] for one in rates[0]])
+    assert line["p"] == compute_sign_flip_p([rates[0][one] - rates[1][one] for one in rates[0]])
     assert (line["rule"], line["mark"]) == ("problems", "holds") and set(table["rules"]) == {"problems"}
     assert voted["rule"] == "problems" and voted["than_mean"]["value"] == line["mean"]["value"]
     spread = {"figure": "spread", "metric": "reward", "of": "zero", "above": "reasoning"}
@@ -273,7 +275,7 @@ def test_while_the_pipeline_is_under_way(tmp_path: Path):
     lines = claims.measure(pipeline)["lines"]
     assert lines[0]["mark"] == "missing" and lines[4]["mark"] == "missing"
     assert "measured.zero of seed 0 is waiting" in lines[0]["shows"][0]["missing"]
-    assert "measured.zero of seed 0 is waiting" in claims.told(claims.measure(pipeline))
+    assert "measured.zero of seed 0 is waiting" in claims.format_claims(claims.measure(pipeline))
     (pipeline / "state.json").unlink()
     assert {line["mark"] for line in claims.measure(pipeline)["lines"]} == {"missing"}
 
@@ -311,8 +313,8 @@ def test_a_figure_that_no_evaluation_has(tmp_path: Path):
 
 
 def test_for_a_terminal(tmp_path: Path):
-    text = claims.told(claims.measure(build(tmp_path)))
+    text = claims.format_claims(claims.measure(build(tmp_path)))
     assert max(map(len, text.splitlines())) <= 120
     assert "the paper says / this run shows (3 seeds)" in text and "AIME 2024 pass@1 15.6 -> 77.9" in text
     assert "disagrees    RL makes answers shorter." in text and "funnel of cold_start_data: sampled 400" in text
-    assert claims.told({"lines": []}) == ""
+    assert claims.format_claims({"lines": []}) == ""

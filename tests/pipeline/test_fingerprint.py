@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from open_r1.config.loading import resolve
+from open_r1.config.loading import resolve_recipe
 from open_r1.config.schema import TASKS
 from open_r1.engines.registry import ENGINES
 from open_r1.pipeline import fingerprint
@@ -21,7 +21,7 @@ from open_r1.system import source_digest
 def digest(write_recipe):
     def do(task: str = "select", **keys: object) -> str:
         path = write_recipe(task, **keys)
-        return fingerprint.of(*resolve(path, {}))["digest"]
+        return fingerprint.fingerprint_stage(*resolve_recipe(path, {}))["digest"]
 
     return do
 
@@ -77,7 +77,7 @@ def test_a_large_file_is_known_by_its_ends(tmp_path, monkeypatch):
     told = []
     for content in (b"aaaabbbbcccc", b"aaaabbbbcccd", b"aaaabbbbbcccc", b"xaaabbbbcccc"):
         file.write_bytes(content)
-        told.append(fingerprint.content(file))
+        told.append(fingerprint.digest_path(file))
     assert len(set(told)) == 4
 
 
@@ -131,7 +131,7 @@ def test_the_words_of_a_benchmark_count_for_nothing(digest):
 
 def test_libraries(write_recipe):
     found = [
-        fingerprint.of(*resolve(write_recipe(task, **keys), {}))["libraries"]
+        fingerprint.fingerprint_stage(*resolve_recipe(write_recipe(task, **keys), {}))["libraries"]
         for task, keys in (
             ("sample", {"engine": "vllm"}),
             ("select", {"rewards": [{"name": "reward_model", "model": "some/model"}]}),
@@ -139,19 +139,22 @@ def test_libraries(write_recipe):
         )
     ]
     assert "vllm" in found[0] and "torch" in found[1] and {"deepspeed", "bitsandbytes", "python"} <= set(found[2])
-    assert "torch" not in fingerprint.of(*resolve(write_recipe("select"), {}))["libraries"]
+    assert "torch" not in fingerprint.fingerprint_stage(*resolve_recipe(write_recipe("select"), {}))["libraries"]
 
 
 def code(write_recipe, task: str, **keys: object) -> set[str]:
-    return {name.removeprefix("open_r1.") for name in fingerprint.of(*resolve(write_recipe(task, **keys), {}))["code"]}
+    return {
+        name.removeprefix("open_r1.")
+        for name in fingerprint.fingerprint_stage(*resolve_recipe(write_recipe(task, **keys), {}))["code"]
+    }
 
 
 def test_a_task_depends_on_what_it_runs_and_on_no_more(write_recipe):
     grpo, sft, selection = (code(write_recipe, task) for task in ("grpo", "sft", "select"))
     assert {
-        "grpo", "data.sources", "models", "run.lifecycle", "config.loading", "training.callbacks", "training.live_evaluation",
-        "data.contamination", "evaluation.grading", "evaluation.metrics", "prompts", "rewards.scoring",
-        "rewards.math.scorers", "rewards.format", "tiny.problems",
+        "grpo", "data.sources", "models", "run.lifecycle", "config.loading", "training.callbacks",
+        "training.live_evaluation", "data.contamination", "evaluation.grading", "evaluation.metrics", "prompts",
+        "rewards.scoring", "rewards.math.scorers", "rewards.format", "tiny.problems",
     } <= grpo  # fmt: skip
     assert {"sft", "data.sources"} <= sft
     assert not {"grpo", "selection", "training.live_evaluation", "evaluation.grading", "sandbox.pool"} & sft
@@ -189,7 +192,7 @@ RECIPES = {
             '    """These are for summary',
             [],
         ),
-        ("data/card.py", "def measure(", "MORE = 1\n\ndef measure(", RECIPES),
+        ("data/card.py", "def measure_dataset(", "MORE = 1\n\ndef measure_dataset(", RECIPES),
         ("rewards/math/math_verify.py", "\ndef ", "\nMORE = 1\n\ndef ", RECIPES),
         ("sandbox/guest/inside.py", "import io\n", "import io\nMORE = 1\n", ["evaluate"]),
         ("training/live_evaluation.py", "LEVEL = 0.95", "LEVEL = 0.99", ["grpo"]),

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from open_r1.config.loading import load_recipe, resolve
-from open_r1.config.overrides import words_of
+from open_r1.config.loading import load_recipe, resolve_recipe
+from open_r1.config.overrides import format_overrides
 from open_r1.config.schema import DatasetConfig
 from open_r1.errors import RecipeError
 from open_r1.pipeline import claims
@@ -37,8 +37,8 @@ def resolved(name: str) -> dict[str, Any]:
         if "model" in stage:
             overrides |= {"model_name_or_path": f"runs/{listed(stage['model'])[0]}/model", "base_recipe": None}
         path = ROOT / stage["recipe"]
-        gpus = resolve(path, overrides)[1].get("gpus") or 1
-        recipes[stage["name"]] = load_recipe(path, words_of(overrides), processes=gpus, planned=True)
+        gpus = resolve_recipe(path, overrides)[1].get("gpus") or 1
+        recipes[stage["name"]] = load_recipe(path, format_overrides(overrides), processes=gpus, planned=True)
     return recipes
 
 
@@ -68,7 +68,7 @@ def test_every_stage_resolves_and_every_wire_has_a_source(name, monkeypatch):
         task = resolved(name)[stage["name"]].task
         several = isinstance(stage.get("model"), list)
         tasks |= {f"{stage['name']}.{of}": task for of in stage["model"]} if several else {stage["name"]: task}
-    claims.check(pipeline(name)["table"], tasks)
+    claims.check_claims(pipeline(name)["table"], tasks)
 
 
 @every_size
@@ -189,7 +189,7 @@ def test_neither_sft_nor_rl_sees_a_long_problem(monkeypatch):
     digits = {"sft_short": set(), "rl_short": set()}
     for of in digits:
         (source,) = resolved("sft_or_rl_tiny")[of].data.datasets
-        for row in sources.load(source, seed=0):
+        for row in sources.load_source(source, seed=0):
             asked = row["messages"][0] if "messages" in row else row["prompt"][0]
             digits[of].add(sum(word.isdigit() for word in asked["content"].split()))
     assert digits == {"sft_short": {2, 3, 4}, "rl_short": {2, 3, 4}}

@@ -16,8 +16,8 @@ from open_r1.report.pages import graph, pipeline
 
 
 def written(directory: Path) -> Page:
-    claims.write(directory)
-    return Page(pipeline.write(directory))
+    claims.write_claims(directory)
+    return Page(pipeline.write_pipeline_page(directory))
 
 
 def stage(
@@ -146,7 +146,7 @@ def test_a_pipeline_that_has_hardly_begun(tmp_path: Path):
     names = [name for name, *_ in STAGES]
     directory = build(tmp_path, seeds=(0,), states=dict.fromkeys(names, "waiting") | {"base": "running"})
     (directory / "seed=0" / "base" / "metrics.jsonl").write_text("")
-    page = Page(pipeline.write(directory))
+    page = Page(pipeline.write_pipeline_page(directory))
     assert "running" in page.text and "waiting" in page.text
     for absent in ("The paper says", "All models on", "Trainings", "Selections", "The same prompts", "What it took"):
         assert absent not in page.text
@@ -162,13 +162,13 @@ def test_a_pipeline_of_one_seed(tmp_path: Path):
 
 def test_a_directory_that_is_no_pipeline(tmp_path: Path):
     with pytest.raises(RecipeError, match="is not the directory of a pipeline"):
-        pipeline.write(tmp_path)
+        pipeline.write_pipeline_page(tmp_path)
 
 
 def test_states_of_the_seeds_in_words_and_colour():
     def node(*states: str) -> graph.Node:
         stages = [stage("zero", seed=seed, state=state) for seed, state in enumerate(states)]
-        return graph.drawn(stages).nodes[0]
+        return graph.draw_graph(stages).nodes[0]
 
     assert (node("finished", "finished").states, node("finished", "cached").colour) == ("finished", "green")
     mixed = node("cached", "failed", "finished", "finished")
@@ -179,7 +179,7 @@ def test_states_of_the_seeds_in_words_and_colour():
 def test_evaluations_of_one_stage_are_one_node():
     stages = [stage("base"), stage("zero", ["base"], task="grpo")]
     stages += [stage(f"measured.{name}", [name], task="evaluate") for name in ("base", "zero")]
-    found = graph.drawn(stages)
+    found = graph.draw_graph(stages)
     measured = found.nodes[-1]
     assert len(found.nodes) == 3 and measured.inputs == {"base": "model", "zero": "model"}
     assert measured.seconds == "2 × 10 s" and len(found.wires) == 2
@@ -199,7 +199,7 @@ def pipelines(draw) -> list[dict]:
 @given(pipelines())
 @settings(max_examples=60, deadline=None)
 def test_stages_never_overlap_and_every_wire_ends_at_its_stages(stages):
-    found = graph.drawn(stages)
+    found = graph.draw_graph(stages)
     places = {node.name: (node.x, node.y) for node in found.nodes}
     assert len(set(places.values())) == len(stages)
     for x, y in places.values():

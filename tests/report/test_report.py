@@ -15,7 +15,7 @@ from open_r1.curation import funnel
 from open_r1.errors import RecipeError
 from open_r1.evaluation import tables
 from open_r1.evaluation.reference import published
-from open_r1.evaluation.reference.curves import place
+from open_r1.evaluation.reference.curves import place_run
 from open_r1.report import curves, plots, run_report
 from open_r1.report.pages import evaluation as pages_evaluation
 from open_r1.report.pages.data import EXAMPLES, REASONS
@@ -134,7 +134,7 @@ def test_samples_without_a_verdict_and_second_opinions_are_shown(grpo: Path):
     put(grpo / "withheld.jsonl", json.dumps(sample | judged) + "\n")
     told = {"verdict": "correct", "reason": "", "second_opinion": f"wrong: {ATTACK}"}
     put(grpo / "second_opinions.jsonl", json.dumps(sample | told) + "\n")
-    page = Page(run_report.write(grpo))
+    page = Page(run_report.write_report(grpo))
     assert page.text.index("6 × unknown: no gold answer") < page.text.index("3 × error: the sandbox is gone")
     assert "Samples without a verdict" in page.text and "open-r1 judge" in page.text
     text = " ".join(page.text.split())
@@ -142,7 +142,7 @@ def test_samples_without_a_verdict_and_second_opinions_are_shown(grpo: Path):
 
 
 def test_a_whole_grpo_run(grpo: Path):
-    path = run_report.write(grpo)
+    path = run_report.write_report(grpo)
     page = Page(path)
     assert path == grpo / "report.html"
     assert re.search(r"finished.*60 steps.*2 min 5 s.*seed 42.*commit 0123456789-dirty", page.text)
@@ -169,7 +169,7 @@ def test_a_whole_grpo_run(grpo: Path):
 
 
 def test_the_page_loads_and_runs_nothing(grpo: Path):
-    page = Page(run_report.write(grpo))
+    page = Page(run_report.write_report(grpo))
     assert page.loaded == ["data:,"]
     assert "http:" not in page.source and "https:" not in page.source
     assert "script" not in page.tags
@@ -178,22 +178,22 @@ def test_the_page_loads_and_runs_nothing(grpo: Path):
 
 
 def test_every_plot_is_told_in_words_and_themed(grpo: Path):
-    page = Page(run_report.write(grpo))
+    page = Page(run_report.write_report(grpo))
     assert page.tags.count("svg") == len(page.alts)
     assert any("maj@4 22.3% at step 0, 88.9% at step 60; pass@1 12.3% at step 0" in alt for alt in page.alts)
     assert "var(--blue)" in page.source and plots.COLOURS["blue"] not in page.source.split("</style>")[1]
 
 
 def test_writing_twice_gives_the_same_page(grpo: Path):
-    first = run_report.write(grpo).read_text()
-    assert run_report.write(grpo).read_text() == first
+    first = run_report.write_report(grpo).read_text()
+    assert run_report.write_report(grpo).read_text() == first
 
 
 def test_matplotlib_is_left_as_it_was(grpo: Path):
     with matplotlib.rc_context({"font.size": 17.0, "axes.grid": False, "svg.fonttype": "path"}):
         # Not through `rcParams[...]`, which would choose a backend.
         settings = dict(dict.items(matplotlib.rcParams))
-        run_report.write(grpo)
+        run_report.write_report(grpo)
         assert dict(dict.items(matplotlib.rcParams)) == settings
 
 
@@ -202,7 +202,7 @@ def test_an_unfinished_run_whose_last_line_is_cut(tmp_path: Path):
     put(run / "recipe.yaml", "task: grpo\nmax_steps: 60\n")
     put(run / "evaluations" / "before.json", judged(0, 0.123, "short"))
     put_metrics(run, [evaluation_row(0, 0.1), training_row(1), training_row(2)], end='{"step": 3, "loss": 0.0')
-    page = Page(run_report.write(run))
+    page = Page(run_report.write_report(run))
     assert "step 2 of 60" in page.text
     assert "12.3%" in page.text and "not yet after it" in page.text and "not sampled yet" in page.text
     assert "Total reward" in page.text and "Training completions" not in page.text
@@ -217,7 +217,7 @@ def test_sft(tmp_path: Path, recipe: str):
     put_metrics(run, [*rows, {"step": 8, "seconds": 8, "eval_loss": 0.25}])
     if recipe:
         put(run / "recipe.yaml", recipe)
-    page = Page(run_report.write(run))
+    page = Page(run_report.write_report(run))
     assert page.text.index("Loss") < page.text.index("Token accuracy") < page.text.index("Gradient norm")
     assert any("held out 0.25 at step 8" in alt for alt in page.alts)
     assert [path.name for path in (run / "plots").iterdir()] == ["curves.png"]
@@ -235,7 +235,7 @@ def test_dpo(tmp_path: Path):
         "rewards/margins": 0.3,
     }
     put_metrics(run, [{"step": 1, "seconds": 1.0, **row}])
-    page = Page(run_report.write(run))
+    page = Page(run_report.write_report(run))
     assert page.text.index("Loss") < page.text.index("Preference accuracy")
     assert any("chosen 0.1 at step 1" in alt and "rejected -0.2 at step 1" in alt for alt in page.alts)
     assert "advantages cancel" not in page.text
@@ -243,18 +243,18 @@ def test_dpo(tmp_path: Path):
 
 def test_a_run_that_has_logged_nothing(tmp_path: Path):
     put(tmp_path / "run" / "recipe.yaml", "task: grpo\n")
-    assert "No training step has been logged yet." in Page(run_report.write(tmp_path / "run")).text
+    assert "No training step has been logged yet." in Page(run_report.write_report(tmp_path / "run")).text
     assert not (tmp_path / "run" / "plots").exists()
 
 
 def test_a_directory_that_is_no_run(tmp_path: Path):
     with pytest.raises(RecipeError, match="is not a run directory"):
-        run_report.write(tmp_path)
+        run_report.write_report(tmp_path)
 
 
 def test_a_resumed_step_is_drawn_once_and_smoothing_keeps_a_line():
     rows = [{"step": 1, "x": 5.0}, {"step": 2, "x": 9.0}, {"step": 1, "x": 6.0}, {"step": 3, "x": None}]
-    assert run_files.series(rows, "x") == {1: 6.0, 2: 9.0}
+    assert run_files.read_series(rows, "x") == {1: 6.0, 2: 9.0}
     line = {step: 2.0 * step for step in range(1, 201)}
     smooth = curves._smooth(line)
     assert smooth[100] == pytest.approx(200.0) and smooth[1] == pytest.approx(7.0)
@@ -271,7 +271,7 @@ def test_table():
     }
     after = {"pass@1": figure(0.6), "maj@16": figure(1.0, 0.0), "mean_length": figure(1114.0, 100)}
     after |= {"format": {"value": 0.996, "low": None, "high": None}, "language": figure(None)}
-    assert run_report.table(before, after).split("\n") == [
+    assert run_report.format_before_after(before, after).split("\n") == [
         "                      before                 after",
         "pass@1                 12.3% [11.3, 13.3]    60.0% [58.0, 62.0]",
         "maj@16                 20.0% [18.0, 22.0]   100.0% [100.0, 100.0]",
@@ -292,11 +292,11 @@ def test_table():
     ],
 )
 def test_a_difference_in_points(value: float | None, low: float | None, high: float | None, told: str):
-    assert tables.words(tables.points({"value": value, "low": low, "high": high})) == told
+    assert tables.join_cell(tables.format_points({"value": value, "low": low, "high": high})) == told
 
 
 def told_by_table(**changes) -> str:
-    return run_report.evaluation_table([evaluation(samples([0.0, 1.0, 0.5], 4), **changes)])
+    return run_report.format_evaluations([evaluation(samples([0.0, 1.0, 0.5], 4), **changes)])
 
 
 def test_a_table_of_evaluations_has_one_line_each_and_departures_below():
@@ -304,7 +304,7 @@ def test_a_table_of_evaluations_has_one_line_each_and_departures_below():
         samples([1.0] * 30, 16), title="AIME 2024", departures={"k": [64, 16], "temperature": [0.6, 1.0]}
     )
     low = evaluation(samples([0.0] * 1500, 1), names=("pass@1",), title=None, name="mine")
-    lines = run_report.evaluation_table([high, low]).split("\n")
+    lines = run_report.format_evaluations([high, low]).split("\n")
     assert lines[0].split() == ["benchmark", "problems", "k", "tokens", "truncated"]
     assert lines[1].startswith("AIME 2024        30  16  pass@1  100.0% [8") and "maj@16 100.0% [8" in lines[1]
     assert lines[2] == "    departs from its protocol: k 16 instead of 64, temperature 1 instead of 0.6"
@@ -313,7 +313,7 @@ def test_a_table_of_evaluations_has_one_line_each_and_departures_below():
 
 def test_a_table_of_evaluations_tells_what_could_not_be_judged():
     half = evaluation(samples([1.0] * 200, 4, doubtful=0.5))
-    line, shares, bounds = run_report.evaluation_table([half]).split("\n")[1:]
+    line, shares, bounds = run_report.format_evaluations([half]).split("\n")[1:]
     unknown = half["shares"]["unknown"]["value"]
     assert 0.4 < unknown < 0.6 and "100.0% [" in line
     assert (
@@ -322,7 +322,7 @@ def test_a_table_of_evaluations_tells_what_could_not_be_judged():
     )
     assert bounds.startswith(f"    pass@1 between {100 * (1 - unknown):.1f}% and 100.0%, maj@4 between ")
     none = evaluation(samples([1.0] * 3, 4, verdict="error", reason="the sandbox is gone"))
-    line, shares, bounds = run_report.evaluation_table([none]).split("\n")[1:]
+    line, shares, bounds = run_report.format_evaluations([none]).split("\n")[1:]
     assert line.split()[:6] == ["Made", "up", "3", "4", "pass@1", "-"] and line.endswith("maj@4 -")
     assert shares == "    error 100.0% of the samples: 12 × the sandbox is gone"
     assert bounds == "    no sample could be judged, so there is no figure"
@@ -348,7 +348,7 @@ def put_rows(path: Path, rows: list[dict]) -> None:
 
 
 def shown(run: Path) -> str:
-    return Page(run_report.write(run)).line
+    return Page(run_report.write_report(run)).line
 
 
 SAMPLED = {
@@ -384,7 +384,7 @@ def sampling(tmp_path: Path) -> Path:
 
 
 def test_a_finished_sampling(sampling: Path):
-    page = Page(run_report.write(sampling))
+    page = Page(run_report.write_report(sampling))
     text = page.line
     assert "finished · 30,000 prompts · 120,000 completions · 4,567,890 tokens · 1,234 tokens per second" in text
     assert "1 h 1 min · engine vllm · model tiny-model · seed 3" in text
@@ -464,7 +464,7 @@ def test_a_selection(tmp_path: Path):
     run = selected(tmp_path / "reasoning", one_language=language, best_k=[None, None, "not among the best 2", None])
     answer = [{"role": "user", "content": "two?"}, {"role": "assistant", "content": f"kept {ATTACK}"}]
     put_rows(run / "data" / "train-00000-of-00001.parquet", [{"messages": answer, "verdict": "correct"}])
-    page = Page(run_report.write(run))
+    page = Page(run_report.write_report(run))
     text = page.line
     assert "3 of 8 samples · 1 of 1 prompts" in text
     assert "one_language 4 4 50.0% 1 3 × mixed languages 1 × none" in text
@@ -517,7 +517,7 @@ def test_of_many_reasons_the_most_frequent_are_shown_with_a_few_samples_each(tmp
         {"step": "judge", "reason": reason, "prompt": "p", "completion": "c"} for reason in reasons for _ in "12345"
     ]
     put(tmp_path / "run" / "rejected.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    page = Page(run_report.write(tmp_path / "run"))
+    page = Page(run_report.write_report(tmp_path / "run"))
     assert page.tags.count("article") == REASONS * EXAMPLES
     assert f"and {50 - REASONS} rarer reasons" in page.text
     assert f"{sum(list(reasons.values())[3:]):,} × for other reasons" in page.text
@@ -599,7 +599,7 @@ def test_the_first_contaminated_rows(tmp_path: Path):
     hit = {"set": "math500", "row": 4, "how": "10-gram", "words": "a b c", "overlap": 0.5}
     rows = [{"text": f"ours {ATTACK}", "row": 700 + i, "hit": hit | {"text": f"theirs {i}"}} for i in range(15)]
     put(tmp_path / "contaminated.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    page = Page(run_report.write(tmp_path))
+    page = Page(run_report.write_report(tmp_path))
     text = page.line
     assert f"row 700 has 50% of math500 row 4 (10-gram): a b c Here ours {ATTACK} math500 theirs 0" in text
     assert text.count("(10-gram)") == run_report.CONTAMINATED and "script" not in page.tags
@@ -617,11 +617,11 @@ def test_the_first_contaminated_rows(tmp_path: Path):
     ],
 )
 def test_a_share_is_never_rounded_to_nothing_or_all(part: int, whole: int, told: str):
-    assert tables.percent(part, whole) == told
+    assert tables.format_percent(part, whole) == told
 
 
 def test_never_and_always_solved_stand_apart_from_the_bands():
-    bars = curves.pass_rates({"never": 7, "between": [*range(1, 11)], "always": 5, "unjudged": 3})
+    bars = curves.plot_pass_rates({"never": 7, "between": [*range(1, 11)], "always": 5, "unjudged": 3})
     assert bars.counts == {
         "sometimes": [0, 0, *range(1, 11), 0, 0],
         "never or always": [7, 0, *[0] * 10, 0, 5],
@@ -648,7 +648,7 @@ def evaluated(tmp_path: Path) -> Path:
 
 def test_an_evaluation(evaluated: Path):
     found = json.loads((evaluated / "evaluations" / "aime24.json").read_text())
-    page = Page(run_report.write(evaluated))
+    page = Page(run_report.write_report(evaluated))
     text = page.line
     assert "finished · 1 min 1 s · model ours/R1-Zero · engine transformers · seed 5" in text
     value, low, high = (100 * found["metrics"]["pass@1"][key] for key in ("value", "low", "high"))
@@ -686,11 +686,11 @@ def test_an_evaluation_beside_published_figures(evaluated: Path):
     name, theirs = "DeepSeek-R1-Distill-Qwen-7B", "55.5%"
     row = next(
         row
-        for row in published.beside(found_in(evaluated, "aime24"), reference="students")
+        for row in published.compare_published(found_in(evaluated, "aime24"), reference="students")
         if row.figure.model == name
     )
-    assert f"{theirs} {100 * row.difference:+.1f} {published.words(row)} {name}" in text
-    assert row.figure.source in text and published.departures(row) in text
+    assert f"{theirs} {100 * row.difference:+.1f} {published.describe_difference(row)} {name}" in text
+    assert row.figure.source in text and published.describe_departures(row) in text
 
 
 def found_in(run: Path, name: str) -> dict:
@@ -737,8 +737,8 @@ def test_a_training_beside_a_reference(grpo: Path):
     for key, value in (("reward", 1.0), ("completions/mean_length", 40.0)):
         curve["metrics"][key] = {"step": [1, 60], "mean": [value, 2 * value]}
     put(grpo / "curve.yaml", json.dumps(curve))
-    put(grpo / "reference.json", place(grpo, str(grpo / "curve.yaml")))
-    page = Page(run_report.write(grpo))
+    put(grpo / "reference.json", place_run(grpo, str(grpo / "curve.yaml")))
+    page = Page(run_report.write_report(grpo))
     placed = json.loads((grpo / "reference.json").read_text())
     assert "Beside a reference" in page.text and f"Ours {ATTACK} (five seeds)" in page.line
     for metric in placed["metrics"].values():

@@ -445,8 +445,8 @@ def test_a_recipe_that_names_it_gets_its_verdicts(serve):
     server = serve(lambda h, b, n: right(h, b, n) if "4" in parts(b)[1]["response"] else (503, {}, ""))
     given = {"url": server.url, **FAST, "retries": 0, "max_failures": 9}
     entry = RewardConfig("open_r1.rewards.llm_judge:llm_judge", parameters=given)
-    registry.check([entry])
-    (reward,) = scoring.build([entry])
+    registry.check_rewards([entry])
+    (reward,) = scoring.build_rewards([entry])
     batch = {"prompts": ["2 + 2?"] * 3, "solution": ["4", "5", "4"]}
     assert reward(completions=[ANSWER, ANSWER, THOUGHT + "down"], **batch) == [1.0, 0.0, None]
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from open_r1.rewards.format import think_format
-from open_r1.rewards.language import language_share
-from open_r1.rewards.math.extraction import final_answer
+from open_r1.rewards.language import measure_language
+from open_r1.rewards.math.extraction import extract_answer
 from open_r1.rewards.math.scorers import accuracy
 
 
@@ -54,10 +54,10 @@ def test_a_gold_that_cannot_be_parsed_is_unknown_not_wrong():
 
 
 def test_answer_is_never_taken_from_the_reasoning():
-    assert final_answer("<think>\\boxed{1}</think> \\boxed{2}") == "2"
-    assert final_answer("<think>\\boxed{1}</think> <think>3</think>4") == "4"
-    assert final_answer("\\boxed{a{b}c}") == "a{b}c"
-    assert final_answer("<think>\\boxed{1}") == ""
+    assert extract_answer("<think>\\boxed{1}</think> \\boxed{2}") == "2"
+    assert extract_answer("<think>\\boxed{1}</think> <think>3</think>4") == "4"
+    assert extract_answer("\\boxed{a{b}c}") == "a{b}c"
+    assert extract_answer("<think>\\boxed{1}") == ""
 
 
 @pytest.mark.parametrize(
@@ -99,15 +99,15 @@ def test_think_format_against_labelled_cases():
     ],
 )
 def test_language_share(completion, language, share):
-    assert language_share(completion, language) == share
+    assert measure_language(completion, language) == share
 
 
 @given(st.text(), st.text(alphabet="<>/thinkanswer0123456789\\boxed{}$. ", max_size=60))
 def test_scorers_are_total_and_deterministic(text, shaped):
     for completion in (text, shaped, f"<think>{text}</think>{shaped}"):
         assert think_format(completion) in (0.0, 1.0) and think_format(completion) == think_format(completion)
-        assert final_answer(completion) == final_answer(completion)
-        share = language_share(completion, "en")
+        assert extract_answer(completion) == extract_answer(completion)
+        share = measure_language(completion, "en")
         assert share is None or 0.0 <= share <= 1.0
 
 

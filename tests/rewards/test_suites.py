@@ -13,7 +13,7 @@ from conftest import shared
 from hypothesis import given
 from hypothesis import strategies as st
 
-from open_r1.rewards.code.suites import Malformed, as_calls, language_named, one_by_one, read_suite
+from open_r1.rewards.code.suites import Malformed, convert_to_calls, find_language, read_suite, split_assertions
 from open_r1.sandbox.cases import AssertTest, CallTest, StdinTest
 
 CHECKER = "print(1)"
@@ -228,7 +228,7 @@ def test_total(tests, language):
      ("typescript", None), ("text", None), ("", None), ("pythonic", None)],
 )  # fmt: skip
 def test_names_of_languages(name, language):
-    assert language_named(name) == language
+    assert find_language(name) == language
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def check(c):
 
 def test_assertions_one_by_one():
     suite = read_suite(TELLING, entry_point="f")
-    first, second = one_by_one(suite).tests
+    first, second = split_assertions(suite).tests
     assert first.source == "x = 1\nc = f\nassert c(1, b=[2]) == (3, x), 'no'"
     assert second.source == "x = 1\nc = f\nassert c(4) > 3" and second.points == 0.5
     together = (
@@ -282,7 +282,7 @@ def test_assertions_one_by_one():
     )
     for source in together:
         suite = read_suite(source, entry_point="f")
-        assert one_by_one(suite) == suite
+        assert split_assertions(suite) == suite
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_assertions_one_by_one():
     ],
 )
 def test_assertions_as_calls(assertion, call):
-    (test,) = as_calls(read_suite(assertion)).tests
+    (test,) = convert_to_calls(read_suite(assertion)).tests
     assert test == (call or AssertTest(assertion))
 
 
@@ -331,12 +331,12 @@ JS = "const assert = require('node:assert');\nfunction test() {\n  let candidate
 def test_javascript_assertions_as_calls(line, calls):
     suite = read_suite(JS % line, language="javascript")
     expected = [CallTest("f", given, wanted, points=1 / len(calls), exact=True) for given, wanted in calls or []]
-    assert list(as_calls(suite).tests) == (expected or list(suite.tests))
+    assert list(convert_to_calls(suite).tests) == (expected or list(suite.tests))
 
 
 def test_most_assertions_of_multipl_e_in_javascript_are_calls():
     with shared("code", "humaneval-js.jsonl").open() as lines:
-        suites = [as_calls(read_suite(row["tests"], language="js")) for row in map(json.loads, lines)]
+        suites = [convert_to_calls(read_suite(row["tests"], language="js")) for row in map(json.loads, lines)]
     assert sum(all(isinstance(test, CallTest) for test in suite.tests) for suite in suites) / len(suites) > 0.95
 
 
@@ -346,5 +346,5 @@ def test_most_assertions_of_humaneval_mbpp_and_leetcode_are_calls():
     with shared("code", "mbpp.jsonl").open() as lines:
         suites += [read_suite(row["test_list"], setup=row["test_setup_code"]) for row in map(json.loads, lines)]
     suites += [read_suite(row["tests"]) for row in json.loads(shared("code", "leetcode.json").read_text())]
-    whole = [all(isinstance(test, CallTest) for test in as_calls(suite).tests) for suite in suites]
+    whole = [all(isinstance(test, CallTest) for test in convert_to_calls(suite).tests) for suite in suites]
     assert sum(whole) / len(whole) > 0.97

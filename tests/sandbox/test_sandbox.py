@@ -24,9 +24,9 @@ from open_r1.errors import RecipeError
 from open_r1.sandbox import pool, toolchains
 from open_r1.sandbox.cases import AssertTest, CallTest, Limits, Outcome, Program, StdinTest
 from open_r1.sandbox.guest import plain, seccomp
-from open_r1.sandbox.judging import NOT_RUN, SLOWEST, checker_score, in_batches, judge, run_fault, same_output
+from open_r1.sandbox.judging import NOT_RUN, SLOWEST, checker_score, in_batches, judge_program, run_fault, same_output
 from open_r1.sandbox.local import Sandbox, execution
-from open_r1.sandbox.pool import describe, level
+from open_r1.sandbox.pool import describe_isolation, find_level
 from open_r1.sandbox.runner import Execution
 
 DOUBLE = "print(int(input()) * 2)"
@@ -36,7 +36,7 @@ QUICK = Limits(seconds=0.5, wall_seconds=1.0, output_bytes=1 << 17)
 @pytest.fixture(scope="module", autouse=True)
 def isolated():
     try:
-        level()
+        find_level()
     except RecipeError as cause:
         pytest.skip(str(cause))
 
@@ -56,12 +56,12 @@ def named(table: list[tuple]) -> list:
 
 def statuses(source: str, *tests: object, language: str = "python", limits: Limits = QUICK, **more: object) -> str:
     """`pfue`: passed, failed, unknown, error; `-` for a test that was left out."""
-    outcomes = judge(Program(source, language), tests, limits, **more)
+    outcomes = judge_program(Program(source, language), tests, limits, **more)
     return "".join("-" if outcome is NOT_RUN else outcome.status[0] for outcome in outcomes)
 
 
 def one(source: str, test: object, language: str = "python", limits: Limits = QUICK, **more: object):
-    (outcome,) = judge(Program(source, language), [test], limits, **more)
+    (outcome,) = judge_program(Program(source, language), [test], limits, **more)
     return outcome
 
 
@@ -514,19 +514,19 @@ def test_a_start_that_took_too_long_is_tried_again(monkeypatch: pytest.MonkeyPat
 def test_weaker_isolation_is_refused_by_name(monkeypatch: pytest.MonkeyPatch):
     found = dict(pool._isolations) | {"namespaces": pool.Broken("unshare: not permitted")}
     monkeypatch.setattr(pool, "_isolations", found)
-    if pool.level() != "landlock":
+    if pool.find_level() != "landlock":
         pytest.skip("no Landlock here")
     with pytest.raises(
         RecipeError, match=r"only by landlock.*isolation: landlock.*namespaces: unshare: not permitted"
     ):
-        judge(Program(DOUBLE), [StdinTest("3", "6")])
+        judge_program(Program(DOUBLE), [StdinTest("3", "6")])
     assert statuses(DOUBLE, StdinTest("3", "6"), weakest="landlock") == "p"
     assert statuses(DOUBLE, StdinTest("3", "6"), weakest="seccomp") == "p"
-    assert "isolated by landlock" in describe()
+    assert "isolated by landlock" in describe_isolation()
     found |= dict.fromkeys(pool.LEVELS, pool.Broken("nothing works"))
     monkeypatch.setattr(pool, "_isolations", found)
     with pytest.raises(RecipeError, match=r"no kind of isolation works.*seccomp: nothing works"):
-        judge(Program(DOUBLE), [StdinTest("3", "6")], weakest="seccomp")
+        judge_program(Program(DOUBLE), [StdinTest("3", "6")], weakest="seccomp")
 
 
 def test_a_level_is_there_only_if_a_program_runs_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -538,9 +538,9 @@ def test_a_level_is_there_only_if_a_program_runs_in_it(tmp_path: Path, monkeypat
     )
     monkeypatch.setattr(pool, "ZYGOTE", script)
     monkeypatch.setattr(pool, "_isolations", {})
-    assert "mount tmpfs" in pool.why_not("namespaces")
+    assert "mount tmpfs" in pool.explain_level("namespaces")
     with pytest.raises(RecipeError, match=r"Why not namespaces: .*mount tmpfs"):
-        judge(Program(DOUBLE), [StdinTest("3", "6")])
+        judge_program(Program(DOUBLE), [StdinTest("3", "6")])
 
 
 def test_both_architectures_have_a_filter():
@@ -590,7 +590,7 @@ def test_many_threads_at_once():
 
 def test_a_killed_zygote_is_replaced_and_nothing_fails(sandbox: Sandbox):
     one(DOUBLE, StdinTest("3", "6"), runner=sandbox)
-    for zygote in list(pool.pool(sandbox.level).all):
+    for zygote in list(pool.get_pool(sandbox.level).all):
         os.kill(zygote.process.pid, signal.SIGKILL)
     assert one(DOUBLE, StdinTest("3", "6"), runner=sandbox).status == "passed"
 
@@ -620,7 +620,7 @@ def test_zygotes_killed_in_the_middle_of_runs(sandbox: Sandbox):
 
     def killer() -> None:
         while not stop.wait(0.05):
-            for zygote in list(pool.pool(sandbox.level).all):
+            for zygote in list(pool.get_pool(sandbox.level).all):
                 if zygote.process.poll() is None:
                     os.kill(zygote.process.pid, signal.SIGKILL)
 
@@ -646,7 +646,7 @@ def test_a_run_killed_from_outside_is_no_failure():
 
     def killer() -> None:
         while not stop.wait(0.02):
-            for zygote in list(pool.pool("landlock").all):
+            for zygote in list(pool.get_pool("landlock").all):
                 children = Path(f"/proc/{zygote.process.pid}/task/{zygote.process.pid}/children")
                 for child in children.read_text().split() if children.exists() else []:
                     os.kill(int(child), signal.SIGKILL)

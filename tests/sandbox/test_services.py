@@ -19,7 +19,7 @@ from open_r1.errors import RecipeError
 from open_r1.rewards.code.scorers import code, code_fraction
 from open_r1.sandbox import services
 from open_r1.sandbox.cases import Limits, Program, StdinTest
-from open_r1.sandbox.judging import judge
+from open_r1.sandbox.judging import judge_program
 
 LIMITS = Limits(seconds=2, wall_seconds=5)
 ADD = "a, b = map(int, input().split())\nprint(a + b)"
@@ -77,7 +77,7 @@ def sleeps(monkeypatch: pytest.MonkeyPatch, sleep: Callable[[float], None]) -> N
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Played]:
     sleeps(monkeypatch, lambda seconds: None)
-    services.runner.cache_clear()
+    services.get_runner.cache_clear()
     played = Played()
 
     class Handler(BaseHTTPRequestHandler):
@@ -111,10 +111,10 @@ def as_json(**answer: Any) -> Answer:
 
 
 def outcomes(played: Played, name: str, source: str = ADD, **limits: Any) -> list[str]:
-    runner = services.runner(name, played.url)
+    runner = services.get_runner(name, played.url)
     return [
         f"{outcome.status}: {outcome.reason}"
-        for outcome in judge(
+        for outcome in judge_program(
             Program(source), TESTS, Limits(**{"seconds": 2, "wall_seconds": 5} | limits), runner=runner
         )
     ]
@@ -166,22 +166,22 @@ def test_what_assertions_expect_is_never_sent_either(served, name, play):
 
 def test_where_requests_go(served):
     for url in (served.url, served.url + "/", served.url + "/api/v2", served.url + "/api/v2/execute"):
-        list(services.runner("piston", url).run(Program("print(1)"), [b""], LIMITS))
+        list(services.get_runner("piston", url).run(Program("print(1)"), [b""], LIMITS))
     served.otherwise = fusion
-    list(services.runner("sandboxfusion", served.url).run(Program("print(1)"), [b""], LIMITS))
+    list(services.get_runner("sandboxfusion", served.url).run(Program("print(1)"), [b""], LIMITS))
     assert [path for path, _ in served.requests] == ["/api/v2/execute"] * 4 + ["/run_code"]
 
 
 def test_languages_by_the_names_that_services_give_them(served):
     served.otherwise = as_json(run={"stdout": "", "stderr": "", "code": 0, "signal": None})
     for language in ("python", "cpp", "javascript"):
-        list(services.runner("piston", served.url).run(Program("x", language), [b""], LIMITS))
+        list(services.get_runner("piston", served.url).run(Program("x", language), [b""], LIMITS))
     sent = [(request["language"], request["files"][0]["name"]) for _, request in served.requests]
     assert sent == [("python", "main.py"), ("c++", "main.cpp"), ("javascript", "main.js")]
     served.requests.clear()
     served.otherwise = as_json(status="Success", run_result=FUSED)
     for language in ("python", "cpp", "javascript"):
-        list(services.runner("sandboxfusion", served.url).run(Program("x", language), [b""], LIMITS))
+        list(services.get_runner("sandboxfusion", served.url).run(Program("x", language), [b""], LIMITS))
     assert [request["language"] for _, request in served.requests] == ["python", "cpp", "nodejs"]
 
 
@@ -307,8 +307,8 @@ def test_pauses_grow_and_follow_what_the_service_asks_for(served, monkeypatch):
 
 
 def test_nobody_listens(served):
-    services.runner.cache_clear()
-    runner = services.runner("piston", "http://127.0.0.1:9")
+    services.get_runner.cache_clear()
+    runner = services.get_runner("piston", "http://127.0.0.1:9")
     (found,) = runner.run(Program(ADD), [b"1 2"], LIMITS)
     assert found.ended == "error" and "http://127.0.0.1:9/api/v2/execute cannot be reached" in found.cause
 
@@ -330,7 +330,7 @@ def test_a_service_that_hangs(served, monkeypatch):
 
 
 def test_from_many_threads(served):
-    runner = services.runner("piston", served.url)
+    runner = services.get_runner("piston", served.url)
     found: list[str] = []
 
     def one(i: int) -> None:
@@ -354,20 +354,20 @@ def test_from_many_threads(served):
 )  # fmt: skip
 def test_mistakes_in_the_recipe(name, url, message):
     with pytest.raises(RecipeError, match=message):
-        services.runner(name, url)
+        services.get_runner(name, url)
     with pytest.raises(RecipeError, match=message):
         code("```python\n```", {"inputs": ["1"], "outputs": ["1"]}, provider=name, url=url)
 
 
 def test_e2b_without_its_package_or_key(monkeypatch):
-    services.runner.cache_clear()
+    services.get_runner.cache_clear()
     monkeypatch.setitem(sys.modules, "e2b_code_interpreter", None)
     with pytest.raises(RecipeError, match="pip install e2b-code-interpreter"):
-        services.runner("e2b")
+        services.get_runner("e2b")
     monkeypatch.setitem(sys.modules, "e2b_code_interpreter", types.ModuleType("e2b_code_interpreter"))
     monkeypatch.delenv("E2B_API_KEY", raising=False)
     with pytest.raises(RecipeError, match="E2B_API_KEY"):
-        services.runner("e2b")
+        services.get_runner("e2b")
 
 
 class E2BPackage(types.ModuleType):
@@ -420,14 +420,14 @@ def e2b(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "e2b_code_interpreter", package)
     monkeypatch.setenv("E2B_API_KEY", "e2b_key")
     sleeps(monkeypatch, lambda seconds: None)
-    services.runner.cache_clear()
+    services.get_runner.cache_clear()
     yield package
-    services.runner.cache_clear()
+    services.get_runner.cache_clear()
 
 
 def judged_by_e2b(source: str, language: str = "python", seconds: float = 5, wall: float = 10) -> list[str]:
     limits = Limits(seconds=seconds, wall_seconds=wall, memory_mb=1024)
-    found = judge(Program(source, language), TESTS, limits, runner=services.runner("e2b"))
+    found = judge_program(Program(source, language), TESTS, limits, runner=services.get_runner("e2b"))
     return [f"{outcome.status}: {outcome.reason}" for outcome in found]
 
 

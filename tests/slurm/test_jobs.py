@@ -16,8 +16,7 @@ from safetensors.torch import load_file
 from support import cluster, warm
 
 from open_r1.run import checkpoints
-from open_r1.system import files as system_files
-from open_r1.system.files import is_finished, read_json
+from open_r1.system.files import is_finished, read_json, read_status
 
 pytest_plugins = ["support.login"]
 pytestmark = pytest.mark.skipif(cluster.missing() is not None, reason=f"no Slurm here: {cluster.missing()}")
@@ -174,9 +173,7 @@ def test_two_jobs_of_one_run_directory(site, write_recipe, slow, tmp_path):
     assert f"output_dir: job {first} on n1 is training in {tmp_path}/run; wait" in site.log(second).splitlines()[0]
     site.slurm.run("scancel", first)
     site.done(first, "CANCELLED")
-    assert system_files.status(tmp_path / "run")["state"] == "interrupted", (
-        "cancelled with notice, so with a checkpoint"
-    )
+    assert read_status(tmp_path / "run")["state"] == "interrupted", "cancelled with notice, so with a checkpoint"
     assert checkpoints.last_whole_checkpoint(tmp_path / "run") is not None
 
 

@@ -66,8 +66,8 @@ def evaluation(judged_PK: list[list[dict]], names: tuple[str, ...] = ("pass@1", 
         }
         for p, judged_K in enumerate(judged_PK[:4])
     ]
-    resolved = [registry.resolve(name, k) for name in names]
-    return {**about, **metrics.figures(judged_PK, resolved), "examples": examples, **changes}
+    resolved = [registry.resolve_metric(name, k) for name in names]
+    return {**about, **metrics.compute_figures(judged_PK, resolved), "examples": examples, **changes}
 
 
 def put_evaluation(run: Path, found: dict | str, name: str | None = None) -> Path:

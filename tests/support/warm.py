@@ -182,7 +182,7 @@ def _load() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     from open_r1.system import library_log
 
-    library_log.hold()
+    library_log.hold_messages()
     for module in ("matplotlib.figure", "matplotlib.backends.backend_agg", *(f"open_r1.{name}" for name in LIBRARIES)):
         importlib.import_module(module)
     for name in [name for name in sys.modules if name.partition(".")[0] == "open_r1"]:

@@ -139,15 +139,15 @@ def test_workers_are_replaced_after_many_calls(workers, monkeypatch):
 
 
 def test_a_fork_has_a_pool_of_its_own():
-    assert worker_pool.call("math:comb", 5, 2) == 10
+    assert worker_pool.call_in_worker("math:comb", 5, 2) == 10
     child = os.fork()
     if child == 0:
         try:
-            os._exit(0 if worker_pool.call("math:comb", 6, 2) == 15 else 1)
+            os._exit(0 if worker_pool.call_in_worker("math:comb", 6, 2) == 15 else 1)
         finally:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert worker_pool.call("math:comb", 5, 2) == 10
+    assert worker_pool.call_in_worker("math:comb", 5, 2) == 10
 
 
 def test_the_pool_dies_with_its_parent():

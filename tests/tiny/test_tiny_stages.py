@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from open_r1.config.loading import load_recipe
-from open_r1.evaluation.problems import load
+from open_r1.evaluation.problems import load_problems
 from open_r1.rewards.scoring import ScoredBatch
 from open_r1.tiny import problems as tiny_problems
 from open_r1.tiny.problems import (
@@ -113,7 +113,7 @@ def test_preferences_are_between_the_answer_and_something_worse():
 
 def test_the_benchmark_of_small_talk_judges(write_recipe):
     recipe = load_recipe(write_recipe("evaluate", benchmarks=["tiny", "tiny_talk"]))
-    problems = load(recipe.args.benchmarks[1], seed=0)
+    problems = load_problems(recipe.args.benchmarks[1], seed=0)
     rows = [
         row | {"sample": 0, "completion": row["solution"] if row["row"] % 2 else "hi", "tokens": 4,
                "finish_reason": "stop", "refused": None}

@@ -6,14 +6,14 @@ import re
 import pytest
 
 from open_r1.tiny import problems
-from open_r1.tiny import tokenizer as tiny_tokenizer
+from open_r1.tiny.tokenizer import build
 
 ROWS = 2000
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return tiny_tokenizer.build()
+    return build()
 
 
 @pytest.fixture(scope="module")

@@ -96,7 +96,7 @@ def test_repeated_prompts_have_ids_of_their_own():
 
 def test_one_sample_has_no_vote(write_recipe):
     assert live_evaluation.named(1) == ["pass@1"] and [
-        registry.resolve(name, 2) for name in live_evaluation.named(2)
+        registry.resolve_metric(name, 2) for name in live_evaluation.named(2)
     ] == ["pass@1", "maj@2"]
     recipe = load_recipe(write_recipe("grpo", evaluation={"datasets": [HELD_OUT], "k": 1}))
     done = grpo.main(recipe)

@@ -11,7 +11,7 @@ from conftest import ROOT, command
 
 from open_r1.config.loading import load_recipe
 from open_r1.errors import RecipeError
-from open_r1.launch.local import train
+from open_r1.launch.local import run_recipe
 from open_r1.rewards.verdict import Verdict
 from open_r1.tiny.problems import problems
 from open_r1.training import preflight
@@ -19,7 +19,7 @@ from open_r1.training.preflight import corrupted, signal
 
 
 def check(path, *overrides):
-    return preflight.check(load_recipe(path, list(overrides), planned=True))
+    return preflight.check_recipe(load_recipe(path, list(overrides), planned=True))
 
 
 def rows_file(tmp_path, rows):
@@ -88,7 +88,7 @@ def test_a_broken_judge_is_pointless_and_training_refuses(write_recipe, own_rewa
     path = write_recipe("grpo", rewards=own_reward(broken))
     assert any("failed on 100% of the tries (the sandbox does not start)" in told for told in check(path).fatal)
     with pytest.raises(RecipeError, match="check: the judge itself failed on 100%"):
-        train(str(path), [])
+        run_recipe(str(path), [])
 
 
 def test_a_small_group(write_recipe):
@@ -156,12 +156,12 @@ def test_contaminated_prompts_are_found_before_anything_runs(write_recipe, leaky
 def test_a_training_does_not_start_on_contaminated_prompts(write_recipe, leaky, task, tmp_path):
     path = write_recipe(task, contamination=leaky | {"ngram": 2})
     with pytest.raises(RecipeError, match=r"contamination: \d+ of \d+ rows .* 2-gram with"):
-        train(str(path), [])
+        run_recipe(str(path), [])
     assert (tmp_path / "run" / "contaminated.jsonl").is_file() and not (tmp_path / "run" / "model").exists()
 
 
 def test_a_training_without_the_contaminated_prompts(write_recipe, leaky, tmp_path):
-    train(str(write_recipe("grpo", contamination=leaky | {"action": "drop"}, report=True)), [])
+    run_recipe(str(write_recipe("grpo", contamination=leaky | {"action": "drop"}, report=True)), [])
     found = json.loads((tmp_path / "run" / "contamination.json").read_text())
     assert found["contaminated"] == 1 and found["rows"] == 32 and (tmp_path / "run" / "model").is_dir()
     assert "Contamination" in (tmp_path / "run" / "report.html").read_text()

@@ -205,7 +205,7 @@ def test_a_checkpoint_is_whole_only_with_every_file_at_its_size(tmp_path):
         checkpoint = tmp_path / f"checkpoint-{step}"
         checkpoint.mkdir()
         (checkpoint / "model.safetensors").write_bytes(b"weights")
-        checkpoints.seal(checkpoint, seconds=1.0)
+        checkpoints.seal_checkpoint(checkpoint, seconds=1.0)
     assert checkpoints.last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
     (tmp_path / "checkpoint-10" / "model.safetensors").write_bytes(b"weigh")
     assert checkpoints.last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
@@ -248,7 +248,7 @@ def test_a_directory_of_other_files_is_left_alone(write_recipe, tmp_path):
 
 
 def test_a_data_task_that_is_told_twice_puts_things_in_order():
-    before = signal.signal(signal.SIGTERM, job_array.stop)
+    before = signal.signal(signal.SIGTERM, job_array.stop_on_signal)
     try:
         with pytest.raises(Stopped, match="goes on from the last whole file"):
             os.kill(os.getpid(), signal.SIGTERM)
@@ -277,11 +277,11 @@ def test_a_run_is_resumed_by_as_many_processes(write_recipe, tmp_path, monkeypat
     checkpoint = tmp_path / "run" / "checkpoint-2"
     checkpoint.mkdir(parents=True)
     monkeypatch.setattr(checkpoints, "world_size", lambda: 2)
-    checkpoints.seal(checkpoint, seconds=1.0)
+    checkpoints.seal_checkpoint(checkpoint, seconds=1.0)
     monkeypatch.undo()
     files.write_text(tmp_path / "run" / "recipe.yaml", json.dumps(recipe.given))
     with pytest.raises(RecipeError, match="was written by 2, and this start has 1"):
-        lifecycle.start(recipe)
+        lifecycle.start_run(recipe)
 
 
 def test_overwrite_leaves_other_directories_alone(write_recipe, tmp_path):

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from open_r1.errors import RecipeError
-from open_r1.launch.local import train
+from open_r1.launch.local import run_recipe
 from open_r1.rewards.verdict import Verdict
 
 
@@ -37,7 +37,7 @@ def test_unjudged_samples_are_counted_everywhere_and_get_no_advantage(write_reci
         drawn = zlib.crc32(completion.encode()) % 2
         return Verdict("correct") if drawn else Verdict("unknown", "cannot tell: drawn")
 
-    train(str(write_recipe("grpo", rewards=verifier(judged), preflight=False, report=True)), [])
+    run_recipe(str(write_recipe("grpo", rewards=verifier(judged), preflight=False, report=True)), [])
     rows = [row for row in metrics(tmp_path / "run") if "reward" in row]
     shares = [row["verdict/unknown"] for row in rows]
     assert len(shares) == 2 and 0 < sum(shares) < 2
@@ -67,12 +67,12 @@ def test_a_judge_that_breaks_in_the_middle_stops_the_run(write_recipe, tmp_path,
         "grpo", rewards=verifier(judged), preflight=False, max_steps=6, save_steps=1, save_strategy="steps"
     )
     with pytest.raises(RecipeError, match=r"8 of 8 completions.*8 times: the sandbox was killed"):
-        train(str(path), [])
+        run_recipe(str(path), [])
     assert [row["step"] for row in metrics(tmp_path / "run") if "reward" in row] == [1, 2]
     assert (tmp_path / "run" / "checkpoint-2").is_dir()
     # The cause is gone: the same command goes on from there.
     verifier(lambda completion, solution: Verdict("correct"))
-    train(str(path), [])
+    run_recipe(str(path), [])
     assert [row["step"] for row in metrics(tmp_path / "run") if "reward" in row] == [1, 2, 3, 4, 5, 6]
 
 
@@ -84,7 +84,7 @@ def test_mixed_kinds_train_together(write_recipe, tmp_path):
         {"path": str(talk), "kind": "general"},
     ]
     rewards = [{"name": "accuracy", "kinds": ["math"]}, {"name": "think_format"}]
-    train(str(write_recipe("grpo", datasets=sources, rewards=rewards, max_steps=4, prompt="plain")), [])
+    run_recipe(str(write_recipe("grpo", datasets=sources, rewards=rewards, max_steps=4, prompt="plain")), [])
     recorded = [
         row
         for path in (tmp_path / "run" / "completions").glob("*.parquet")

@@ -15,18 +15,18 @@ from typing import Any
 
 import yaml
 
-from ..errors import RecipeError, nearest
+from ..errors import RecipeError, suggest_nearest
 
 FOLDER = Path(__file__).parent
 SUFFIXES = (".yaml", ".yml")
 
 
-def names() -> list[str]:
+def list_benchmarks() -> list[str]:
     """The benchmarks that come with this package."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def find(entry: Any) -> dict[str, Any]:
+def find_benchmark(entry: Any) -> dict[str, Any]:
     """All keys of a benchmark, as its file and the recipe write them; of what `find` gives, `find` gives the same.
 
     Args:
@@ -39,11 +39,11 @@ def find(entry: Any) -> dict[str, Any]:
     changes = {"name": entry} if isinstance(entry, str) else entry
     if not isinstance(changes, dict) or not isinstance(changes.get("name"), str):
         raise RecipeError(f"benchmarks: expected a name, a file or a mapping with a `name`, got {entry!r}")
-    protocol = written(changes)
+    protocol = read_benchmark_file(changes)
     return {"name": changes["name"]} | protocol | {key: value for key, value in changes.items() if key != "name"}
 
 
-def written(entry: str | dict[str, Any]) -> dict[str, Any]:
+def read_benchmark_file(entry: str | dict[str, Any]) -> dict[str, Any]:
     """The same without the recipe's changes: what the benchmark's file says, {} for one that has no file.
 
     Raises:
@@ -54,13 +54,13 @@ def written(entry: str | dict[str, Any]) -> dict[str, Any]:
         return _own(Path(entry["file"]))
     if name.endswith(SUFFIXES):
         return _own(Path(name))
-    if name in names():
+    if name in list_benchmarks():
         return {"name": name} | _read(FOLDER / f"{name}.yaml")
     if isinstance(entry, dict) and entry.get("datasets"):
         return {}
     raise RecipeError(
-        f"benchmarks: there is no benchmark {name!r}{nearest(name, names())} (one's own is named by the path of its "
-        "YAML file, or gets its `datasets` beside its name)"
+        f"benchmarks: there is no benchmark {name!r}{suggest_nearest(name, list_benchmarks())} (name your own by the "
+        "path of its YAML file, or write its `datasets` beside its name)"
     )
 
 
@@ -69,7 +69,7 @@ def _own(path: Path) -> dict[str, Any]:
         raise RecipeError(f"benchmarks: there is no file {path}")
     protocol = {"name": path.stem} | _read(path) | {"file": str(path)}
     # A figure by this name is taken for one by the shipped protocol.
-    if protocol["name"] in names():
+    if protocol["name"] in list_benchmarks():
         raise RecipeError(
             f"benchmarks: {path} would be called {protocol['name']!r}, which is another benchmark. Give it a `name` "
             f"of its own, or write what is to differ in the recipe: `benchmarks: [{{name: {protocol['name']}, k: 4}}]`"
@@ -90,7 +90,7 @@ def _read(path: Path) -> dict[str, Any]:
 MOST_VOTES = 1000  # C(n, n / 2) is over the largest float from 1,030 on
 
 
-def parse(name: str) -> tuple[str, int | None]:
+def parse_metric(name: str) -> tuple[str, int | None]:
     """`pass@8` as ("pass", 8), `maj@k` as ("maj", None).
 
     Raises:
@@ -102,13 +102,13 @@ def parse(name: str) -> tuple[str, int | None]:
     return match[1], None if match[2] == "k" else int(match[2])
 
 
-def resolve(name: str, k: int) -> str:
+def resolve_metric(name: str, k: int) -> str:
     """A metric's name with its number, for k samples of each problem: `maj@k` of 64 is `maj@64`.
 
     Raises:
         RecipeError: no such metric, more samples than k, or a vote of a single one.
     """
-    kind, n = parse(name)
+    kind, n = parse_metric(name)
     n = k if n is None else n
     if n > k:
         raise RecipeError(f"metrics: {name} needs {n} samples of each problem, and k is {k}; raise k, or ask for less")

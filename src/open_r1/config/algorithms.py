@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import RecipeError, nearest
+from ..errors import RecipeError, suggest_nearest
 
 WITHOUT_KL = {"beta": 0.0, "sync_ref_model": False}
 # What tells each from the others, and where that is said. TRL computes them; where it has no name for a part, the part
@@ -45,7 +45,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
 OVERLONG = {"name": "soft_overlong"}
 
 
-def apply(name: Any, given: dict[str, Any]) -> dict[str, Any]:
+def apply_algorithm(name: Any, given: dict[str, Any]) -> dict[str, Any]:
     """A recipe's keys with those of an algorithm in place of its own.
 
     Args:
@@ -57,12 +57,12 @@ def apply(name: Any, given: dict[str, Any]) -> dict[str, Any]:
     """
     if not isinstance(name, str) or name not in ALGORITHMS:
         raise RecipeError(
-            f"algorithm: {name!r} is not one of {', '.join(ALGORITHMS)}{nearest(str(name), list(ALGORITHMS))}"
+            f"algorithm: {name!r} is not one of {', '.join(ALGORITHMS)}{suggest_nearest(str(name), list(ALGORITHMS))}"
         )
-    return with_rewards(name, given | ALGORITHMS[name])
+    return add_algorithm_rewards(name, given | ALGORITHMS[name])
 
 
-def with_rewards(name: str, given: dict[str, Any]) -> dict[str, Any]:
+def add_algorithm_rewards(name: str, given: dict[str, Any]) -> dict[str, Any]:
     """A recipe's keys with the reward that an algorithm brings, unless it is there."""
     rewards = given.get("rewards")
     if name != "dapo" or not isinstance(rewards, list) or "soft_overlong" in map(_named, rewards):

@@ -15,11 +15,11 @@ def _models() -> dict[str, dict[str, Any]]:
     return yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))["models"]
 
 
-def names() -> list[str]:
+def list_architectures() -> list[str]:
     return list(_models())
 
 
-def find(name: str) -> dict[str, Any] | None:
+def find_architecture(name: str) -> dict[str, Any] | None:
     """A model's shape, as keyword arguments of its config class with a `model_type`; None for a model not listed."""
     known = _models().get(name)
     return None if known is None else {k: copy.deepcopy(v) for k, v in known.items() if k != "parameters"}

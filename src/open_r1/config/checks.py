@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from .. import prompts
 from ..benchmarks import registry
-from ..errors import RecipeError, nearest
-from ..filters import registry as filters_registry
-from ..rewards import registry as rewards_registry
-from ..rewards.registry import ballot, uses
+from ..errors import RecipeError, suggest_nearest
+from ..filters.registry import check_filters
+from ..rewards.registry import check_rewards, find_ballot, needs_context
 from ..system import hardware
-from ..system.hardware import flash_attention_installed
+from ..system.hardware import has_flash_attention
 from . import protocol
 from .schema import RL_TASKS
 
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
         ShardedConfig,
     )
 
+
 MOST_SAMPLES = 10_000  # of a problem: more would be a slip, and are held in memory together
 
 
@@ -46,16 +46,18 @@ def check_recipe(task: str, given: dict[str, Any], run: RunConfig, data: DataCon
             "datasets: the list is empty; name at least one source, e.g. `datasets: [{path: rows.jsonl}]`"
         )
     if data.prompt not in prompts.PROMPTS:
-        raise RecipeError(f"prompt: no prompt is named {data.prompt!r}{nearest(data.prompt, list(prompts.PROMPTS))}")
+        raise RecipeError(
+            f"prompt: no prompt is named {data.prompt!r}{suggest_nearest(data.prompt, list(prompts.PROMPTS))}"
+        )
     templates = list(prompts.CHAT_TEMPLATES)
     if data.chat_template is not None and data.chat_template not in templates:
         raise RecipeError(
-            f"chat_template: none is named {data.chat_template!r}{nearest(data.chat_template, templates)}"
+            f"chat_template: none is named {data.chat_template!r}{suggest_nearest(data.chat_template, templates)}"
         )
     _check_weights(data)
     if data.contamination is not None:
         _check_contamination(data.contamination)
-    hardware.find(run.gpu_type)
+    hardware.find_gpu(run.gpu_type)
     if not 0 <= run.max_error_share <= 1:
         raise RecipeError(f"max_error_share: a share from 0 to 1, got {run.max_error_share}")
     if task not in (*RL_TASKS, "select") and run.rewards:
@@ -225,35 +227,35 @@ def _check_sampling(at: str, sampling: SamplingConfig | BenchmarkConfig, number:
 def _check_evaluate(args: EvaluateConfig, run: RunConfig, data: DataConfig) -> None:
     names = [benchmark.name for benchmark in args.benchmarks]
     if not names:
-        raise RecipeError(f"benchmarks: name at least one of {', '.join(registry.names())}, or one's own")
+        raise RecipeError(f"benchmarks: name at least one of {', '.join(registry.list_benchmarks())}, or one's own")
     for name in names:
         if names.count(name) > 1:
             raise RecipeError(f"benchmarks: {name!r} is listed twice; give one of them another `name`")
     if not 0.5 <= args.level < 1:
         raise RecipeError(f"level: of the intervals, such as 0.95, got {args.level:g}")
-    for benchmark in protocol.applied(args):
+    for benchmark in protocol.apply_protocol(args):
         at = f"benchmarks.{benchmark.name}"
         if not re.fullmatch(r"[A-Za-z0-9][\w.+-]{0,99}", benchmark.name):
             raise RecipeError(f"{at}: a name of at most 100 letters, digits, - and _, as files are called by it")
         if not benchmark.datasets:
             raise RecipeError(f"{at}.datasets: the list is empty; where are its problems?")
         if benchmark.prompt is not None and benchmark.prompt not in prompts.PROMPTS:
-            known = nearest(benchmark.prompt, list(prompts.PROMPTS))
+            known = suggest_nearest(benchmark.prompt, list(prompts.PROMPTS))
             raise RecipeError(f"{at}.prompt: no prompt is named {benchmark.prompt!r}{known}")
         if benchmark.problems is not None and benchmark.problems < 1:
             raise RecipeError(f"{at}.problems: 1 or more, got {benchmark.problems}")
         _check_sampling(at, benchmark, "k")
         if benchmark.k > MOST_SAMPLES:
             raise RecipeError(f"{at}.k: at most {MOST_SAMPLES:,}, got {benchmark.k:,}")
-        rewards_registry.check([benchmark.verifier])
+        check_rewards([benchmark.verifier])
         if not benchmark.metrics:
             raise RecipeError(f"{at}.metrics: the list is empty, e.g. `metrics: [pass@1]`")
         for name in benchmark.metrics:
             try:
-                metric = registry.resolve(name, benchmark.k)
+                metric = registry.resolve_metric(name, benchmark.k)
             except RecipeError as error:
                 raise RecipeError(f"{at}: {error}") from error
-            if metric.startswith("maj@") and ballot(benchmark.verifier.name) is None:
+            if metric.startswith("maj@") and find_ballot(benchmark.verifier.name) is None:
                 raise RecipeError(
                     f"{at}.metrics: {name} is a vote over answers, and {benchmark.verifier.name} gives none to count"
                 )
@@ -261,8 +263,8 @@ def _check_evaluate(args: EvaluateConfig, run: RunConfig, data: DataConfig) -> N
 
 def _check_select(args: SelectConfig, run: RunConfig, data: DataConfig) -> None:
     if run.rewards:
-        rewards_registry.check(run.rewards)
-    filters_registry.check(args.filters, [reward.metric for reward in run.rewards] or None)
+        check_rewards(run.rewards)
+    check_filters(args.filters, [reward.metric for reward in run.rewards] or None)
     for key, choices in (
         ("output", ("messages", "pairs")),
         ("reasoning", ("keep", "drop", "auto")),
@@ -338,7 +340,7 @@ def check_machine(given: dict[str, Any], run: RunConfig, model: Any) -> None:
             "differ much `train_sampling_strategy: group_by_length`"
         )
     attention = (model and model.attn_implementation) or ""
-    if attention.startswith("flash_attention") and not (cuda and flash_attention_installed()):
+    if attention.startswith("flash_attention") and not (cuda and has_flash_attention()):
         lacks = "needs the package flash-attn or kernels, which is not installed" if cuda else "needs a GPU"
         raise RecipeError(
             f"attn_implementation: {attention} {lacks}; remove the key, and the fastest that is there is taken"
@@ -371,7 +373,7 @@ def check_rl(given: dict[str, Any], run: RunConfig, processes: int) -> None:
         raise RecipeError(
             "reward_weights: weights stand beside each reward, `rewards: [{name: accuracy, weight: 1.0}]`"
         )
-    rewards_registry.check(run.rewards)
+    check_rewards(run.rewards)
     if given.get("sync_ref_model") and not given["beta"]:
         raise RecipeError("sync_ref_model: with `beta: 0` there is no reference model; set beta above 0")
     group = given["num_generations"]
@@ -388,7 +390,7 @@ def check_rl(given: dict[str, Any], run: RunConfig, processes: int) -> None:
             f"num_generations: groups of {group} do not divide the {total} completions of a generation "
             f"(per_device_train_batch_size {batch} x {processes} processes x {steps} steps); {advice}"
         )
-    if uses(run.rewards, "group") and (total // processes) % group:
+    if needs_context(run.rewards, "group") and (total // processes) % group:
         raise RecipeError(
             f"rewards: one of them compares the {group} completions of a prompt, and a process has only "
             f"{total // processes} at a time; raise per_device_train_batch_size to a multiple of num_generations"

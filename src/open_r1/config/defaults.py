@@ -63,7 +63,7 @@ JUDGING_KEYS = {"metrics", "level"}
 BENCHMARK_JUDGING_KEYS = {"metrics", "verifier", "title", "source"}
 
 
-def computed(given: dict[str, Any], rejudge: bool = False) -> dict[str, Any]:
+def select_result_keys(given: dict[str, Any], rejudge: bool = False) -> dict[str, Any]:
     """A recipe's keys without those that change nothing of what is computed.
 
     Args:

@@ -17,14 +17,14 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..benchmarks import registry
-from ..errors import RecipeError, nearest
+from ..errors import RecipeError, suggest_nearest
 from ..system.network import VLLM_SERVER
 from . import algorithms, checks, schema
 from .defaults import COMMON_DEFAULTS, TASK_DEFAULTS
 from .overrides import apply_overrides, parse_overrides
-from .recipe import Recipe, _task, base_model, default_output_dir, read_yaml
-from .schema import ACCELERATE_CONFIGS, HF_SEED, SHARDED_TASKS, TRAINERS, DataConfig, RunConfig, args_class
-from .toy import DROPPED, shrink
+from .recipe import Recipe, derive_output_dir, find_base_model, find_task, read_yaml
+from .schema import ACCELERATE_CONFIGS, HF_SEED, SHARDED_TASKS, TRAINERS, DataConfig, RunConfig, find_args_class
+from .toy import DROPPED, shrink_recipe
 
 
 def array_part() -> dict[str, int]:
@@ -36,7 +36,7 @@ def array_part() -> dict[str, int]:
     return {"part": (int(told["ID"]) - first) // step, "parts": int(told["COUNT"])}
 
 
-def planned_processes(path: str, overrides: list[str]) -> int:
+def count_planned_processes(path: str, overrides: list[str]) -> int:
     """One for each GPU the recipe is written for; one on a CPU, at toy size, and if the engine spreads by itself."""
     read = ("engine", "gpus", "toy")
     changes = {key: value for key, value in parse_overrides(overrides).items() if key.partition(".")[0] in read}
@@ -53,7 +53,7 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def outline(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+def read_outline(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """A training's recipe before its libraries are loaded, which takes seconds: TRL's own keys are not checked.
 
     Args:
@@ -63,7 +63,7 @@ def outline(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         RecipeError: as of `load_recipe`, but for those keys.
     """
     path = Path(path)
-    task, given = resolve(path, parse_overrides(overrides or []))
+    task, given = resolve_recipe(path, parse_overrides(overrides or []))
     run, data = (
         _fill(of, {key: given[key] for key in given.keys() & {f.name for f in dataclasses.fields(of)}}, "recipe")
         for of in (RunConfig, DataConfig)
@@ -87,7 +87,7 @@ def load_recipe(
         RecipeError: unknown key, wrong type or impossible combination; names the key and the nearest valid one.
     """
     path = Path(path)
-    task, given = resolve(path, parse_overrides(overrides or []))
+    task, given = resolve_recipe(path, parse_overrides(overrides or []))
     groups = _groups(task)
     values = _sort_into_groups(given, groups, path)
     run = _fill(RunConfig, values["run"], "recipe")
@@ -121,7 +121,7 @@ def load_recipe(
     return recipe
 
 
-def resolve(path: Path, changes: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def resolve_recipe(path: Path, changes: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """A recipe's task, and its keys with overrides and our defaults, none of them checked yet.
 
     Args:
@@ -132,24 +132,24 @@ def resolve(path: Path, changes: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     changes = dict(named)
     written = read_yaml(path)
     if "algorithm" in written:
-        stated = algorithms.apply(written["algorithm"], {}) | written
-        written = algorithms.with_rewards(written["algorithm"], stated)
+        stated = algorithms.apply_algorithm(written["algorithm"], {}) | written
+        written = algorithms.add_algorithm_rewards(written["algorithm"], stated)
     if changes.get("algorithm") is not None:
-        written = algorithms.apply(changes["algorithm"], written)
-    task = _task(path, written | {key: changes[key] for key in ("task",) if key in changes})
+        written = algorithms.apply_algorithm(changes["algorithm"], written)
+    task = find_task(path, written | {key: changes[key] for key in ("task",) if key in changes})
     if task == "evaluate":
         # Each by all of its keys, so that `--benchmarks.0.k 4` finds its place, and the run keeps what was measured.
         listed = {key: changes.pop(key) for key in ("benchmarks",) if key in changes}
         written = apply_overrides(written, listed)
-        written["benchmarks"] = [registry.find(entry) for entry in _as_list(written.get("benchmarks"))]
+        written["benchmarks"] = [registry.find_benchmark(entry) for entry in _as_list(written.get("benchmarks"))]
     given = apply_overrides(written, changes)
     given = (COMMON_DEFAULTS if task in TRAINERS else {}) | TASK_DEFAULTS.get(task, {}) | given | {"task": task}
-    given.setdefault("output_dir", default_output_dir(path, task, named))
+    given.setdefault("output_dir", derive_output_dir(path, task, named))
     if given.get("base_recipe") and not given.get("toy"):
-        given.setdefault("model_name_or_path", base_model(given["base_recipe"], int(given.get("seed", HF_SEED))))
+        given.setdefault("model_name_or_path", find_base_model(given["base_recipe"], int(given.get("seed", HF_SEED))))
     if given.get("toy"):
         # What the command line says outright stands.
-        given = apply_overrides(shrink(given), {k: v for k, v in changes.items() if k not in DROPPED})
+        given = apply_overrides(shrink_recipe(given), {k: v for k, v in changes.items() if k not in DROPPED})
     return task, given
 
 
@@ -157,13 +157,13 @@ def _groups(task: str) -> dict[str, type]:
     """The dataclasses a recipe of this task fills. TRL's `ModelConfig` shares no field with the trainers' configs."""
     groups = {"run": RunConfig, "data": DataConfig}
     if task in ("select", "mix"):
-        return groups | {"args": args_class(task)}
+        return groups | {"args": find_args_class(task)}
     import trl
 
-    return groups | {"model": trl.ModelConfig, "args": args_class(task)}
+    return groups | {"model": trl.ModelConfig, "args": find_args_class(task)}
 
 
-def accelerate_config(name: str) -> Path:
+def find_accelerate_config(name: str) -> Path:
     """The file of an accelerate config.
 
     Raises:
@@ -187,7 +187,7 @@ def _sort_into_groups(given: dict[str, Any], groups: dict[str, type], path: Path
     for key, value in given.items():
         owner = next((name for name in groups if key in fields[name]), None)
         if owner is None:
-            raise RecipeError(f"{path}: unknown key {key!r}{nearest(key, known)}")
+            raise RecipeError(f"{path}: unknown key {key!r}{suggest_nearest(key, known)}")
         values[owner][key] = value
     return values
 
@@ -269,7 +269,7 @@ def _entry(cls: type, item: Any, at: str) -> Any:
         }
     for key in item:
         if key not in known:
-            raise RecipeError(f"{at}: unknown key {key!r}{nearest(key, sorted(known))}")
+            raise RecipeError(f"{at}: unknown key {key!r}{suggest_nearest(key, sorted(known))}")
     if first not in item and dataclasses.fields(cls)[0].default is dataclasses.MISSING:
         raise RecipeError(f"{at}: {first!r} is missing")
     return cls(**_typed(cls, item, at))

@@ -32,7 +32,7 @@ def parse_overrides(words: list[str]) -> dict[str, Any]:
     return changes
 
 
-def words_of(changes: dict[str, Any]) -> list[str]:
+def format_overrides(changes: dict[str, Any]) -> list[str]:
     """Overrides as the command-line words that `parse_overrides` reads."""
     return [f"--{key}={_word(value)}" for key, value in changes.items()]
 

@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from ..rewards.registry import RewardConfig
     from .schema import BenchmarkConfig, DatasetConfig, EvaluateConfig
 
+
 COMPARED = ("k", "temperature", "top_p", "max_tokens", "prompt", "system_prompt")
 UNKNOWN = ("temperature", "top_p", "max_tokens", "prompt")
 
 
-def applied(
+def apply_protocol(
     args: EvaluateConfig, prompt: str | None = None, system_prompt: str | None = None
 ) -> list[BenchmarkConfig]:
     """The benchmarks as this recipe measures them.
@@ -34,7 +35,9 @@ def applied(
     return [dataclasses.replace(benchmark, **changes) for benchmark in args.benchmarks]
 
 
-def departures(args: EvaluateConfig, benchmark: BenchmarkConfig, problems: int, there: int) -> dict[str, list[Any]]:
+def find_departures(
+    args: EvaluateConfig, benchmark: BenchmarkConfig, problems: int, there: int
+) -> dict[str, list[Any]]:
     """What is measured otherwise than the benchmark's file says: key -> [the file's, this run's].
 
     Args:
@@ -45,7 +48,9 @@ def departures(args: EvaluateConfig, benchmark: BenchmarkConfig, problems: int, 
     """
     defaults = vars(type(benchmark)(benchmark.name))
     listed = next(entry for entry in args.benchmarks if entry.name == benchmark.name)
-    file = registry.written({"name": benchmark.name, "datasets": [{}], "file": benchmark.file}) or vars(listed)
+    file = registry.read_benchmark_file({"name": benchmark.name, "datasets": [{}], "file": benchmark.file}) or vars(
+        listed
+    )
     told = {key: [file.get(key, defaults[key]), getattr(benchmark, key)] for key in COMPARED}
     told |= _sources(file["datasets"], benchmark.datasets)
     told |= _changed("verifier", "name", file.get("verifier", defaults["verifier"]), benchmark.verifier)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ..errors import RecipeError, nearest
+from ..errors import RecipeError, suggest_nearest
 from .defaults import ENGINE_PRESENTATION_KEYS, JUDGING_KEYS, PRESENTATION_KEYS
 from .overrides import parse_overrides
 from .schema import HF_SEED, SHARDED_TASKS, TASKS, DataConfig, RunConfig
@@ -46,8 +46,8 @@ class Recipe:
         """The recipe that makes this one's base model, and its overrides; None if the model is named otherwise."""
         if self.run.base_recipe is None:
             return None
-        words = seed_override(self.run.base_recipe, self.seed)
-        made = base_model(self.run.base_recipe, self.seed)
+        words = override_seed(self.run.base_recipe, self.seed)
+        made = find_base_model(self.run.base_recipe, self.seed)
         return (self.run.base_recipe, words) if self.model.model_name_or_path == made else None
 
     @property
@@ -61,14 +61,14 @@ class Recipe:
         measured = self.args.benchmarks if self.task == "evaluate" else []
         held_out = [*self.data.eval_datasets, *(source for benchmark in measured for source in benchmark.datasets)]
         sources = [source.path for source in [*self.data.datasets, *held_out]]
-        made = [(path, seed_override(path, self.seed)) for path in dict.fromkeys(sources) if is_recipe(path)]
+        made = [(path, override_seed(path, self.seed)) for path in dict.fromkeys(sources) if is_recipe(path)]
         return ([self.base] if self.base else []) + made
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         known = sorted(str(p) for p in Path("recipes").glob("*/*/*.yaml"))
-        raise RecipeError(f"no recipe at {path}{nearest(str(path), known)}")
+        raise RecipeError(f"no recipe at {path}{suggest_nearest(str(path), known)}")
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), LOADER)
     except yaml.YAMLError as error:
@@ -78,7 +78,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def default_output_dir(path: Path, task: str, changes: dict[str, Any]) -> str:
+def derive_output_dir(path: Path, task: str, changes: dict[str, Any]) -> str:
     """`runs/<model>/<task>/<variant>`, with the overrides in the name, so that the same command means the same run."""
     shown = PRESENTATION_KEYS | {f"engine.{key}" for key in ENGINE_PRESENTATION_KEYS}
     if task == "evaluate":  # the completions are the same
@@ -96,20 +96,20 @@ def default_output_dir(path: Path, task: str, changes: dict[str, Any]) -> str:
     return str(Path("runs") / model / task / (path.stem + suffix))
 
 
-def seed_override(recipe: str, seed: int) -> list[str]:
+def override_seed(recipe: str, seed: int) -> list[str]:
     """What a run starts from is made with its own seed."""
     return [] if read_yaml(Path(recipe)).get("seed", HF_SEED) == seed else ["--seed", str(seed)]
 
 
-def made_by(recipe: str, seed: int) -> Path:
+def find_run_dir(recipe: str, seed: int) -> Path:
     """The run directory of a recipe that another one starts from."""
-    path, changes = Path(recipe), parse_overrides(seed_override(recipe, seed))
+    path, changes = Path(recipe), parse_overrides(override_seed(recipe, seed))
     written = read_yaml(path)
-    return Path(written.get("output_dir") or default_output_dir(path, _task(path, written), changes))
+    return Path(written.get("output_dir") or derive_output_dir(path, find_task(path, written), changes))
 
 
-def base_model(base_recipe: str, seed: int) -> str:
-    return str(made_by(base_recipe, seed) / "model")
+def find_base_model(base_recipe: str, seed: int) -> str:
+    return str(find_run_dir(base_recipe, seed) / "model")
 
 
 def is_recipe(path: str) -> bool:
@@ -117,7 +117,7 @@ def is_recipe(path: str) -> bool:
     return Path(path).suffix in (".yaml", ".yml")
 
 
-def _task(path: Path, given: dict[str, Any]) -> str:
+def find_task(path: Path, given: dict[str, Any]) -> str:
     task = given.get("task") or path.resolve().parent.name
     if task not in TASKS:
         raise RecipeError(

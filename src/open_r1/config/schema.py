@@ -431,7 +431,7 @@ class RunConfig:
     threads: int | None = None
 
 
-def args_class(task: str) -> type:
+def find_args_class(task: str) -> type:
     """TRL's config of a trainer, or this module's of another task."""
     if task in SHARDED_TASKS:
         return {"sample": SampleConfig, "select": SelectConfig, "mix": MixConfig, "evaluate": EvaluateConfig}[task]

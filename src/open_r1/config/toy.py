@@ -75,13 +75,13 @@ MAKERS = {
 }  # fmt: skip
 
 
-def settles(key: str) -> bool:
+def is_set_by_toy(key: str) -> bool:
     """True of a key whose value a toy chooses by itself, whatever a recipe says."""
     of_tasks = {name for sizes in (*TASK_SIZE.values(), *DATA_SIZE.values()) for name in sizes}
     return key.partition(".")[0] in {*DROPPED, *SIZE, *of_tasks, "sampling", "benchmarks", "evaluation"}
 
 
-def shrink(given: dict[str, Any]) -> dict[str, Any]:
+def shrink_recipe(given: dict[str, Any]) -> dict[str, Any]:
     """A recipe's keys at toy size; keys of the recipe that name local files are kept."""
     task = given["task"]
     small = {k: v for k, v in given.items() if k not in DROPPED}
@@ -140,7 +140,7 @@ def shrink(given: dict[str, Any]) -> dict[str, Any]:
 
 def _small_model(name: str) -> dict[str, Any]:
     """A small model of the same architecture; of one that this project does not list, the family of its name."""
-    family = architectures.find(name) or {"model_type": "llama" if "llama" in name.lower() else "qwen2"}
+    family = architectures.find_architecture(name) or {"model_type": "llama" if "llama" in name.lower() else "qwen2"}
     kept = {key: value for key, value in family.items() if key not in ("vocab_size", "eos_token_id")}
     small = kept | MODEL | {key: value for key, value in EXPERTS.items() if "n_routed_experts" in family}
     # The base a stretched context needs is for that context; what is left must suit the toy's.

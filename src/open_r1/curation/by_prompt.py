@@ -31,7 +31,7 @@ OPEN_FILES = 128  # buckets written in one pass over the rows
 READ_ROWS = 1000
 
 
-def by_prompt(folder: Path, scratch: Path) -> Iterator[list[Row]]:
+def group_by_prompt(folder: Path, scratch: Path) -> Iterator[list[Row]]:
     """All rows of each prompt, ordered by (sample, row).
 
     Args:
@@ -39,7 +39,7 @@ def by_prompt(folder: Path, scratch: Path) -> Iterator[list[Row]]:
         scratch: a folder for files that are deleted again.
     """
     if stand_together(folder, scratch):
-        rows = chain.from_iterable(shards.read(folder, batch_rows=READ_ROWS))
+        rows = chain.from_iterable(shards.read_folder(folder, batch_rows=READ_ROWS))
         groups = (list(rows) for _, rows in groupby(rows, key=itemgetter("prompt_id")))
     else:
         groups = regrouped(folder, scratch)

@@ -11,7 +11,7 @@ import datasets
 import pyarrow
 import pyarrow.parquet
 
-from ..system.files import replacing
+from ..system.files import replace_file
 from .rejection_sampling import SAMPLE_COLUMNS
 
 Row = dict[str, Any]
@@ -46,7 +46,7 @@ class Curriculum:
         bands = [f"{low:g}-{high:g}" for low, high in pairwise(edges)]
         self.counts = dict.fromkeys(["never", *bands, "always", "unjudged"], 0)
         for name in [*self.counts][:-1]:
-            partial = self._files.enter_context(replacing(self.folder / f"{name}.parquet"))
+            partial = self._files.enter_context(replace_file(self.folder / f"{name}.parquet"))
             writer = pyarrow.parquet.ParquetWriter(partial, self.features.arrow_schema, compression="zstd")
             self._writers[name] = self._files.enter_context(writer)
             self._waiting[name] = []

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..filters import registry, rules
 from ..filters.registry import Filter
-from ..filters.rules import cause, words
+from ..filters.rules import count_words, read_cause
 from ..prompts import Messages
-from ..rewards.math.extraction import answer_part
+from ..rewards.math.extraction import extract_answer_part
 from .funnel import Funnel, Row
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ class Plan:
         return names if pairs else [*names, "selected"]
 
 
-def plan(args: SelectConfig) -> Plan:
-    return Plan(args, registry.build(args.filters))
+def plan_selection(args: SelectConfig) -> Plan:
+    return Plan(args, registry.build_filters(args.filters))
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,11 @@ class Sifted:
     funnel: Funnel
 
 
-def sift_all(prompts: list[list[Row]], args: SelectConfig) -> Sifted:
+def select_from_prompts(prompts: list[list[Row]], args: SelectConfig) -> Sifted:
     """`sift` for several prompts, in one call that can be made in another process."""
-    steps = plan(args)
+    steps = plan_selection(args)
     funnel = Funnel(steps.steps, args.examples)
-    rows = [row for samples in prompts for row in sift(samples, steps, funnel)]
+    rows = [row for samples in prompts for row in select_from_prompt(samples, steps, funnel)]
     of_prompts = [] if args.curriculum is None else [prompt_row(samples) for samples in prompts]
     return Sifted(rows, of_prompts, funnel)
 
@@ -92,7 +92,7 @@ def prompt_row(samples: list[Row]) -> Row:
     return own | {"samples": sum(row["verdict"] in ("correct", "wrong") for row in samples)}
 
 
-def sift(samples: list[Row], plan: Plan, funnel: Funnel) -> list[Row]:
+def select_from_prompt(samples: list[Row], plan: Plan, funnel: Funnel) -> list[Row]:
     """Rows to train on from all samples of one prompt, in order.
 
     Args:
@@ -105,7 +105,7 @@ def sift(samples: list[Row], plan: Plan, funnel: Funnel) -> list[Row]:
         row["pass_rate"] = rate
     funnel.saw(samples)
     left = funnel.passed("sampled", samples, [None] * len(samples))
-    left = complete = funnel.passed("judged", left, [problem(row) for row in left])
+    left = complete = funnel.passed("judged", left, [find_row_problem(row) for row in left])
     for step in plan.filters:
         if not left:
             return []
@@ -115,10 +115,10 @@ def sift(samples: list[Row], plan: Plan, funnel: Funnel) -> list[Row]:
     return as_messages(left, plan.args, funnel)
 
 
-def problem(row: Row) -> str | None:
+def find_row_problem(row: Row) -> str | None:
     """Why a row has nothing to judge, or to train on."""
     if row.get("refused"):
-        return f"refused: {cause(row['refused'])}"
+        return f"refused: {read_cause(row['refused'])}"
     if not row["prompt"]:
         return "empty prompt"
     return None if row["completion"] and not row["completion"].isspace() else "empty completion"
@@ -140,7 +140,7 @@ def as_messages(samples: list[Row], args: SelectConfig, funnel: Funnel) -> list[
         reasons = [None if answer else "no answer after the reasoning" for answer in answers]
         samples, answers = funnel.passed("reasoning", samples, reasons), [answer for answer in answers if answer]
     return [
-        {"messages": [*conversation(row["prompt"]), assistant(answer)]}
+        {"messages": [*read_conversation(row["prompt"]), assistant(answer)]}
         | {key: row.get(key) for key in LINEAGE}
         # They were those of the completion with its reasoning.
         | ({} if answer == row["completion"] else {"tokens": None})
@@ -148,7 +148,7 @@ def as_messages(samples: list[Row], args: SelectConfig, funnel: Funnel) -> list[
     ]
 
 
-def conversation(prompt: str | Messages) -> Messages:
+def read_conversation(prompt: str | Messages) -> Messages:
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
@@ -166,7 +166,7 @@ def written(completion: str, row: Row, args: SelectConfig) -> str | None:
     """
     if args.reasoning == "keep" or (args.reasoning == "auto" and not is_simple(row, args)):
         return completion
-    answer = answer_part(completion)
+    answer = extract_answer_part(completion)
     return answer and (EMPTY_THINK if args.no_reasoning == "empty_think" else "") + answer
 
 
@@ -174,9 +174,9 @@ def is_simple(row: Row, args: SelectConfig) -> bool:
     """A short question with a short answer that no verifier judges ("hello"): R1 gives no reasoning there."""
     if row["verdict"]:
         return False
-    question = conversation(row["prompt"])[-1]["content"]
-    short = len(words(question)) <= args.simple_prompt_words
-    return short and len(words(answer_part(row["completion"]))) <= args.simple_answer_words
+    question = read_conversation(row["prompt"])[-1]["content"]
+    short = len(count_words(question)) <= args.simple_prompt_words
+    return short and len(count_words(extract_answer_part(row["completion"]))) <= args.simple_answer_words
 
 
 def as_pairs(left: list[Row], complete: list[Row], args: SelectConfig, funnel: Funnel) -> list[Row]:
@@ -194,7 +194,7 @@ def as_pairs(left: list[Row], complete: list[Row], args: SelectConfig, funnel: F
     worse = [row for row in complete if score(row) is not None and row.get("finish_reason") != "length"]
     if config.by == "verdict":
         worse = [row for row in worse if score(row) == 0.0]
-    size = dict(zip(map(id, complete), rules.lengths(complete), strict=True))
+    size = dict(zip(map(id, complete), rules.measure_lengths(complete), strict=True))
     pairs = nearest_pairs(better, worse, score, lambda row: size[id(row)], args)
     partner = {id(chosen): rejected for chosen, rejected in pairs}
     unpaired = "enough pairs, or no worse sample left" if pairs else "no worse sample of comparable length"
@@ -216,7 +216,7 @@ def scorer(config: PairsConfig) -> Callable[[Row], float | None]:
     if config.by == "verdict":
         return lambda row: {"correct": 1.0, "wrong": 0.0}.get(row["verdict"])
     # A verifier that could not judge the sample leaves no evidence of it, whatever another reward says.
-    return lambda row: None if row["verdict"] in ("unknown", "error") else rules.score(row, config.by)
+    return lambda row: None if row["verdict"] in ("unknown", "error") else rules.read_score(row, config.by)
 
 
 def nearest_pairs(
@@ -257,7 +257,7 @@ def _pair(chosen: Row, rejected: Row, score: Any, size: dict[int, int], args: Se
     short, long = sorted((size[id(chosen)], size[id(rejected)]))
     return (
         {
-            "prompt": conversation(chosen["prompt"]),
+            "prompt": read_conversation(chosen["prompt"]),
             "chosen": [assistant(texts[0])],
             "rejected": [assistant(texts[1])],
             "margin": score(chosen) - score(rejected),

@@ -16,17 +16,17 @@ import numpy as np
 from .. import models
 from ..config.recipe import Recipe
 from ..config.schema import DatasetConfig
-from ..data.columns import MESSAGES, TEXT, as_messages
+from ..data.columns import MESSAGES, TEXT, parse_messages
 from ..data.rows import StoredRows
-from ..data.shards import Shards, write
+from ..data.shards import Shards, write_file
 from ..errors import RecipeError
-from ..prompts import Messages, prompt_id
+from ..prompts import Messages, hash_prompt
 from ..rewards import registry
 from ..rewards.registry import RewardConfig
-from ..rewards.scoring import ScoredBatch, as_score, gravest
+from ..rewards.scoring import ScoredBatch, pick_gravest, read_score
 from ..run.run import Run
-from ..system.progress import spoken
-from .rejection_sampling import problem
+from ..system.progress import format_duration
+from .rejection_sampling import find_row_problem
 
 Row = dict[str, Any]
 
@@ -70,16 +70,16 @@ def _advice(column: str, have: set[str]) -> str:
 
 def needs(reward: RewardConfig) -> list[str]:
     """What a row must have for a reward to score its completion."""
-    wanted = registry.signature(registry.find(reward.name))
+    wanted = registry.read_signature(registry.find_reward(reward.name))
     return [*wanted.columns, *(["tokens"] if "tokens" in wanted.context else [])]
 
 
-def features_of(rows: StoredRows, recipe: Recipe) -> datasets.Features:
+def build_features(rows: StoredRows, recipe: Recipe) -> datasets.Features:
     """Columns of the judged rows: those of the sources, one completion each, and what the judges said."""
     features = dict(rows.features)
     for column in {*PER_SAMPLE, "row"} & features.keys():
         features[column] = datasets.Value("int64") if column in INTEGERS else TEXT
-    if features.pop("messages", None) is not None and any(from_messages(s, part) for s, part in rows.parts):
+    if features.pop("messages", None) is not None and any(holds_conversations(s, part) for s, part in rows.parts):
         features["prompt"] = MESSAGES
     integer = datasets.Value("int64")
     features |= {"prompt_id": TEXT, "row": integer, "sample": integer, "completion": TEXT, "refused": TEXT}
@@ -91,35 +91,39 @@ def features_of(rows: StoredRows, recipe: Recipe) -> datasets.Features:
     return datasets.Features(features)
 
 
-def from_messages(source: DatasetConfig, part: datasets.Dataset) -> bool:
+def holds_conversations(source: DatasetConfig, part: datasets.Dataset) -> bool:
     """True if a source's samples are its conversations, whether or not a prompt stands beside them."""
     have = {*part.column_names, *source.template}
     return not {"prompt", "completion"} <= have
 
 
-def judge(this: Run, rows: StoredRows, files: Shards, todo: list[int]) -> None:
+def score_files(this: Run, rows: StoredRows, files: Shards, todo: list[int]) -> None:
     """Write the files of judged rows that are missing.
 
     Raises:
         RecipeError: the judges themselves failed on too many rows of a file, which is not written.
     """
     recipe = this.recipe
-    judged = partial(judged_batch, scored=ScoredBatch(recipe.run.rewards), count=token_counter(recipe))
-    features, began = features_of(rows, recipe), time.monotonic()
+    judged = partial(judged_batch, scored=ScoredBatch(recipe.run.rewards), count=build_token_counter(recipe))
+    features, began = build_features(rows, recipe), time.monotonic()
     done = 0
     for position, number in enumerate(todo, start=1):
         batches = judged_rows(rows, files.range(number), features, judged, recipe.run.max_error_share)
-        done += write(files.path(number), batches, features)
+        done += write_file(files.path(number), batches, features)
         seconds = time.monotonic() - began
-        left = f", about {spoken(seconds / position * (len(todo) - position))} left" if position < len(todo) else ""
+        left = (
+            f", about {format_duration(seconds / position * (len(todo) - position))} left"
+            if position < len(todo)
+            else ""
+        )
         this.say(f"judged {done:,} samples, file {position} of {len(todo)}{left}")
 
 
-def token_counter(recipe: Recipe) -> Callable[[list[str]], list[int]] | None:
+def build_token_counter(recipe: Recipe) -> Callable[[list[str]], list[int]] | None:
     """Counts tokens by the recipe's tokenizer, if it names one."""
     if recipe.data.tokenizer_name_or_path is None:
         return None
-    tokenizer = models.tokenizer_from(recipe.data.tokenizer_name_or_path)
+    tokenizer = models.load_named_tokenizer(recipe.data.tokenizer_name_or_path)
     return lambda texts: [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
@@ -159,7 +163,7 @@ def judged_rows(
 
 def _numbered(rows: StoredRows, start: int, stop: int) -> Iterator[tuple[Row, int]]:
     """Rows with their numbers; of a source of conversations without a prompt that only repeats how they begin."""
-    whole = [from_messages(source, part) for source, part in rows.parts]
+    whole = [holds_conversations(source, part) for source, part in rows.parts]
     numbers = rows.numbers(start, stop)
     of_source = np.searchsorted(rows.ends, numbers, side="right").tolist()
     for row, number, i in zip(rows.slice(start, stop), numbers.tolist(), of_source, strict=True):
@@ -220,7 +224,7 @@ def samples_of(row: Row, number: int, conversations: bool) -> list[Row]:
     if conversations and isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}] if prompt else []
     # Rows without a prompt have nothing in common: each is a group of its own.
-    name = str(row.get("prompt_id") or prompt_id(prompt or f"row {number}"))
+    name = str(row.get("prompt_id") or hash_prompt(prompt or f"row {number}"))
     several = isinstance(row.get("completion"), list) and len(completions) == len(row["completion"])
     rest = {column: value for column, value in row.items() if column != "messages"}
     samples = []
@@ -260,16 +264,16 @@ def taken_apart(row: Row) -> tuple[str | Messages, list[str | None]]:
         if value is not None and not isinstance(value, str | list | dict):
             raise RecipeError(f"{name} is {type(value).__name__}, not a text or messages")
     if prompt is None and completion is None and row.get("messages"):
-        *asked, answer = as_messages(row["messages"])
+        *asked, answer = parse_messages(row["messages"])
         if answer["role"] != "assistant":
             raise RecipeError("the conversation does not end with the assistant's message")
         return asked, [answer["content"]]
     if prompt and not isinstance(prompt, str):
-        prompt = as_messages(prompt)
+        prompt = parse_messages(prompt)
     if isinstance(completion, list) and completion and not isinstance(completion[0], dict):
         return prompt or "", [text if isinstance(text, str) else None for text in completion]
     if completion and not isinstance(completion, str):
-        completion = as_messages(completion)[-1]["content"]
+        completion = parse_messages(completion)[-1]["content"]
     return prompt or "", [completion or None]
 
 
@@ -282,7 +286,7 @@ def judged_batch(batch: list[Row], scored: ScoredBatch, count: Callable[[list[st
         uncounted = [row for row in batch if row.get("tokens") is None and row["completion"]]
         for row, tokens in zip(uncounted, count([row["completion"] for row in uncounted]), strict=True):
             row["tokens"] = tokens
-    problems = [problem(row) or _lacks(row, scored.rewards) for row in batch]
+    problems = [find_row_problem(row) or _lacks(row, scored.rewards) for row in batch]
     for row, told in zip(batch, problems, strict=True):
         if told is not None:
             row |= {"verdict": "unknown", "reason": told, "scores": None}
@@ -295,10 +299,10 @@ def judged_batch(batch: list[Row], scored: ScoredBatch, count: Callable[[list[st
         columns = {column: [row.get(column) for row in asked] for column in {c for row in asked for c in row}}
         completions = columns.pop("completion")
         for row, results_R in zip(asked, zip(*scored.results(completions, columns), strict=True), strict=True):
-            verdict = gravest(results_R)
+            verdict = pick_gravest(results_R)
             row["verdict"] = "" if verdict is None else verdict.outcome
             row["reason"] = "" if verdict is None else verdict.reason
-            row["scores"] = {r.metric: as_score(result) for r, result in zip(scored.rewards, results_R, strict=True)}
+            row["scores"] = {r.metric: read_score(result) for r, result in zip(scored.rewards, results_R, strict=True)}
     return batch
 
 

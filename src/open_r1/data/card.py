@@ -18,9 +18,9 @@ import pyarrow.parquet
 import yaml
 
 from ..config.defaults import PRESENTATION_KEYS
-from ..config.recipe import is_recipe, made_by
+from ..config.recipe import find_run_dir, is_recipe
 from ..config.schema import HF_SEED
-from ..system.files import replacing
+from ..system.files import replace_file
 from . import shards
 
 TEXT_COLUMNS = ("messages", "prompt", "completion", "chosen")
@@ -38,7 +38,7 @@ TASKS = {
 }
 
 
-def measure(
+def measure_dataset(
     folder: Path, source_of_row: np.ndarray | None = None, encode: Callable[[list[str]], list[int]] | None = None
 ) -> dict[str, Any]:
     """Samples, rounds and lengths of a dataset, in one pass over its files.
@@ -60,7 +60,7 @@ def measure(
     numbers: dict[str, int] = {}
     languages: Counter[str] = Counter()
     licenses: dict[int, Counter[str]] = defaultdict(Counter)
-    for rows in shards.read(folder, read):
+    for rows in shards.read_folder(folder, read):
         lengths.extend([row["tokens"] for row in rows] if by_column else _lengths(rows, texts, encode or _words))
         rounds.extend(_rounds(row) for row in rows)
         if source_of_row is not None:
@@ -128,10 +128,10 @@ def _columns(folder: Path) -> list[str]:
 
 
 def _has_nulls(folder: Path, column: str) -> bool:
-    return any(row[column] is None for rows in shards.read(folder, [column]) for row in rows)
+    return any(row[column] is None for rows in shards.read_folder(folder, [column]) for row in rows)
 
 
-def table(summary: dict[str, Any]) -> str:
+def format_mixture_table(summary: dict[str, Any]) -> str:
     """The table of a mixture for the terminal, by source and, where there are several, by kind.
 
     Args:
@@ -174,12 +174,12 @@ def _aligned(lines: list[list[str]]) -> str:
     )
 
 
-def write(run_dir: Path) -> Path:
+def write_card(run_dir: Path) -> Path:
     """Write the card of a finished sample, select or mix run beside its files, in the form the hub reads."""
     recipe = yaml.safe_load((run_dir / "recipe.yaml").read_text(encoding="utf-8"))
     summary = _json(run_dir / "summary.json")
     # A mixture has been measured by its tokenizer already.
-    figures = summary if recipe["task"] == "mix" else measure(run_dir / "data")
+    figures = summary if recipe["task"] == "mix" else measure_dataset(run_dir / "data")
     header = _header(run_dir, recipe, figures)
     made = {
         "sample": lambda: _kinds(figures) + _sampled(summary),
@@ -195,7 +195,7 @@ def write(run_dir: Path) -> Path:
     ]
     front = yaml.safe_dump(header, sort_keys=False, allow_unicode=True)
     path = run_dir / "data" / "README.md"
-    with replacing(path) as partial:
+    with replace_file(path) as partial:
         partial.write_text(f"---\n{front}---\n\n" + "\n\n".join(sections) + "\n", encoding="utf-8")
     return path
 
@@ -282,7 +282,7 @@ def _gate(found: dict[str, Any]) -> list[str]:
     """What was compared with evaluation sets, what it hit, and what became of it."""
     if not found:
         return []
-    sets = ", ".join(f"{named({'path': name})} ({size:,})" for name, size in found["sets"].items())
+    sets = ", ".join(f"{name_source({'path': name})} ({size:,})" for name, size in found["sets"].items())
     near = f", or are {found['near']:.0%} alike" if found["near"] else ""
     overlap = f" ({found['overlap']:.0%} of its n-grams or more)" if found["overlap"] else ""
     count = f"{found['contaminated']:,}" if found["contaminated"] else "None"
@@ -292,7 +292,7 @@ def _gate(found: dict[str, Any]) -> list[str]:
     ]
     told = told if sets else []  # all of them are missing
     hits = [
-        f"{named({'path': name})}: {', '.join(f'{count:,} {how}' for how, count in by.items())}"
+        f"{name_source({'path': name})}: {', '.join(f'{count:,} {how}' for how, count in by.items())}"
         for name, by in found["hits"].items()
         if by
     ]
@@ -324,9 +324,9 @@ def _chain(recipe: dict[str, Any], depth: int) -> list[str]:
         source = {"path": source} if isinstance(source, str) else source
         indent = "  " * depth
         if not is_recipe(source["path"]):
-            lines.append(f"{indent}- {named(source)}")
+            lines.append(f"{indent}- {name_source(source)}")
             continue
-        made = made_by(source["path"], recipe.get("seed", HF_SEED))
+        made = find_run_dir(source["path"], recipe.get("seed", HF_SEED))
         before = yaml.safe_load((made / "recipe.yaml").read_text(encoding="utf-8"))
         commit = _json(made / "environment.json").get("commit") or "unknown"
         model = before.get("model_name_or_path")
@@ -336,11 +336,11 @@ def _chain(recipe: dict[str, Any], depth: int) -> list[str]:
             f"seed {before.get('seed', HF_SEED)}",
             f"commit {commit}",
         ]
-        lines += [f"{indent}- {named(source)}: {', '.join(told)}; from", *_chain(before, depth + 1)]
+        lines += [f"{indent}- {name_source(source)}: {', '.join(told)}; from", *_chain(before, depth + 1)]
     return lines
 
 
-def named(source: dict[str, Any]) -> str:
+def name_source(source: dict[str, Any]) -> str:
     """A source as a reader knows it: a recipe by its path under recipes/, a local file without its folders."""
     path = source["path"]
     if is_recipe(path):

@@ -30,12 +30,12 @@ TEXT = datasets.Value("string")
 MESSAGES = datasets.List({"role": TEXT, "content": TEXT})
 
 
-def columns(rows: Rows) -> list[str]:
+def list_columns(rows: Rows) -> list[str]:
     """Column names; a stream may know them only from its first row."""
     return list(rows.column_names or next(iter(rows), {}))
 
 
-def _require(wanted: list[str], have: list[str], at: str) -> None:
+def require_columns(wanted: list[str], have: list[str], at: str) -> None:
     for column in wanted:
         if column not in have:
             raise RecipeError(
@@ -44,7 +44,7 @@ def _require(wanted: list[str], have: list[str], at: str) -> None:
             )
 
 
-def _layout(task: str, have: list[str], at: str) -> tuple[str, ...]:
+def find_layout(task: str, have: list[str], at: str) -> tuple[str, ...]:
     """The first of the task's column layouts that a source has."""
     layout = next((layout for layout in LAYOUTS[task] if all(c in have for c in layout)), None)
     if layout is None:
@@ -53,7 +53,7 @@ def _layout(task: str, have: list[str], at: str) -> tuple[str, ...]:
     return layout
 
 
-def _filled(text: str, row: dict[str, Any], at: str, i: int) -> str:
+def fill_template(text: str, row: dict[str, Any], at: str, i: int) -> str:
     """A template with the row's columns in place of their names in braces; empty columns leave nothing."""
     try:
         return text.format_map({column: "" if value is None else value for column, value in row.items()}).strip()
@@ -63,7 +63,7 @@ def _filled(text: str, row: dict[str, Any], at: str, i: int) -> str:
         ) from None
 
 
-def _extracted(patterns: dict[str, str], row: dict[str, Any], at: str, i: int) -> dict[str, str]:
+def extract_columns(patterns: dict[str, str], row: dict[str, Any], at: str, i: int) -> dict[str, str]:
     """The first group of each column's pattern."""
     new = {}
     for column, pattern in patterns.items():
@@ -74,7 +74,7 @@ def _extracted(patterns: dict[str, str], row: dict[str, Any], at: str, i: int) -
     return new
 
 
-def row_filter(filters: dict[str, Any], at: str) -> Callable[[dict[str, Any]], bool]:
+def build_row_filter(filters: dict[str, Any], at: str) -> Callable[[dict[str, Any]], bool]:
     """`{level: {min: 3}, source: [aime, olympiads], solved: true}` as a predicate over rows."""
     tests: dict[str, Callable[[Any, Any], bool]] = {
         "min": lambda value, bound: value >= bound,
@@ -95,25 +95,25 @@ def row_filter(filters: dict[str, Any], at: str) -> Callable[[dict[str, Any]], b
     return lambda row: all(meets(row[column], condition) for column, condition in filters.items())
 
 
-def _reopened(completion: Any) -> Any:
+def reopen_reasoning(completion: Any) -> Any:
     """Completions, one or a list of them, with the `<think>` that their prompt had opened."""
     if isinstance(completion, list):
-        return [_reopened(one) if isinstance(one, str) else one for one in completion]
+        return [reopen_reasoning(one) if isinstance(one, str) else one for one in completion]
     lacks_it = isinstance(completion, str) and completion.strip() and not completion.lstrip().startswith("<think>")
     return f"<think>\n{completion}" if lacks_it else completion
 
 
-def _conversation(prompt: Any) -> Any:
+def parse_prompt(prompt: Any) -> Any:
     """A prompt as OpenAI's messages, which is how it is stored; a malformed one as it is."""
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
     try:
-        return as_messages(prompt)
+        return parse_messages(prompt)
     except RecipeError:
         return prompt  # the task that reads it names its row
 
 
-def as_messages(value: Any, at: str = "row", i: int = 0) -> Messages:
+def parse_messages(value: Any, at: str = "row", i: int = 0) -> Messages:
     """A text, a message or a list of them, in OpenAI's (`role`, `content`) or ShareGPT's (`from`, `value`) keys."""
     roles = {"human": "user", "gpt": "assistant"}
     if not isinstance(value, str | dict | list):

@@ -24,7 +24,7 @@ import numpy as np
 from ..benchmarks import registry
 from ..config.recipe import Recipe
 from ..config.schema import ContaminationConfig, DatasetConfig
-from ..errors import RecipeError, nearest
+from ..errors import RecipeError, suggest_nearest
 from ..prompts import PROMPTS
 from ..system.files import write_json
 from . import columns, deduplicate, minhash, ngrams, sources
@@ -34,6 +34,7 @@ from .rows import StoredRows
 
 if TYPE_CHECKING:
     from ..run.run import Run
+
 
 _AROUND = [(before, after) for before, _, after in (p.text.partition("{question}") for p in PROMPTS.values())]
 COMPARED = ("prompt", "messages", "chosen", "text")  # the first of these that a row has
@@ -264,10 +265,10 @@ def load_prompts(source: DatasetConfig, seed: int) -> list[str]:
     if source.template or source.extract:
         raise RecipeError(f"{at}: `template` and `extract` are not used here; name the column of the problems")
     try:
-        parts = [(part, sources.load(part, seed)) for part in _parts(source)]
+        parts = [(part, sources.load_source(part, seed)) for part in _parts(source)]
     except (RecipeError, RuntimeError) as error:  # datasets' error of a set that needs a script is a RuntimeError
-        known = source.path in registry.names() or "/" in source.path
-        meant = "" if known else nearest(source.path, registry.names())
+        known = source.path in registry.list_benchmarks() or "/" in source.path
+        meant = "" if known else suggest_nearest(source.path, registry.list_benchmarks())
         raise RecipeError(
             f"{at}: this evaluation set cannot be loaded{meant} ({error}). Name a local copy instead, e.g. `against: "
             f"[{{path: {source.path.rpartition('/')[2]}.jsonl, columns: {{prompt: <its column>}}}}]`, or set `action: "
@@ -282,9 +283,9 @@ def _parts(source: DatasetConfig) -> list[DatasetConfig]:
 
     A benchmark's templates put words around its problems, and its own columns hold the problems alone.
     """
-    if source.path not in registry.names():
+    if source.path not in registry.list_benchmarks():
         return [source]
-    parts = [DatasetConfig(**part) for part in registry.find(source.path)["datasets"]]
+    parts = [DatasetConfig(**part) for part in registry.find_benchmark(source.path)["datasets"]]
     return [dataclasses.replace(part, filters=part.filters | source.filters) for part in parts]
 
 
@@ -292,7 +293,7 @@ def _prompts(source: DatasetConfig, rows: Rows, at: str) -> list[str]:
     """The column of the problems, in the rows that meet the filters, which may go by either name of a column."""
     if source.filters:
         filters = {source.columns.get(column, column): condition for column, condition in source.filters.items()}
-        rows = rows.filter(columns.row_filter(filters, at))
+        rows = rows.filter(columns.build_row_filter(filters, at))
     column = source.columns.get("prompt", "prompt")
     if column not in rows.column_names:
         raise RecipeError(
@@ -311,7 +312,7 @@ def questions(value: Any) -> list[str]:
     if not value or isinstance(value, str):
         return [_bare(value or "")]
     try:
-        messages = columns.as_messages(value)
+        messages = columns.parse_messages(value)
     except RecipeError:
         return [""]  # there is no question to compare; whoever reads the row says what is wrong with it
     asked = [message for message in messages if message["role"] != "assistant"] or messages
@@ -429,7 +430,7 @@ def _clipped(text: str) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def guard(run: Run, rows: Rows | StoredRows, config: ContaminationConfig | None) -> Rows | StoredRows:
+def apply_gate(run: Run, rows: Rows | StoredRows, config: ContaminationConfig | None) -> Rows | StoredRows:
     """The rows that may be trained on, sampled from or mixed; a stream is checked as it flows.
 
     The run directory gets `contamination.json` (what was compared, and how many rows hit what) and
@@ -460,7 +461,7 @@ def guard(run: Run, rows: Rows | StoredRows, config: ContaminationConfig | None)
     if not tally.contaminated:
         return rows
     if config.action == "fail":
-        raise RecipeError(refusal(tally))
+        raise RecipeError(format_refusal(tally))
     if config.action == "waive":
         run.say(f"contamination: they stay, because: {config.reason}")
         return rows
@@ -470,7 +471,7 @@ def guard(run: Run, rows: Rows | StoredRows, config: ContaminationConfig | None)
     return rows.keep(kept) if isinstance(rows, StoredRows) else rows.select(kept)
 
 
-def check(recipe: Recipe, rows: Rows | StoredRows) -> Tally:
+def preview_gate(recipe: Recipe, rows: Rows | StoredRows) -> Tally:
     """The same for `open-r1 check`, which writes nothing; of a stream the first rows.
 
     Raises:
@@ -485,7 +486,7 @@ def check(recipe: Recipe, rows: Rows | StoredRows) -> Tally:
     return tally
 
 
-def refusal(tally: Tally) -> str:
+def format_refusal(tally: Tally) -> str:
     """What a run that stops on contaminated rows says."""
     where = f" All are in {tally.folder / 'contaminated.jsonl'}." if tally.folder else ""
     advice = "Set `contamination.action` to drop to leave them out, or to waive with a `reason` to keep them"
@@ -495,7 +496,7 @@ def refusal(tally: Tally) -> str:
 def _checked(rows: datasets.Dataset | StoredRows, tally: Tally) -> Iterator[bool]:
     """Row after row, whether it is contaminated."""
     if isinstance(rows, StoredRows):
-        narrow = deduplicate.narrowed(rows, list(COMPARED))
+        narrow = deduplicate.select_columns(rows, list(COMPARED))
         for begin in range(0, len(rows), BATCH):
             texts = [asked(row) for row in narrow.slice(begin, begin + BATCH)]
             yield from tally.check(texts, narrow.numbers(begin, begin + BATCH).tolist())
@@ -508,7 +509,7 @@ def _checked(rows: datasets.Dataset | StoredRows, tally: Tally) -> Iterator[bool
 
 
 def _guarded_stream(rows: datasets.IterableDataset, tally: Tally) -> datasets.IterableDataset:
-    column = next(column for column in COMPARED if column in columns.columns(rows))
+    column = next(column for column in COMPARED if column in columns.list_columns(rows))
 
     def checked(batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
         bad = tally.check([questions(value) for value in batch[column]], numbers)
@@ -516,7 +517,7 @@ def _guarded_stream(rows: datasets.IterableDataset, tally: Tally) -> datasets.It
         if not any(bad) or tally.config.action == "waive":
             return batch
         if tally.config.action == "fail":
-            raise RecipeError(refusal(tally))
+            raise RecipeError(format_refusal(tally))
         return {name: [v for v, b in zip(values, bad, strict=True) if not b] for name, values in batch.items()}
 
     tally.write()

@@ -221,11 +221,11 @@ def first_seen(table: FirstSeen, keys: np.ndarray, numbers: np.ndarray) -> np.nd
     return earlier
 
 
-def deduplicator(config: DeduplicateConfig) -> Deduplicator:
+def build_deduplicator(config: DeduplicateConfig) -> Deduplicator:
     return Deduplicator(config.exact, config.near)
 
 
-def compared(value: Any) -> str:
+def read_compared_text(value: Any) -> str:
     """What is compared of a column's value: a text, the texts of a list or conversation in a row, else its JSON."""
     if isinstance(value, str) or value is None:
         return value or ""
@@ -239,11 +239,11 @@ def compared_in(row: dict[str, Any], column: str) -> str:
     """The same for a row; in `messages` the last one is the completion, and the prompt is what comes before it."""
     messages = row.get("messages")
     if row.get(column) is None and messages and column in ("prompt", "completion"):
-        return compared(messages[:-1] if column == "prompt" else messages[-1:])
-    return compared(row.get(column))
+        return read_compared_text(messages[:-1] if column == "prompt" else messages[-1:])
+    return read_compared_text(row.get(column))
 
 
-def distinct(rows: StoredRows, config: DeduplicateConfig | None) -> tuple[StoredRows, dict[str, int] | None]:
+def drop_duplicates(rows: StoredRows, config: DeduplicateConfig | None) -> tuple[StoredRows, dict[str, int] | None]:
     """The rows of a data task that repeat none before them, and how many did, `exact` and `near`; None is all of them.
 
     Raises:
@@ -257,15 +257,15 @@ def distinct(rows: StoredRows, config: DeduplicateConfig | None) -> tuple[Stored
             raise RecipeError(
                 f"deduplicate.column: datasets.{i} ({source.path}) has no {config.column!r}; it has {', '.join(have)}"
             )
-    seen, kept = deduplicator(config), np.zeros(len(rows), bool)
-    narrow = narrowed(rows, [config.column, "messages"])
+    seen, kept = build_deduplicator(config), np.zeros(len(rows), bool)
+    narrow = select_columns(rows, [config.column, "messages"])
     for begin in range(0, len(rows), BATCH):
         found = seen.repeats([compared_in(row, config.column) for row in narrow.slice(begin, begin + BATCH)])
         kept[begin : begin + len(found)] = [row is None for row in found]
     return rows if kept.all() else rows.keep(np.flatnonzero(kept)), seen.counts
 
 
-def narrowed(rows: StoredRows, columns: list[str]) -> StoredRows:
+def select_columns(rows: StoredRows, columns: list[str]) -> StoredRows:
     """The same rows with only these columns, so that long completions are not read for a look at the prompts."""
     parts = []
     for source, part in rows.parts:

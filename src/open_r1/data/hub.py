@@ -7,7 +7,7 @@ from pathlib import Path
 from ..errors import RecipeError
 
 
-def check(repo_id: str | None) -> str | None:
+def check_push(repo_id: str | None) -> str | None:
     """What would keep a dataset from being pushed, found out before it is made.
 
     Args:
@@ -31,7 +31,7 @@ def check(repo_id: str | None) -> str | None:
     return None if reason is None else f"hub_dataset_id: {reason}; the dataset will stay in its folder"
 
 
-def push(folder: Path, repo_id: str, private: bool = False) -> str:
+def push_dataset(folder: Path, repo_id: str, private: bool = False) -> str:
     """Upload a dataset's files and its card.
 
     Args:

@@ -32,7 +32,7 @@ def multiple_choice(
     Raises:
         RecipeError: a column is missing, an option is empty, the right one is also a wrong one, too many options.
     """
-    rows = sources.load(DatasetConfig(path, name=name, split=split), seed)
+    rows = sources.load_source(DatasetConfig(path, name=name, split=split), seed)
     letters = LETTERS[: 1 + len(wrong)]
     if not 0 < len(wrong) < len(LETTERS):
         raise RecipeError(f"args.wrong: 1 to {len(LETTERS) - 1} columns beside the right one, got {len(wrong)}")

@@ -14,9 +14,18 @@ from ..config.recipe import Recipe
 from ..config.schema import RL_TASKS, DataConfig, DatasetConfig
 from ..errors import RecipeError
 from ..prompts import PROMPTS, Messages, Prompt
-from ..rewards.registry import RewardConfig, columns_needed, columns_used
-from .columns import Rows, _extracted, _filled, _layout, _require, as_messages, columns, row_filter
-from .sources import _named
+from ..rewards.registry import RewardConfig, list_needed_columns, list_used_columns
+from .columns import (
+    Rows,
+    build_row_filter,
+    extract_columns,
+    fill_template,
+    find_layout,
+    list_columns,
+    parse_messages,
+    require_columns,
+)
+from .sources import load_named_columns
 
 
 def load_datasets(
@@ -37,14 +46,14 @@ def load_datasets(
     parts = [prepare(source, i, task, data, seed, rewards or []) for i, source in enumerate(sources)]
     if len(parts) == 1:
         return parts[0]
-    names = [columns(part) for part in parts]
+    names = [list_columns(part) for part in parts]
     if task in ("dpo", "reward") and len({"prompt" in own for own in names}) > 1:
         raise RecipeError(
             "datasets: some of these pairs have a `prompt`, some only repeat it in both answers, and in a mixture the "
             "first would lose it; name the others' with `columns`, or take a version that has one"
         )
     # Kept are the columns of all sources, and those that only rows of one kind have: others are None there.
-    wanted = columns_used(rewards or []) | {"reference"}
+    wanted = list_used_columns(rewards or []) | {"reference"}
     if any(reward.kinds for reward in rewards or []):
         wanted.add("kind")
     kept = [
@@ -75,8 +84,8 @@ def prepare(
 ) -> Rows:
     """One source, loaded and brought into the columns of `task`."""
     at = f"datasets.{index} ({source.path})"
-    rows = _named(source, at, seed, data.streaming)
-    have = [*columns(rows), *source.template]
+    rows = load_named_columns(source, at, seed, data.streaming)
+    have = [*list_columns(rows), *source.template]
     if source.kind is not None and "kind" in have:
         rows, have = rows.remove_columns("kind"), [c for c in have if c != "kind"]
     if source.kind is None and "kind" not in have and any(reward.kinds for reward in rewards):
@@ -84,10 +93,10 @@ def prepare(
             f"{at}: some rewards apply to `kinds` of rows only, and these rows have none; add e.g. `kind: math`"
         )
 
-    _require([*source.extract, *source.filters, *columns_needed(rewards, source.kind)], have, at)
-    layout = _layout(task, have, at)
+    require_columns([*source.extract, *source.filters, *list_needed_columns(rewards, source.kind)], have, at)
+    layout = find_layout(task, have, at)
     if source.filters:
-        rows = rows.filter(row_filter(source.filters, at))
+        rows = rows.filter(build_row_filter(source.filters, at))
     if source.rows is not None:
         rows = rows.take(source.rows)
     rows = rows.map(_presenter(source, at, layout, data, rewards), with_indices=True)
@@ -103,11 +112,11 @@ def _presenter(
     source: DatasetConfig, at: str, layout: tuple[str, ...], data: DataConfig, rewards: list[RewardConfig]
 ) -> Callable[[dict[str, Any], int], dict[str, Any]]:
     prompt = PROMPTS[data.prompt]
-    needed = cache(lambda kind: columns_needed(rewards, kind))
+    needed = cache(lambda kind: list_needed_columns(rewards, kind))
 
     def present(row: dict[str, Any], i: int) -> dict[str, Any]:
-        new: dict[str, Any] = {column: _filled(text, row, at, i) for column, text in source.template.items()}
-        new |= _extracted(source.extract, row | new, at, i)
+        new: dict[str, Any] = {column: fill_template(text, row, at, i) for column, text in source.template.items()}
+        new |= extract_columns(source.extract, row | new, at, i)
         kind = source.kind if source.kind is not None else row.get("kind")
         if source.kind is not None:
             new["kind"] = kind
@@ -116,25 +125,25 @@ def _presenter(
             if value is None or (isinstance(value, str | list | dict) and not value):
                 raise RecipeError(f"{at}, row {i}: {column!r} is empty")
             if column == "prompt":
-                new[column] = presented(value, prompt, data.system_prompt, at, i)
+                new[column] = present_prompt(value, prompt, data.system_prompt, at, i)
             elif column == "messages":
-                new[column] = _with_system(as_messages(value, at, i), data.system_prompt)
+                new[column] = _with_system(parse_messages(value, at, i), data.system_prompt)
             elif column in ("completion", "chosen", "rejected"):
-                messages = as_messages(value, at, i)
+                messages = parse_messages(value, at, i)
                 new[column] = messages[-1]["content"] if prompt.plain else messages
         repeated = [] if prompt.plain or not {"prompt", "chosen"} <= new.keys() else _asked(new)
         if repeated:
-            new["prompt"] = presented(repeated, prompt, data.system_prompt, at, i)
+            new["prompt"] = present_prompt(repeated, prompt, data.system_prompt, at, i)
             new |= {side: new[side][len(repeated) :] for side in ("chosen", "rejected")}
         return new
 
     return present
 
 
-def presented(value: Any, prompt: Prompt, system_prompt: str | None, at: str, i: int) -> str | Messages:
+def present_prompt(value: Any, prompt: Prompt, system_prompt: str | None, at: str, i: int) -> str | Messages:
     if isinstance(value, str):
         return prompt.present(value, system_prompt)
-    messages = as_messages(value, at, i)
+    messages = parse_messages(value, at, i)
     if [message["role"] for message in messages] == ["user"]:
         return prompt.present(messages[0]["content"], system_prompt)
     if prompt.plain:

@@ -15,16 +15,16 @@ from ..errors import RecipeError
 from .columns import (
     MESSAGES,
     TEXT,
-    _conversation,
-    _extracted,
-    _filled,
-    _layout,
-    _reopened,
-    _require,
-    columns,
-    row_filter,
+    build_row_filter,
+    extract_columns,
+    fill_template,
+    find_layout,
+    list_columns,
+    parse_prompt,
+    reopen_reasoning,
+    require_columns,
 )
-from .sources import _named
+from .sources import load_named_columns
 
 LOOKED_AT = 256  # rows of a source, from all over it, by which a change of it is noticed
 
@@ -125,12 +125,12 @@ class StoredRows:
         row["source"] = row["source"] or source.path
         row["kind"] = source.kind if source.kind is not None else row.get("kind")
         own = {column: values[j] for column, values in batch.items()}
-        row |= {column: _filled(text, own, at, number) for column, text in source.template.items()}
-        row |= _extracted(source.extract, row, at, number)
+        row |= {column: fill_template(text, own, at, number) for column, text in source.template.items()}
+        row |= extract_columns(source.extract, row, at, number)
         if source.opens_think:
-            row["completion"] = _reopened(row.get("completion"))
+            row["completion"] = reopen_reasoning(row.get("completion"))
         if self.conversations and row["prompt"]:
-            row["prompt"] = _conversation(row["prompt"])
+            row["prompt"] = parse_prompt(row["prompt"])
         return row
 
 
@@ -144,10 +144,10 @@ def load_rows(recipe: Recipe, needed: list[str] | None = None) -> StoredRows:
     Raises:
         RecipeError: missing file or column, a source without rows, columns of different types.
     """
-    return stored(recipe.data.datasets, recipe.task, recipe.seed, "datasets", needed)
+    return read_stored_rows(recipe.data.datasets, recipe.task, recipe.seed, "datasets", needed)
 
 
-def stored(
+def read_stored_rows(
     sources: list[DatasetConfig], task: str, seed: int, key: str, needed: list[str] | None = None
 ) -> StoredRows:
     """Sources as they are stored.
@@ -162,12 +162,12 @@ def stored(
     parts = []
     for i, source in enumerate(sources):
         at = f"{key}.{i} ({source.path})"
-        rows = _named(source, at, seed)
-        have = columns(rows)
-        _require([*source.extract, *source.filters, *(needed or [])], [*have, *source.template], at)
-        _layout(task, [*have, *source.template], at)
+        rows = load_named_columns(source, at, seed)
+        have = list_columns(rows)
+        require_columns([*source.extract, *source.filters, *(needed or [])], [*have, *source.template], at)
+        find_layout(task, [*have, *source.template], at)
         if source.filters:
-            rows = rows.filter(row_filter(source.filters, at))
+            rows = rows.filter(build_row_filter(source.filters, at))
         if source.rows is not None and task != "mix":
             rows = rows.take(source.rows)
         if not len(rows):

@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.parquet
 
 from ..errors import RecipeError
-from ..system.files import replacing
+from ..system.files import replace_file
 
 ROW_GROUP_BYTES = 32 << 20  # of a file's parts that are read at once; long chains of thought make them few rows
 
@@ -79,7 +79,7 @@ def is_whole(path: Path) -> bool:
     return True
 
 
-def damaged(folder: Path) -> list[str]:
+def find_damaged_files(folder: Path) -> list[str]:
     """Names of the files of a whole dataset that cannot be read, or are not there."""
     names = [path.name for path in folder.glob("train-*.parquet")]
     count = int(names[0][-13:-8]) if names else 0
@@ -87,7 +87,7 @@ def damaged(folder: Path) -> list[str]:
     return [path.name for path in expected if not is_whole(path)]
 
 
-def write(path: Path, batches: Iterable[list[dict[str, Any]]], features: datasets.Features) -> int:
+def write_file(path: Path, batches: Iterable[list[dict[str, Any]]], features: datasets.Features) -> int:
     """Write batches of rows as one parquet file, which is under its name only once it is whole and on the disk.
 
     Args:
@@ -103,7 +103,7 @@ def write(path: Path, batches: Iterable[list[dict[str, Any]]], features: dataset
     """
     schema = features.arrow_schema
     count = 0
-    with replacing(path) as partial, pyarrow.parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
+    with replace_file(path) as partial, pyarrow.parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
         for rows in batches:
             count += len(rows)
             columns = {name: [row.get(name) for row in rows] for name in schema.names}
@@ -116,13 +116,15 @@ def write(path: Path, batches: Iterable[list[dict[str, Any]]], features: dataset
     return count
 
 
-def remove_partial(folder: Path) -> None:
+def remove_partial_files(folder: Path) -> None:
     """Delete what killed processes left half written; only while no other process writes there."""
     for path in folder.glob(".*.partial"):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def read(folder: Path, columns: list[str] | None = None, batch_rows: int = 1000) -> Iterator[list[dict[str, Any]]]:
+def read_folder(
+    folder: Path, columns: list[str] | None = None, batch_rows: int = 1000
+) -> Iterator[list[dict[str, Any]]]:
     """The rows of a folder's parquet files in order, batch by batch."""
     for path in sorted(folder.glob("*.parquet")):
         yield from read_file(path, columns, batch_rows)

@@ -17,30 +17,30 @@ from typing import Any
 
 import datasets
 
-from ..config.recipe import is_recipe, made_by, seed_override
+from ..config.recipe import find_run_dir, is_recipe, override_seed
 from ..config.schema import DatasetConfig
 from ..errors import RecipeError
-from .columns import Rows, columns
+from .columns import Rows, list_columns
 
 BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv", ".tsv": "csv"}
 SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}\.parquet")  # as the hub, and our own tasks, name a split's files
 
 
-def load(source: DatasetConfig, seed: int, streaming: bool = False) -> Rows:
+def load_source(source: DatasetConfig, seed: int, streaming: bool = False) -> Rows:
     """Rows of a source as they are stored.
 
     Raises:
         RecipeError: no such file, folder, function or hub dataset; a malformed row (named by its line).
     """
     if is_recipe(source.path):
-        made = made_by(source.path, seed)
+        made = find_run_dir(source.path, seed)
         # Until it is finished its folder holds some of the rows, and looks like any other.
         if not _is_finished(made):
-            command = " ".join(["open-r1 train", source.path, *seed_override(source.path, seed)])
+            command = " ".join(["open-r1 train", source.path, *override_seed(source.path, seed)])
             raise RecipeError(
                 f"datasets: {source.path} has not been run to its end in {made}; make it with: {command}"
             )
-        return load(replace(source, path=str(made / "data")), seed, streaming)
+        return load_source(replace(source, path=str(made / "data")), seed, streaming)
     path = Path(source.path)
     if ":" in source.path and not path.exists():
         return _call(source, seed, streaming)
@@ -76,10 +76,10 @@ def _is_finished(run_dir: Path) -> bool:
     return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("state") == "finished"
 
 
-def _named(source: DatasetConfig, at: str, seed: int, streaming: bool = False) -> Rows:
+def load_named_columns(source: DatasetConfig, at: str, seed: int, streaming: bool = False) -> Rows:
     """Rows of a source under the recipe's column names."""
-    rows = load(source, seed, streaming)
-    have = columns(rows)
+    rows = load_source(source, seed, streaming)
+    have = list_columns(rows)
     for ours, theirs in source.columns.items():
         if theirs not in have:
             raise RecipeError(

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from ..errors import RecipeError, nearest
+from ..errors import RecipeError, suggest_nearest
 from ..prompts import Messages
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Completion:
     refused: str | None = None
 
 
-def refusal(reason: str) -> Completion:
+def make_refusal(reason: str) -> Completion:
     return Completion(None, 0, "refused", reason)
 
 
@@ -114,14 +114,14 @@ class Engine(Protocol):
         ...
 
 
-def find(name: str) -> type:
+def find_engine(name: str) -> type:
     """The class of a name in `ENGINES`, or of `package.module:Class` for one's own.
 
     Raises:
         RecipeError: there is none; names the nearest.
     """
     if name not in ENGINES and ":" not in name:
-        raise RecipeError(f"engine: there is no engine named {name!r}{nearest(name, list(ENGINES))}")
+        raise RecipeError(f"engine: there is no engine named {name!r}{suggest_nearest(name, list(ENGINES))}")
     module, _, attribute = ENGINES.get(name, name).partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -129,19 +129,19 @@ def find(name: str) -> type:
         raise RecipeError(f"engine: {name} cannot be imported ({error})") from error
 
 
-def check(config: EngineConfig) -> None:
+def check_engine(config: EngineConfig) -> None:
     """Refuse an unknown engine and parameters that it does not have, or that it refuses itself (`engine.check`).
 
     Raises:
         RecipeError: naming the key and the nearest one.
     """
-    engine = find(config.name)
+    engine = find_engine(config.name)
     parameters = list(inspect.signature(engine).parameters.values())[1:]
     known = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
     for key in config.parameters:
         if key not in known and not takes_any:
-            raise RecipeError(f"engine.{key}: {config.name} has no such parameter{nearest(key, known)}")
+            raise RecipeError(f"engine.{key}: {config.name} has no such parameter{suggest_nearest(key, known)}")
     if hasattr(engine, "check"):
         engine.check(**config.parameters)
 
@@ -153,11 +153,11 @@ def open_engine(recipe: Recipe) -> Engine:
         RecipeError: the recipe's engine or model cannot be had.
     """
     config = recipe.args.engine
-    check(config)
-    return find(config.name)(recipe, **config.parameters)
+    check_engine(config)
+    return find_engine(config.name)(recipe, **config.parameters)
 
 
-def seed_of(seed: int, row: int, sample: int) -> int:
+def derive_seed(seed: int, row: int, sample: int) -> int:
     """The seed of one completion: 31 bits, the same on every machine."""
     digest = hashlib.sha256(f"{seed}:{row}:{sample}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1

@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import RecipeError
-from ..models import tokenizer_from
+from ..models import load_named_tokenizer
 from ..prompts import Messages
-from ..rewards.llm_judge import summary
+from ..rewards.llm_judge import extract_summary
 from ..rewards.verdict import Verdict
 from ..system.internals import disable_zero3_loading
 
@@ -81,7 +81,7 @@ class RewardModel:
             RecipeError: the weights cannot be loaded, or lack the reward head.
         """
         if self._loaded is None:
-            tokenizer = tokenizer_from(self.name, self.revision)
+            tokenizer = load_named_tokenizer(self.name, self.revision)
             with disable_zero3_loading():
                 try:
                     model, told = AutoModelForSequenceClassification.from_pretrained(
@@ -121,7 +121,7 @@ class RewardModel:
 
     def _ids(self, prompt: str | Messages, completion: str) -> list[int]:
         _, tokenizer = self.load()
-        response = summary(completion) if self.summary_only else completion
+        response = extract_summary(completion) if self.summary_only else completion
         for token in tokenizer.all_special_tokens:
             # Spelled out in a completion it would end the turn, and the policy could write the next one.
             response = response.replace(token, " ")

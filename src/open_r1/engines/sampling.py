@@ -18,13 +18,14 @@ from ..data import presenting, shards
 from ..data.columns import TEXT
 from ..data.shards import Shards
 from ..errors import RecipeError
-from ..prompts import PROMPTS, Messages, prompt_id
+from ..prompts import PROMPTS, Messages, hash_prompt
 from ..system.files import read_jsonl
 from ..system.progress import Progress
 from . import registry
 
 if TYPE_CHECKING:
     from ..run.run import Run
+
 
 Row = dict[str, Any]
 
@@ -59,7 +60,7 @@ class Asked:
     system_prompt: str | None = None
 
 
-def fill(
+def fill_files(
     this: Run,
     files: Shards,
     todo: list[int],
@@ -114,16 +115,16 @@ def _fill(
         raise RecipeError(
             f"every prompt of the rows {rows[0]['row']} to {rows[-1]['row']} is refused: {rows[0]['refused']}"
         )
-    shards.write(files.path(number), [rows], features)
+    shards.write_file(files.path(number), [rows], features)
     return len(rows), sum(row["tokens"] for row in rows)
 
 
 def _any_answered(folder: Path) -> bool:
     """True if a file that is there already holds an answer."""
-    return any(row["refused"] is None for batch in shards.read(folder, ["refused"]) for row in batch)
+    return any(row["refused"] is None for batch in shards.read_folder(folder, ["refused"]) for row in batch)
 
 
-def complete(
+def complete_prompts(
     engine: registry.Engine, rows: list[Row], numbers: list[int], asked: Asked, progress: Progress
 ) -> list[list[Row]]:
     """The columns of `n` completions of each row's prompt (rows x n).
@@ -158,16 +159,16 @@ def _present(
             if not row["prompt"]:
                 raise RecipeError("the prompt is empty")
             how = PROMPTS[asked.prompt]
-            prompts[i] = presenting.presented(row["prompt"], how, asked.system_prompt, row["source"], number)
+            prompts[i] = presenting.present_prompt(row["prompt"], how, asked.system_prompt, row["source"], number)
         except RecipeError as error:
-            refused[i] = [registry.refusal(str(error))] * asked.n
+            refused[i] = [registry.make_refusal(str(error))] * asked.n
     return prompts, refused
 
 
 def _columns(row: Row, number: int, k: int, completion: registry.Completion, seed: int) -> Row:
     text = completion.text
     return {
-        "prompt_id": prompt_id(row["prompt"] or f"row {number}"),
+        "prompt_id": hash_prompt(row["prompt"] or f"row {number}"),
         "row": number,
         "sample": k,
         # A server may send half of a surrogate pair, which no file can hold.
@@ -175,7 +176,7 @@ def _columns(row: Row, number: int, k: int, completion: registry.Completion, see
         "tokens": completion.tokens,
         "finish_reason": completion.finish_reason,
         "refused": completion.refused,
-        "seed": registry.seed_of(seed, number, k),
+        "seed": registry.derive_seed(seed, number, k),
     }
 
 
@@ -193,7 +194,7 @@ def _record(directory: Path, number: int, completions: int, tokens: int, progres
         file.write(json.dumps(line) + "\n")
 
 
-def speed(directory: Path) -> float | None:
+def measure_speed(directory: Path) -> float | None:
     """Tokens per second of one process, in the mean over all that took part; loading the model does not count."""
     log = directory / "shards.jsonl"
     elapsed: dict[str, float] = {}

@@ -13,7 +13,7 @@ from jinja2 import TemplateError
 
 from ..errors import RecipeError
 from ..prompts import Messages
-from .registry import Completion, Sampling, refusal, seed_of
+from .registry import Completion, Sampling, derive_seed, make_refusal
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +48,7 @@ class Local:
         self.weights: PreTrainedModel | None = weights
         self.tokenizer, self.model, self.batch_size = tokenizer, model, batch_size
         self.window: int | None = getattr(weights.config.get_text_config(), "max_position_embeddings", None)
-        self.end_tokens = ids_that_end(weights.generation_config.eos_token_id, tokenizer.eos_token_id)
+        self.end_tokens = find_end_ids(weights.generation_config.eos_token_id, tokenizer.eos_token_id)
         self._published = weights.generation_config
         # Its penalties and limits are the publisher's taste; `generate` would take all that it is not told.
         weights.generation_config = GenerationConfig(
@@ -66,8 +66,8 @@ class Local:
         done: Callable[[int, int], None] | None = None,
     ) -> list[list[Completion]]:
         rows = rows if rows is not None else list(range(len(prompts)))
-        presented = [present(prompt, self.tokenizer, self.window) for prompt in prompts]
-        completions_PN: list[list[Any]] = [[refusal(p.refused) if p.refused else None] * n for p in presented]
+        presented = [tokenize_prompt(prompt, self.tokenizer, self.window) for prompt in prompts]
+        completions_PN: list[list[Any]] = [[make_refusal(p.refused) if p.refused else None] * n for p in presented]
         waiting = [(p, i) for p in range(len(prompts)) if not presented[p].refused for i in range(n)]
         if done and len(waiting) < len(prompts) * n:
             done(len(prompts) * n - len(waiting), 0)
@@ -76,7 +76,7 @@ class Local:
         waiting.sort(key=lambda pair: -len(presented[pair[0]].ids))
         while waiting:
             batch = waiting[: self.batch_size]
-            seeds = [seed_of(sampling.seed, rows[p], i) for p, i in batch]
+            seeds = [derive_seed(sampling.seed, rows[p], i) for p, i in batch]
             made = self._try([presented[p] for p, _ in batch], seeds, sampling)
             if made is None:
                 continue
@@ -126,7 +126,7 @@ class Local:
         """One completion of each prompt."""
         import torch
 
-        from .decoding import Draw, Ends, warpers
+        from .decoding import Draw, Ends, build_warpers
 
         device = self.weights.device
         ids = {"input_ids": [prompt.ids for prompt in presented]}
@@ -135,7 +135,7 @@ class Local:
         limits = torch.tensor([min(prompt.room, sampling.max_tokens) for prompt in presented], device=device)
         end_tokens = torch.tensor(self.end_tokens, dtype=torch.long, device=device)
         ends = Ends(start, limits, end_tokens, sampling.stop, self.tokenizer)
-        processors = warpers(sampling)
+        processors = build_warpers(sampling)
         if sampling.temperature:
             processors.append(Draw(seeds))
         with torch.no_grad():
@@ -161,7 +161,7 @@ class Local:
         return input_ids.new_zeros(len(input_ids), dtype=bool)
 
     def _completion(self, ids: list[int], opener: str, stopped: bool, stop: tuple[str, ...]) -> Completion:
-        text = before_stop(self.tokenizer.decode(ids, skip_special_tokens=True), stop)
+        text = cut_at_stop(self.tokenizer.decode(ids, skip_special_tokens=True), stop)
         return Completion(opener + text, len(ids), "stop" if stopped else "length")
 
 
@@ -180,8 +180,8 @@ class Transformers(Local):
         from .. import models
 
         tokenizer = models.load_tokenizer(recipe)
-        path = models.model_path(recipe, tokenizer)
-        kwargs = models.model_init_kwargs(recipe)
+        path = models.prepare_weights(recipe, tokenizer)
+        kwargs = models.build_model_kwargs(recipe)
         trusted = recipe.args.trust_remote_code
         loaded = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=trusted, **kwargs).eval()
         placed = loaded if "device_map" in kwargs else loaded.to(PartialState().device)
@@ -210,7 +210,7 @@ class Presented:
     refused: str | None = None
 
 
-def present(prompt: str | Messages, tokenizer: Any, window: int | None) -> Presented:
+def tokenize_prompt(prompt: str | Messages, tokenizer: Any, window: int | None) -> Presented:
     """Tokenize a prompt.
 
     A plain text gets the tokenizer's special tokens, as in training; a chat template has written its own.
@@ -218,7 +218,7 @@ def present(prompt: str | Messages, tokenizer: Any, window: int | None) -> Prese
     from .. import models
 
     try:
-        text = models.as_text(prompt, tokenizer)
+        text = models.render_prompt(prompt, tokenizer)
     except TemplateError as error:  # some insist on alternating roles
         return Presented([], refused=f"the chat template refuses the prompt: {error}")
     ids = tokenizer(text, add_special_tokens=isinstance(prompt, str))["input_ids"]
@@ -233,12 +233,12 @@ def present(prompt: str | Messages, tokenizer: Any, window: int | None) -> Prese
     return Presented(ids, math.inf if window is None else window - len(ids), opener)
 
 
-def before_stop(text: str, stop: tuple[str, ...]) -> str:
+def cut_at_stop(text: str, stop: tuple[str, ...]) -> str:
     """The text up to the first of the stop texts."""
     return text[: min((text.find(end) for end in stop if end in text), default=len(text))]
 
 
-def ids_that_end(*found: int | list[int] | None) -> list[int]:
+def find_end_ids(*found: int | list[int] | None) -> list[int]:
     """Ids that end a completion: the tokenizer's, and those that the model was published with.
 
     A chat model may end its turn with a token that is not its tokenizer's end token.

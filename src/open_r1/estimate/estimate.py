@@ -90,7 +90,7 @@ class Estimate:
         return self.speed.step_seconds * self.work.processes / self.speed.tokens
 
 
-def headline(estimate: Estimate) -> str:
+def format_headline(estimate: Estimate) -> str:
     """Does it fit, in one line."""
     work = estimate.work
     peak = estimate.memory.peak / GIB
@@ -105,7 +105,7 @@ def headline(estimate: Estimate) -> str:
     return f"{verdict}: {peak:.1f} of {estimate.gpu.memory:.1f} GiB on each GPU ({several})"
 
 
-def options(changes: dict[str, Any]) -> tuple[Options, dict[str, Any]]:
+def parse_options(changes: dict[str, Any]) -> tuple[Options, dict[str, Any]]:
     """An estimate's own options, and what is left for the recipe; `gpus` may be `8xH100`.
 
     Raises:
@@ -118,12 +118,12 @@ def options(changes: dict[str, Any]) -> tuple[Options, dict[str, Any]]:
     if given.get("utilisation", 0) > 1:
         raise RecipeError(f"utilisation: a share, at most 1, got {given['utilisation']!r}")
     if "gpus" in changes:
-        count, kind = hardware.parse(str(changes.pop("gpus")))
+        count, kind = hardware.parse_gpus(str(changes.pop("gpus")))
         changes |= {key: value for key, value in (("gpus", count), ("gpu_type", kind)) if value is not None}
     return Options(**given), changes
 
 
-def of(recipe: Recipe, asked: Options | None = None, config: PretrainedConfig | None = None) -> Estimate:
+def estimate_recipe(recipe: Recipe, asked: Options | None = None, config: PretrainedConfig | None = None) -> Estimate:
     """The estimate of a recipe.
 
     Args:
@@ -135,16 +135,16 @@ def of(recipe: Recipe, asked: Options | None = None, config: PretrainedConfig | 
         RecipeError: a model whose shape is not known or cannot be traced.
     """
     asked = asked or Options()
-    work = workload.of(recipe, config)
-    gpu = hardware.find(recipe.run.gpu_type) if work.on_gpu else None
-    used, taken = memory.of(work, gpu), None
+    work = workload.build_workload(recipe, config)
+    gpu = hardware.find_gpu(recipe.run.gpu_type) if work.on_gpu else None
+    used, taken = memory.estimate_memory(work, gpu), None
     if gpu is not None:
         rows = None if asked.rows is None else int(asked.rows)
-        taken = speed.of(work, gpu, asked.utilisation, rows, asked.mean_tokens)
+        taken = speed.estimate_time(work, gpu, asked.utilisation, rows, asked.mean_tokens)
     return Estimate(work, gpu, used, taken, asked.price)
 
 
-def needs_a_model(recipe: Recipe) -> bool:
+def needs_model(recipe: Recipe) -> bool:
     """False of data recipes that only read and write, and of what is generated elsewhere."""
     if recipe.task in DATA_TASKS and recipe.task != "sample":
         return False
@@ -163,14 +163,14 @@ def note_memory(recipe: Recipe, findings: Findings) -> None:
     """
     from .. import models
 
-    if not needs_a_model(recipe):
+    if not needs_model(recipe):
         return
     try:
-        taken = of(recipe)
+        taken = estimate_recipe(recipe)
     except RecipeError as error:
         findings.warnings.append(f"its memory cannot be estimated: {error}")
         return
-    told = headline(taken)
+    told = format_headline(taken)
     if taken.fits:
         findings.said.append(f"memory, estimated: {told}")
     else:

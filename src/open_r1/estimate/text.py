@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 
-from ..config.overrides import words_of
+from ..config.overrides import format_overrides
 from .alternatives import Alternative
-from .estimate import Estimate, headline
+from .estimate import Estimate, format_headline
 from .memory import GIB
 
 SHOWN = 9  # alternatives
 
 
-def recipe(estimate: Estimate) -> str:
+def format_estimate(estimate: Estimate) -> str:
     """All of an estimate."""
-    return "\n".join([headline(estimate), "", *_memory(estimate), *_speed(estimate)])
+    return "\n".join([format_headline(estimate), "", *_memory(estimate), *_speed(estimate)])
 
 
 def _memory(estimate: Estimate) -> list[str]:
@@ -58,13 +58,13 @@ def _speed(estimate: Estimate) -> list[str]:
             if estimate.price is None
             else f", {estimate.price * (estimate.gpu_hours or 0):,.0f} at {estimate.price:g} an hour"
         )
-        lines.append(f"{whole}{hours(taken.hours)}, {estimate.gpu_hours:,.0f} GPU-hours{cost}")
+        lines.append(f"{whole}{format_hours(taken.hours)}, {estimate.gpu_hours:,.0f} GPU-hours{cost}")
     lines += [f"assumed: {note}" for note in taken.notes]
     lines.append("figures of time are assumed: none has been measured on a GPU")
     return lines
 
 
-def alternatives(estimate: Estimate, around: list[tuple[Alternative, Estimate]]) -> str:
+def format_alternatives(estimate: Estimate, around: list[tuple[Alternative, Estimate]]) -> str:
     """What else could be done, a line for each."""
     lines = ["", f"{'instead':<34}{'GiB':>7}  {'fits':<5}{'GPU-hours':>10}  what to add"]
     for alternative, other in around[:SHOWN]:
@@ -79,7 +79,9 @@ def alternatives(estimate: Estimate, around: list[tuple[Alternative, Estimate]])
 
 
 def _word(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else words_of({"": value})[0].removeprefix("--=")
+    return (
+        " ".join(map(str, value)) if isinstance(value, list) else format_overrides({"": value})[0].removeprefix("--=")
+    )
 
 
 def seconds(value: float) -> str:
@@ -88,19 +90,19 @@ def seconds(value: float) -> str:
     return f"{value:.0f} s" if value < 300 else f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
 
 
-def hours(value: float) -> str:
+def format_hours(value: float) -> str:
     if value < 2:
         return f"{value * 60:.0f} minutes"
     return f"{value:.0f} hours" if value < 72 else f"{value / 24:.0f} days"
 
 
-def table(estimates: Iterable[tuple[str, Estimate]]) -> Iterator[str]:
+def format_table(estimates: Iterable[tuple[str, Estimate]]) -> Iterator[str]:
     """A line of Markdown for each of several recipes."""
     yield "| recipe | hardware | GiB a GPU | fits | time | GPU-hours |\n|---|---|---|---|---|---|"
     for path, taken in estimates:
         kind = f"{taken.work.gpus} x {taken.gpu.name}" if taken.gpu else "CPU"
         kind += "" if taken.work.sharding.kind == "none" else f", {taken.work.sharding.name}"
-        lasts = "" if taken.speed is None or taken.speed.hours is None else hours(taken.speed.hours)
+        lasts = "" if taken.speed is None or taken.speed.hours is None else format_hours(taken.speed.hours)
         spent = "" if taken.gpu_hours is None else f"{taken.gpu_hours:,.0f}"
         cells = [f"`{path}`", kind, f"{taken.memory.peak / GIB:.1f}", "yes" if taken.fits else "NO", lasts, spent]
         yield f"| {' | '.join(cells)} |"

@@ -233,7 +233,9 @@ def _experts(config: PretrainedConfig) -> int:
     return next(getattr(config, name) for name in names if hasattr(config, name))
 
 
-def count(config: PretrainedConfig, lora: tuple[tuple[str, Any], ...] | None = None, head: bool = True) -> Parameters:
+def count_parameters(
+    config: PretrainedConfig, lora: tuple[tuple[str, Any], ...] | None = None, head: bool = True
+) -> Parameters:
     """Numbers of parameters of a model, and of what is trained; without its head of words for a reward model.
 
     Raises:
@@ -272,7 +274,7 @@ def _count(key: _Config, lora: tuple[tuple[str, Any], ...] | None, with_head: bo
     )
 
 
-def step(config: PretrainedConfig, setting: Setting) -> Step:
+def trace_step(config: PretrainedConfig, setting: Setting) -> Step:
     """What one forward and backward pass takes.
 
     Raises:

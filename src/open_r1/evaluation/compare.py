@@ -12,18 +12,18 @@ from statistics import fmean
 from typing import Any
 
 from ..benchmarks import registry
-from ..errors import RecipeError, nearest
+from ..errors import RecipeError, suggest_nearest
 from . import compatibility, tables
 from .compatibility import ALLOWED, LETTERS, Group, Side
-from .intervals import interval
-from .significance import flipped, holm, paired, power, sign_flip, uneven
+from .intervals import estimate_interval
+from .significance import are_uneven, compute_sign_flip_p, correct_holm, estimate_power, find_flips, pair_differences
 
 Json = dict[str, Any]
 
 OF_SAMPLES = ("unjudged", "truncated", "format", "language")  # shares beside the metrics, where problems have them
 
 
-def compare(
+def compare_runs(
     runs: Sequence[str], *, metric: str = "pass@1", allow: Sequence[str] = (), level: float = 0.95, seed: int = 0
 ) -> Json:
     """Set runs against the first of them, on each benchmark that they share.
@@ -44,10 +44,10 @@ def compare(
         RecipeError: fewer than two evaluations, one that cannot be read, none in common, or not of one kind.
     """
     _check(runs, metric, allow, level)
-    loaded = [compatibility.load(run, letter) for run, letter in zip(runs, LETTERS, strict=False)]
-    groups = compatibility.grouped(runs, loaded)
-    compatibility.refuse_twice(groups)
-    compatibility.refuse_differing(runs, groups, allow)
+    loaded = [compatibility.load_evaluations(run, letter) for run, letter in zip(runs, LETTERS, strict=False)]
+    groups = compatibility.group_evaluations(runs, loaded)
+    compatibility.refuse_same_file(groups)
+    compatibility.refuse_incompatible(runs, groups, allow)
     benchmarks = [_benchmark(group, metric, level, seed) for group in groups]
     if all(benchmark["metric"] is None for benchmark in benchmarks):
         firsts = [group.sides[0].found["metrics"] for group in groups]
@@ -56,7 +56,7 @@ def compare(
         raise RecipeError(f"--metric {metric}: not among the metrics that all runs have; there are {', '.join(there)}")
     pairs = [pair for benchmark in benchmarks for pair in benchmark["pairs"]]
     tests = sum(pair["p"] is not None for pair in pairs)
-    for pair, corrected in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
+    for pair, corrected in zip(pairs, correct_holm([pair["p"] for pair in pairs]), strict=True):
         pair["p_holm"] = corrected
     for group, benchmark in zip(groups, benchmarks, strict=True):
         for side, pair in zip(group.sides[1:], benchmark["pairs"], strict=False):  # without the metric there are none
@@ -69,7 +69,7 @@ def compare(
         "level": level,
         "seed": seed,
         "tests": tests,
-        "left_out": compatibility.left_out(loaded),
+        "left_out": compatibility.describe_left_out(loaded),
         "benchmarks": benchmarks,
     }
 
@@ -77,10 +77,12 @@ def compare(
 def _check(runs: Sequence[str], metric: str, allow: Sequence[str], level: float) -> None:
     unknown = next((name for name in allow if name not in ALLOWED), None)
     if unknown is not None:
-        raise RecipeError(f"--allow {unknown}: nothing of that name is compared{nearest(unknown, list(ALLOWED))}")
+        raise RecipeError(
+            f"--allow {unknown}: nothing of that name is compared{suggest_nearest(unknown, list(ALLOWED))}"
+        )
     if not 0 < level < 1:
         raise RecipeError(f"--level {level:g}: must lie between 0 and 1, for instance 0.95")
-    registry.parse(metric)
+    registry.parse_metric(metric)
     if len(runs) < 2:
         raise RecipeError(
             "compare takes two runs or more; the evaluations of one training are RUN_DIR:before and RUN_DIR:after"
@@ -95,7 +97,7 @@ def _benchmark(group: Group, metric: str, level: float, seed: int) -> Json:
     ids = [one for one in first.by_id if all(one in side.by_id for side in others)]
     if not ids:
         raise RecipeError(f"{group.name}: no problem is in all of the runs; compare them two by two")
-    kind, n = registry.parse(metric)
+    kind, n = registry.parse_metric(metric)
     ks = [side.found["protocol"]["k"] for side in group.sides]
     tested = f"{kind}@{n or min(ks)}"
     names = [name for name in first.found["metrics"] if all(name in side.found["metrics"] for side in others)]
@@ -128,20 +130,20 @@ def _pair(a: Side, b: Side, tested: str, names: list[str], ids: list[str], level
 
     `samples` are each side's samples with evidence of a problem, on average, where these differ too much for the test.
     """
-    differences_P = paired(_values(a, tested, ids), _values(b, tested, ids))
+    differences_P = pair_differences(_values(a, tested, ids), _values(b, tested, ids))
     rates_a, rates_b = (_rates(side, ids) for side in (a, b))
     evidence_a, evidence_b = (_counts(side, "evidence", ids) for side in (a, b))
-    too_uneven = uneven(evidence_a, evidence_b)
+    too_uneven = are_uneven(evidence_a, evidence_b)
     return {
         "run": b.letter,
         "differences": {name: _difference(a, b, name, ids, level, seed) for name in names},
-        "p": sign_flip(differences_P, seed=seed),
+        "p": compute_sign_flip_p(differences_P, seed=seed),
         "samples": [fmean(evidence) for evidence in (evidence_a, evidence_b)] if too_uneven else None,
         "bounds": _bounds(a, b, tested, ids),
         "flips": [
             flip._asdict()
             | {"problem": ids[flip.problem], "question": a.by_id[ids[flip.problem]].get("question") or ""}
-            for flip in flipped(rates_a, rates_b)
+            for flip in find_flips(rates_a, rates_b)
         ],
         "by_problem": [
             {"problem": one, "before": old, "after": new, "difference": difference}
@@ -180,7 +182,9 @@ def _power(a: Side, b: Side, tested: str, pair: Json, level: float) -> Json | No
     if tested != "pass@1":
         return None
     ids = [problem["problem"] for problem in pair["by_problem"]]
-    needed = power(*(_counts(side, key, ids) for side in (a, b) for key in ("correct", "evidence")), level=level)
+    needed = estimate_power(
+        *(_counts(side, key, ids) for side in (a, b) for key in ("correct", "evidence")), level=level
+    )
     return needed._asdict() if needed else None
 
 
@@ -218,7 +222,7 @@ def _difference(a: Side, b: Side, name: str, ids: list[str], level: float, seed:
 
     Evaluations that hold a figure for all problems together only, not for each, have no difference of it.
     """
-    differences_P = paired(_values(a, name, ids), _values(b, name, ids))
+    differences_P = pair_differences(_values(a, name, ids), _values(b, name, ids))
     known = sum(difference is not None for difference in differences_P)
     return _mean(differences_P, None if name == "mean_length" else (-1.0, 1.0), level, seed) | {"problems": known}
 
@@ -227,7 +231,7 @@ def _mean(values_P: list[float | None], bounds: tuple[float, float] | None, leve
     known = [value for value in values_P if value is not None]
     if not known:
         return {"value": None, "low": None, "high": None}
-    low, high = interval(values_P, bounds=bounds, level=level, seed=seed) or (None, None)
+    low, high = estimate_interval(values_P, bounds=bounds, level=level, seed=seed) or (None, None)
     return {"value": sum(known) / len(known), "low": low, "high": high}
 
 
@@ -237,8 +241,8 @@ def _meaning(benchmark: Json, pair: Json, level: float, tests: int) -> str:
     difference = pair["differences"][benchmark["metric"]]
     if difference["value"] is None:
         return f"Nothing can be said of {b} against {a}: no problem has samples with a verdict on both sides."
-    size = tables.words(tables.points(difference))
-    p = f"p {tables.p_value(pair['p_holm'])}" + (f", corrected for {tests} tests" if tests > 1 else "")
+    size = tables.join_cell(tables.format_points(difference))
+    p = f"p {tables.format_p_value(pair['p_holm'])}" + (f", corrected for {tests} tests" if tests > 1 else "")
     needs = pair["power"]
     if pair["samples"]:
         of_a, of_b = pair["samples"]
@@ -248,7 +252,7 @@ def _meaning(benchmark: Json, pair: Json, level: float, tests: int) -> str:
             "interval too narrow: two runs of the same model look different in up to a quarter of the cases. "
             + ("Compare runs of the same k." if not pair["bounds"] else "The samples without a verdict want a judge.")
         )
-    if pair["p_holm"] <= 1 - level and _open(pair):
+    if pair["p_holm"] <= 1 - level and is_undecided(pair):
         low, high = (f"{100 * bound:+.1f}" for bound in pair["bounds"])
         more = "more" if difference["value"] > 0 else "less"
         return (
@@ -271,6 +275,6 @@ def _meaning(benchmark: Json, pair: Json, level: float, tests: int) -> str:
     return f"{told}; one of {seen:.1f} would take {needs['problems']:,} problems like them{of_each}."
 
 
-def _open(pair: Json) -> bool:
+def is_undecided(pair: Json) -> bool:
     """True if the samples without a verdict could turn the difference round."""
     return pair["bounds"] is not None and pair["bounds"][0] <= 0 <= pair["bounds"][1]

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from ..errors import RecipeError, nearest
+from ..errors import RecipeError, suggest_nearest
 from . import tables
 
 Json = dict[str, Any]
@@ -101,7 +101,7 @@ class Group:
     differing: list[str] = field(default_factory=list)  # what is allowed to differ, in words
 
 
-def load(run: str, letter: str) -> dict[str, Side]:
+def load_evaluations(run: str, letter: str) -> dict[str, Side]:
     """The evaluations of a run by the name of their file; of `RUN_DIR:name` that one."""
     directory, name = Path(run), None
     if not directory.is_dir() and ":" in run:
@@ -118,7 +118,7 @@ def load(run: str, letter: str) -> dict[str, Side]:
     if name is not None:
         there = [path.stem for path in paths]
         if name not in there:
-            raise RecipeError(f"{run}: there is no evaluation {name!r} in {directory}{nearest(name, there)}")
+            raise RecipeError(f"{run}: there is no evaluation {name!r} in {directory}{suggest_nearest(name, there)}")
         paths = [path for path in paths if path.stem == name]
     found = {path: _read(path) for path in paths}
     return {
@@ -150,7 +150,7 @@ def _read(path: Path) -> Json:
     return found
 
 
-def grouped(runs: Sequence[str], loaded: list[dict[str, Side]]) -> list[Group]:
+def group_evaluations(runs: Sequence[str], loaded: list[dict[str, Side]]) -> list[Group]:
     """What is compared with what: evaluations of one name, or single ones whatever their names."""
     first, *others = loaded
     if _single(loaded):
@@ -174,7 +174,7 @@ def _single(loaded: list[dict[str, Side]]) -> bool:
     return all(len(by_name) == 1 for by_name in loaded)
 
 
-def left_out(loaded: list[dict[str, Side]]) -> list[str]:
+def describe_left_out(loaded: list[dict[str, Side]]) -> list[str]:
     """Evaluations that only some of the runs have, in words; single ones are compared whatever their names."""
     if _single(loaded):
         return []
@@ -185,7 +185,7 @@ def left_out(loaded: list[dict[str, Side]]) -> list[str]:
     return [f"{name}: only in {', '.join(having)}" for name, having in letters.items() if len(having) < len(loaded)]
 
 
-def refuse_twice(groups: list[Group]) -> None:
+def refuse_same_file(groups: list[Group]) -> None:
     """Refuse to compare a file with itself."""
     for group in groups:
         seen: dict[Path, Side] = {}
@@ -197,7 +197,7 @@ def refuse_twice(groups: list[Group]) -> None:
                 )
 
 
-def refuse_differing(runs: Sequence[str], groups: list[Group], allow: Sequence[str]) -> None:
+def refuse_incompatible(runs: Sequence[str], groups: list[Group], allow: Sequence[str]) -> None:
     """Refuse what is not of one kind, all of it in one message; note in the groups what may differ."""
     refused: dict[str, list[str]] = {}
     for group in groups:
@@ -231,7 +231,7 @@ def _differing(a: Side, b: Side) -> dict[str, str]:
     for key in ("grader", "verifier", *PROTOCOL):
         ours, theirs = (side.found["protocol"].get(key, side.found.get(key)) for side in (a, b))
         if ours != theirs:
-            old, new = tables.setting(ours), tables.setting(theirs)
+            old, new = tables.format_setting(ours), tables.format_setting(theirs)
             both = f"two texts that begin with {old}" if old == new else f"{old} of {a.letter}, {new} of {b.letter}"
             told[key] = f"{key}: {both}"
     old = [side.letter for side in (a, b) if ONE_VERSION.search(side.found["grader"])]

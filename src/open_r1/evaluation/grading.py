@@ -12,10 +12,10 @@ import datasets
 
 from ..data.columns import TEXT
 from ..errors import RecipeError
-from ..prompts import Messages, last_text
+from ..prompts import Messages, read_last_text
 from ..rewards import registry
 from ..rewards.format import think_format
-from ..rewards.language import language_share
+from ..rewards.language import measure_language
 from ..rewards.registry import RewardConfig
 from ..rewards.scoring import ScoredBatch
 from ..rewards.verdict import Verdict
@@ -57,7 +57,7 @@ class Grader:
         self.verifier = verifier
         self.version = grader_version(verifier)
         self.scored = ScoredBatch([verifier], max_tokens=max_tokens)
-        self._ballot = registry.ballot(verifier.name)
+        self._ballot = registry.find_ballot(verifier.name)
         self._reads = list(inspect.signature(self._ballot).parameters)[1:] if self._ballot else []
 
     def grade(self, rows: list[Row]) -> list[Row]:
@@ -91,7 +91,7 @@ class Grader:
                     # Equal answers by the first of them, so that anyone can count the votes again.
                     "vote": None if answer is None else firsts.setdefault((row["row"], key), answer),
                     "format": None if text is None else think_format(text),
-                    "language": language_share(text, language) if text and language else None,
+                    "language": measure_language(text, language) if text and language else None,
                     "grader": self.version,
                 }
             )
@@ -118,9 +118,9 @@ def grader_version(verifier: RewardConfig) -> str:
     return f"{verifier.name}({given}) {registry.version(verifier.name)}"
 
 
-def columns_of(verifier: RewardConfig) -> list[str]:
+def list_columns(verifier: RewardConfig) -> list[str]:
     """Columns of a problem that its verdict depends on, where it has them."""
-    return sorted({*registry.columns_used([verifier]), "language"})
+    return sorted({*registry.list_used_columns([verifier]), "language"})
 
 
 def check_columns(verifier: RewardConfig, have: list[str], at: str) -> None:
@@ -129,7 +129,7 @@ def check_columns(verifier: RewardConfig, have: list[str], at: str) -> None:
     Raises:
         RecipeError: naming the column and what to do.
     """
-    for column in registry.columns_needed([verifier]):
+    for column in registry.list_needed_columns([verifier]):
         if column not in have:
             raise RecipeError(
                 f"{at}: {verifier.name} needs the column {column!r}; the problems have {', '.join(have)}. Name its "
@@ -156,13 +156,13 @@ def _as_verdict(result: Any) -> Verdict:
     return Verdict("unknown", "no verdict" if result is None else f"a score of {result:g} is no verdict")
 
 
-def beginning(prompt: str | Messages | None) -> str:
+def shorten_question(prompt: str | Messages | None) -> str:
     """The first words of a question, on one line."""
-    line = " ".join(last_text(prompt).split())
+    line = " ".join(read_last_text(prompt).split())
     return line if len(line) <= QUESTION else line[: QUESTION - 1] + "…"
 
 
-def identity(problems: Iterable[list[Any]]) -> str:
+def digest_problems(problems: Iterable[list[Any]]) -> str:
     """16 hex digits that tell these problems from others.
 
     Args:
@@ -174,11 +174,11 @@ def identity(problems: Iterable[list[Any]]) -> str:
     return digest.hexdigest()[:16]
 
 
-def example(problem: Row, judged_K: list[Row], completions_K: list[str | None]) -> Row:
+def pick_example(problem: Row, judged_K: list[Row], completions_K: list[str | None]) -> Row:
     """A problem with two of its samples, for the report: of right and wrong ones, one of each."""
     order = sorted(range(len(judged_K)), key=lambda k: judged_K[k]["verdict"] == judged_K[0]["verdict"] and k > 0)
     return {
-        "prompt": last_text(problem["prompt"]),
+        "prompt": read_last_text(problem["prompt"]),
         "solution": problem.get("solution"),
         "samples": [
             {key: judged_K[k][key] for key in ("verdict", "tokens", "answer")} | {"completion": completions_K[k]}

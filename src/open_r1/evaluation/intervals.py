@@ -24,7 +24,7 @@ NOTHING = 1e-18  # a variance of values that differ by rounding alone; one of 10
 Interval = tuple[float, float]
 
 
-def interval(
+def estimate_interval(
     values_P: Sequence[float | None],
     weights_P: Sequence[float] | None = None,
     *,
@@ -48,7 +48,7 @@ def interval(
     P = len(values)
     if P < 2:
         return bounds if P else None
-    t = t_quantile((1 + level) / 2, P - 1)
+    t = compute_t_quantile((1 + level) / 2, P - 1)
     if bounds is None:
         return _expanded_percentile(values, weights, t, seed)
     mean = float(np.average(values, weights=weights))
@@ -58,10 +58,12 @@ def interval(
         # As much as values of 0 and 1 alone (of differences, of -1 too) would vary, of the same mean size.
         extreme = float(np.average(np.abs(values), weights=weights)) - mean**2
         variance += UNSEEN * extreme / P**2
-    return score(mean, variance, P, t, bounds)
+    return compute_wilson_interval(mean, variance, P, t, bounds)
 
 
-def score(mean: float, variance: float, observations: int, quantile: float, bounds: Interval = (0.0, 1.0)) -> Interval:
+def compute_wilson_interval(
+    mean: float, variance: float, observations: int, quantile: float, bounds: Interval = (0.0, 1.0)
+) -> Interval:
     """Wilson's score interval of a mean of bounded values, for as many observations as would give its variance.
 
     All true means are in it that lie within `quantile` of their standard errors from the observed one, where the
@@ -110,7 +112,7 @@ def _expanded_percentile(values_P: np.ndarray, weights_P: np.ndarray, t: float, 
     return float(low), float(high)
 
 
-def t_quantile(probability: float, freedom: int) -> float:
+def compute_t_quantile(probability: float, freedom: int) -> float:
     """Student's t: exact for 1 and 2 degrees of freedom, else by its Cornish-Fisher expansion.
 
     Within 0.2% of it at 0.975; the least near is that of 3 degrees at 0.995, 0.8%.

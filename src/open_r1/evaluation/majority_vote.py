@@ -27,7 +27,7 @@ class Votes(NamedTuple):
     classes: tuple[tuple[int, float], ...]
 
 
-def votes(samples_K: list[Row]) -> Votes:
+def count_votes(samples_K: list[Row]) -> Votes:
     """How the samples with evidence vote."""
     verdicts = defaultdict(list)
     for sample in samples_K:
@@ -37,7 +37,7 @@ def votes(samples_K: list[Row]) -> Votes:
 
 
 @lru_cache(maxsize=1 << 12)
-def majority(votes: Votes) -> tuple[float, ...]:
+def compute_majority(votes: Votes) -> tuple[float, ...]:
     """maj@1 to maj@n of a problem's n samples: how often the most frequent answer of a random subset is right.
 
     Exact. In a subset of m, let a class of s votes have t of them, and every other class at most t. The subsets of
@@ -110,7 +110,7 @@ def unit_quadrature(nodes: int) -> tuple[np.ndarray, np.ndarray]:
     return (x + 1) / 2, weights / 2
 
 
-def vote_variance(votes: Votes, m: int, random: np.random.Generator) -> float:
+def compute_vote_variance(votes: Votes, m: int, random: np.random.Generator) -> float:
     """Variance of maj@m over other samples of the problem.
 
     That of a vote of m, drawn with replacement from those that were cast, times m / n as the n samples hold so many

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..benchmarks.registry import MOST_VOTES, parse
-from .intervals import Interval, interval, score, t_quantile
-from .majority_vote import Row, Votes, majority, vote_variance, votes
+from ..benchmarks.registry import MOST_VOTES, parse_metric
+from .intervals import Interval, compute_t_quantile, compute_wilson_interval, estimate_interval
+from .majority_vote import Row, Votes, compute_majority, compute_vote_variance, count_votes
 
 EVIDENCE = ("correct", "wrong")
 DOUBT = ("unknown", "error")
@@ -51,12 +51,12 @@ class Problem(NamedTuple):
     def of(cls, samples_K: list[Row]) -> Problem:
         evidence = [sample for sample in samples_K if sample["verdict"] in EVIDENCE]
         correct = sum(sample["verdict"] == "correct" for sample in evidence)
-        return cls(len(evidence), correct, len(samples_K) - len(evidence), votes(evidence))
+        return cls(len(evidence), correct, len(samples_K) - len(evidence), count_votes(evidence))
 
     def curve(self, kind: str) -> tuple[float, ...]:
         """pass@1 or maj@1 up to that of all samples with evidence."""
         if kind == "maj":
-            return majority(self.votes)
+            return compute_majority(self.votes)
         return tuple(1 - fails for fails in fails_at(self.evidence, self.correct))
 
     def value(self, kind: str, n: int) -> float | None:
@@ -64,7 +64,9 @@ class Problem(NamedTuple):
         if self.evidence == 0:
             return None
         n = min(n, self.evidence)
-        return majority(self.votes)[n - 1] if kind == "maj" else 1 - fails_at(self.evidence, self.correct)[n - 1]
+        return (
+            compute_majority(self.votes)[n - 1] if kind == "maj" else 1 - fails_at(self.evidence, self.correct)[n - 1]
+        )
 
     def settled(self, right: bool) -> Problem:
         """The same had all doubtful samples been right, or wrong, and voted for the best, or worst, answer given."""
@@ -84,12 +86,12 @@ class Problem(NamedTuple):
 
 def metric(name: str, problems_P: list[Problem], level: float, seed: int) -> dict[str, Any]:
     """Value of a metric and its intervals; `short` counts the problems with less evidence than it asks for."""
-    kind, n = parse(name)
+    kind, n = parse_metric(name)
     values_P = [problem.value(kind, n) for problem in problems_P]
     known_P = [value for value in values_P if value is not None]
     if not known_P:
         return {"value": None, "low": None, "high": None, "same_problems": None, "problems": 0}
-    low, high = interval(values_P, level=level)
+    low, high = estimate_interval(values_P, level=level)
     again = samples_alone(kind, n, problems_P, level, seed)
     told = {
         "value": float(np.mean(known_P)),
@@ -110,15 +112,15 @@ def samples_alone(kind: str, n: int, problems_P: list[Problem], level: float, se
         return None
     random = np.random.default_rng(seed)
     variance = sum(
-        pass_variance(p.evidence, p.correct, n) if kind == "pass" else vote_variance(p.votes, n, random)
+        pass_variance(p.evidence, p.correct, n) if kind == "pass" else compute_vote_variance(p.votes, n, random)
         for p in problems_P
     )
     value = float(np.mean([problem.value(kind, n) for problem in problems_P]))
     samples = sum(p.evidence for p in problems_P)
-    t = t_quantile((1 + level) / 2, samples - len(problems_P))
+    t = compute_t_quantile((1 + level) / 2, samples - len(problems_P))
     # A vote is one observation of all the samples it takes.
     observations = samples if kind == "pass" else max(len(problems_P), samples // n)
-    return score(value, variance / len(problems_P) ** 2, observations, t)
+    return compute_wilson_interval(value, variance / len(problems_P) ** 2, observations, t)
 
 
 def pass_variance(n: int, c: int, k: int) -> float:
@@ -135,7 +137,7 @@ def bounds(name: str, problems_P: list[Problem]) -> list[float] | None:
     """The metric had all samples without evidence been wrong, and had they been right; None without problems."""
     if not problems_P:
         return None
-    kind, n = parse(name)
+    kind, n = parse_metric(name)
     wrong, right = ([p.settled(all_right).value(kind, n) for p in problems_P] for all_right in (False, True))
     return [float(np.mean(wrong)), float(np.mean(right))]
 
@@ -179,7 +181,7 @@ def _over_samples(
     if not known_PK:
         return {"value": None, "low": None, "high": None}
     means_P, weights_P = [float(np.mean(x)) for x in known_PK], [len(x) for x in known_PK]
-    told = interval(means_P, weights_P, bounds=(0.0, 1.0) if bounded else None, level=level, seed=seed)
+    told = estimate_interval(means_P, weights_P, bounds=(0.0, 1.0) if bounded else None, level=level, seed=seed)
     low, high = told or (None, None)
     return {"value": float(np.average(means_P, weights=weights_P)), "low": low, "high": high}
 
@@ -212,7 +214,7 @@ def by_problem(samples_K: list[Row], problem: Problem, names: list[str]) -> dict
         "language": _known_mean(samples_K, "language"),
         "truncated": sum(sample["finish_reason"] == "length" for sample in samples_K),
     }
-    return told | {name: problem.value(*parse(name)) for name in names}
+    return told | {name: problem.value(*parse_metric(name)) for name in names}
 
 
 def _known_mean(samples: list[Row], key: str) -> float | None:
@@ -220,7 +222,9 @@ def _known_mean(samples: list[Row], key: str) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def figures(judged_PK: list[list[Row]], metrics: list[str], *, level: float = 0.95, seed: int = 0) -> dict[str, Any]:
+def compute_figures(
+    judged_PK: list[list[Row]], metrics: list[str], *, level: float = 0.95, seed: int = 0
+) -> dict[str, Any]:
     """The figures of an evaluation, for its JSON file.
 
     Args:
@@ -236,7 +240,7 @@ def figures(judged_PK: list[list[Row]], metrics: list[str], *, level: float = 0.
     if empty:
         raise ValueError(f"problem {empty[0]} of the evaluation has no samples")
     K = max(map(len, judged_PK), default=0)
-    names = list(dict.fromkeys(f"{kind}@{n or K}" for kind, n in map(parse, metrics)))
+    names = list(dict.fromkeys(f"{kind}@{n or K}" for kind, n in map(parse_metric, metrics)))
     told = [Problem.of(samples) for samples in judged_PK]
     samples = [sample for samples in judged_PK for sample in samples]
     silent = Counter(s.get("reason") or "" for s in samples if s["verdict"] in DOUBT)

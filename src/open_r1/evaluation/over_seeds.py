@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from .intervals import t_quantile
+from .intervals import compute_t_quantile
 
 LEVEL = 0.95
 
 
-def mean(values_S: Sequence[float], level: float = LEVEL) -> dict[str, Any]:
+def compute_mean(values_S: Sequence[float], level: float = LEVEL) -> dict[str, Any]:
     """Mean over seeds, and Student's interval of where it lies for other seeds, as `{"value", "low", "high"}`.
 
     Of three seeds it reaches 2.5 of their standard deviations to either side. A single seed has no interval.
@@ -24,11 +24,11 @@ def mean(values_S: Sequence[float], level: float = LEVEL) -> dict[str, Any]:
     value, seeds = fmean(values_S), len(values_S)
     if seeds < 2:
         return {"value": value, "low": None, "high": None}
-    half = t_quantile((1 + level) / 2, seeds - 1) * stdev(values_S) / math.sqrt(seeds)
+    half = compute_t_quantile((1 + level) / 2, seeds - 1) * stdev(values_S) / math.sqrt(seeds)
     return {"value": value, "low": value - half, "high": value + half}
 
 
-def spread(values_TS: Sequence[Sequence[float]]) -> float:
+def compute_spread(values_TS: Sequence[Sequence[float]]) -> float:
     """Standard deviation over the seeds at each step, in the mean over the steps.
 
     Args:
@@ -37,7 +37,7 @@ def spread(values_TS: Sequence[Sequence[float]]) -> float:
     return float(np.std(values_TS, axis=1, ddof=1).mean())
 
 
-def spread_ratio(
+def compare_spreads(
     a_TS: Sequence[Sequence[float]], b_TS: Sequence[Sequence[float]], level: float = LEVEL
 ) -> dict[str, float] | None:
     """The spread of A over that of B, and its interval; None if B has none.
@@ -52,9 +52,9 @@ def spread_ratio(
         b_TS: of as many steps and seeds.
         level: of the interval.
     """
-    if spread(b_TS) == 0:
+    if compute_spread(b_TS) == 0:
         return None
-    ratio, reach = spread(a_TS) / spread(b_TS), tellable_ratio(freedom(a_TS, b_TS), level)
+    ratio, reach = compute_spread(a_TS) / compute_spread(b_TS), tellable_ratio(freedom(a_TS, b_TS), level)
     return {"value": ratio, "low": ratio / reach, "high": ratio * reach}
 
 
@@ -88,5 +88,5 @@ def tellable_ratio(freedom: float, level: float = LEVEL) -> float:
     """
     # Between one and two degrees the expansion of Student's t is not good enough.
     freedom = freedom if freedom > 2 else math.floor(freedom + 1e-9)
-    half = t_quantile((1 + level) / 2, freedom) / math.sqrt(freedom)
+    half = compute_t_quantile((1 + level) / 2, freedom) / math.sqrt(freedom)
     return half + math.sqrt(half**2 + 1)

@@ -13,9 +13,9 @@ import numpy as np
 from ..config import protocol
 from ..config.recipe import Recipe
 from ..config.schema import BenchmarkConfig
-from ..data.rows import StoredRows, stored
+from ..data.rows import StoredRows, read_stored_rows
 from ..errors import RecipeError
-from ..prompts import prompt_id
+from ..prompts import hash_prompt
 from . import grading
 
 Row = dict[str, Any]
@@ -23,10 +23,10 @@ Row = dict[str, Any]
 READ_ROWS = 64  # problems held at once; the hidden tests of one may take megabytes
 
 
-def measured(recipe: Recipe) -> list[BenchmarkConfig]:
+def load_benchmarks(recipe: Recipe) -> list[BenchmarkConfig]:
     """The benchmarks by the recipe's protocol."""
     given = recipe.given
-    return protocol.applied(recipe.args, given.get("prompt"), given.get("system_prompt"))
+    return protocol.apply_protocol(recipe.args, given.get("prompt"), given.get("system_prompt"))
 
 
 class Problems:
@@ -49,7 +49,7 @@ class Problems:
         self.hashes: list[str] = []  # of the prompts
         self.questions: list[str] = []  # their beginnings
         whole = hashlib.sha256()
-        self.identity = grading.identity(self._read_ids(whole))
+        self.identity = grading.digest_problems(self._read_ids(whole))
         self.looks = whole.hexdigest()[:16]  # of all columns, so that it is the same for another verifier
         repeated = [name for name, count in Counter(self.ids).items() if count > 1]
         if repeated:
@@ -69,12 +69,12 @@ class Problems:
 
     def _read_ids(self, whole: hashlib._Hash) -> Iterator[list[Any]]:
         """Note the problems' ids, and all of each in `whole`; what each of them is."""
-        columns = grading.columns_of(self.benchmark.verifier)
+        columns = grading.list_columns(self.benchmark.verifier)
         for row in self.read(range(len(self))):
             whole.update(json.dumps(row, sort_keys=True, default=str).encode())
             name = row.get("id")
-            self.hashes.append(prompt_id(row["prompt"] or ""))
-            self.questions.append(grading.beginning(row["prompt"]))
+            self.hashes.append(hash_prompt(row["prompt"] or ""))
+            self.questions.append(grading.shorten_question(row["prompt"]))
             self.ids.append(self.hashes[-1] if name is None else str(name))
             yield [self.ids[-1], row["prompt"], *(row.get(column) for column in columns)]
 
@@ -121,7 +121,7 @@ class Sets:
         return {"sources": [*told, *more], "kept": None}
 
 
-def load(benchmark: BenchmarkConfig, seed: int) -> Problems:
+def load_problems(benchmark: BenchmarkConfig, seed: int) -> Problems:
     """The problems of a benchmark.
 
     Raises:
@@ -129,7 +129,7 @@ def load(benchmark: BenchmarkConfig, seed: int) -> Problems:
     """
     at = f"benchmarks.{benchmark.name}"
     try:
-        rows = stored(benchmark.datasets, "evaluate", seed, f"{at}.datasets")
+        rows = read_stored_rows(benchmark.datasets, "evaluate", seed, f"{at}.datasets")
     except RecipeError as error:
         # Of a source that cannot be had; what is missing in one that can, is told by its place in the recipe.
         told = str(error)

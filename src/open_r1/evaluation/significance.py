@@ -21,12 +21,12 @@ UNEVEN_SHARE = 0.1  # of the problems that may have more than that
 LEAST = 6  # problems that can be told apart at 95%; the signs of five all agree in 1 of 16 cases
 
 
-def paired(a_P: Sequence[float | None], b_P: Sequence[float | None]) -> list[float | None]:
+def pair_differences(a_P: Sequence[float | None], b_P: Sequence[float | None]) -> list[float | None]:
     """Differences B - A, problem by problem; None where either has no evidence."""
     return [None if a is None or b is None else b - a for a, b in zip(a_P, b_P, strict=True)]
 
 
-def sign_flip(differences_P: Sequence[float | None], *, seed: int = 0, draws: int = DRAWS) -> float | None:
+def compute_sign_flip_p(differences_P: Sequence[float | None], *, seed: int = 0, draws: int = DRAWS) -> float | None:
     """Two-sided p-value of no difference: how often random signs take the sum at least as far from zero.
 
     If both models are the same and have as many samples of a problem, its difference has either sign with the same
@@ -53,7 +53,7 @@ def sign_flip(differences_P: Sequence[float | None], *, seed: int = 0, draws: in
     return _drawn(d, seed, draws)
 
 
-def uneven(samples_a_P: Sequence[int], samples_b_P: Sequence[int]) -> bool:
+def are_uneven(samples_a_P: Sequence[int], samples_b_P: Sequence[int]) -> bool:
     """Whether numbers of samples differ so much that `sign_flip`, and intervals of differences, raise false alarms.
 
     Where the two models are the same, a difference of shares of unequally many samples is skewed, and its signs are
@@ -109,7 +109,7 @@ def _drawn(d: np.ndarray, seed: int, draws: int) -> float:
     return (reached + 1) / (draws + 1)
 
 
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
+def correct_holm(p_values: Sequence[float | None]) -> list[float | None]:
     """p-values corrected for all that were tested (Holm 1979); None stays None and counts for no test."""
     order = sorted((i for i, p in enumerate(p_values) if p is not None), key=lambda i: p_values[i])
     corrected: list[float | None] = [None] * len(p_values)
@@ -138,7 +138,7 @@ class Power(NamedTuple):
     within: float | None
 
 
-def power(
+def estimate_power(
     right_a_P: Sequence[int],
     samples_a_P: Sequence[int],
     right_b_P: Sequence[int],
@@ -196,7 +196,7 @@ class Flip(NamedTuple):
     after: float
 
 
-def flipped(a_P: Sequence[float | None], b_P: Sequence[float | None]) -> list[Flip]:
+def find_flips(a_P: Sequence[float | None], b_P: Sequence[float | None]) -> list[Flip]:
     """Problems that only one of the two solves in more than half of the samples, the greatest change first."""
     flips = [
         Flip(i, a, b)

@@ -10,10 +10,10 @@ import datasets
 
 from ..config.schema import DatasetConfig
 from ..data.columns import TEXT
-from ..data.rows import StoredRows, stored
+from ..data.rows import StoredRows, read_stored_rows
 from ..data.shards import Shards
 from ..errors import RecipeError
-from ..prompts import prompt_id
+from ..prompts import hash_prompt
 from .problems import Problems, Sets
 
 Row = dict[str, Any]
@@ -37,7 +37,7 @@ class Imported:
 
     def __init__(self, source: DatasetConfig, sets: Sets, seed: int):
         self.at = f"completions ({source.path})"
-        self.rows: datasets.Dataset = stored([source], "imported", seed, "completions").parts[0][1]
+        self.rows: datasets.Dataset = read_stored_rows([source], "imported", seed, "completions").parts[0][1]
         have = self.rows.column_names
         if not {"id", "prompt"} & {*have}:
             raise RecipeError(f"{self.at}: `id` or `prompt` must say which problem a row answers; it has {have}")
@@ -62,7 +62,7 @@ class Imported:
         lost = []
         for i, row in enumerate(self.rows.select_columns([*columns, *(["completion"] if self._several else [])])):
             benchmark = row.get("benchmark") or only
-            name = str(row["id"]) if row.get("id") is not None else prompt_id(row.get("prompt") or "")
+            name = str(row["id"]) if row.get("id") is not None else hash_prompt(row.get("prompt") or "")
             place = known.get(benchmark, {}).get(name)
             if place is None:
                 lost.append(f"row {i} ({benchmark} {name})")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 
-def percent(part: float, whole: float) -> str:
+def format_percent(part: float, whole: float) -> str:
     """A share, of which 0.0% is nothing at all and 100.0% is everything."""
     if not whole:
         return "-"
@@ -24,22 +24,22 @@ Cell = tuple[str, str]  # a value and its interval
 SHORT = 40  # characters of a setting in a line
 
 
-def share(figure: Json | None) -> Cell:
+def format_share(figure: Json | None) -> Cell:
     """A share as a percentage: `("14.7%", "[13.2, 16.3]")`."""
     return _cell(figure, 100, "%")
 
 
-def count(figure: Json | None) -> Cell:
+def format_count(figure: Json | None) -> Cell:
     """A number of tokens."""
     return _cell(figure, 1, "")
 
 
-def points(figure: Json | None) -> Cell:
+def format_points(figure: Json | None) -> Cell:
     """A difference of shares in percentage points: `("+3.1", "[0.4, 5.9]")`."""
     return _cell(figure, 100, "", "+")
 
 
-def more(figure: Json | None) -> Cell:
+def format_more(figure: Json | None) -> Cell:
     """A difference of numbers of tokens."""
     return _cell(figure, 1, "", "+")
 
@@ -57,17 +57,17 @@ def _rounded(value: float, sign: str = "") -> str:
     return f"{round(value, 1) + 0.0:{sign},.1f}"
 
 
-def p_value(p: float) -> str:
+def format_p_value(p: float) -> str:
     """`= 0.021`, `< 0.0001`."""
     return "< 0.0001" if p < 0.0001 else f"= {p:.2g}"
 
 
-def words(cell: Cell) -> str:
+def join_cell(cell: Cell) -> str:
     """`14.7% [13.2, 16.3]`."""
     return " ".join(cell).strip()
 
 
-def before_after(before: Json, after: Json) -> list[tuple[str, Cell, Cell]]:
+def pair_before_after(before: Json, after: Json) -> list[tuple[str, Cell, Cell]]:
     """Rows of (name, before, after).
 
     Args:
@@ -78,26 +78,27 @@ def before_after(before: Json, after: Json) -> list[tuple[str, Cell, Cell]]:
     metrics = {name: name for name in {**before, **after} if name not in names}
     rows = []
     for key, name in (metrics | names).items():
-        shown = count if key == "mean_length" else share
+        shown = format_count if key == "mean_length" else format_share
         rows.append((name, shown(before.get(key)), shown(after.get(key))))
     return rows
 
 
-def evaluation_rows(evaluation: Json) -> tuple[Cell, str, Cell]:
+def format_evaluation(evaluation: Json) -> tuple[Cell, str, Cell]:
     """The first metric of an evaluation, the others in words, and the mean length."""
     (_, first), *others = evaluation["metrics"].items()
-    told = ", ".join(f"{name} {words(share(figure))}" for name, figure in others)
-    return share(first), told, count(evaluation["tokens"]["mean"])
+    told = ", ".join(f"{name} {join_cell(format_share(figure))}" for name, figure in others)
+    return format_share(first), told, format_count(evaluation["tokens"]["mean"])
 
 
-def departures(evaluation: Json) -> list[str]:
+def describe_departures(evaluation: Json) -> list[str]:
     """What differs from the benchmark's own protocol, in words: `k 4 instead of 64`."""
     return [
-        f"{key} {setting(ours)} instead of {setting(own)}" for key, (own, ours) in evaluation["departures"].items()
+        f"{key} {format_setting(ours)} instead of {format_setting(own)}"
+        for key, (own, ours) in evaluation["departures"].items()
     ]
 
 
-def setting(value: Any) -> str:
+def format_setting(value: Any) -> str:
     """A value of a protocol, short; one that is not set is `none`."""
     if value is None:
         return "none"
@@ -105,10 +106,10 @@ def setting(value: Any) -> str:
     return line if len(line) <= SHORT else line[: SHORT - 1] + "…"
 
 
-def without_evidence(evaluation: Json) -> list[str]:
+def describe_unjudged(evaluation: Json) -> list[str]:
     """What the verifier could not judge, in words, with the bounds of the metrics; empty if it judged everything."""
     shares = {verdict: evaluation["shares"][verdict]["value"] for verdict in ("unknown", "error")}
-    told = [f"{verdict} {percent(value, 1)}" for verdict, value in shares.items() if value]
+    told = [f"{verdict} {format_percent(value, 1)}" for verdict, value in shares.items() if value]
     if not told:
         return []
     reasons = ", ".join(f"{count:,} × {reason}" for reason, count in list(evaluation["reasons"].items())[:2])
@@ -125,7 +126,7 @@ def without_evidence(evaluation: Json) -> list[str]:
     return lines
 
 
-def aligned(rows: list[tuple[str | Cell, ...]], left: tuple[int, ...] = (0,)) -> list[str]:
+def align_rows(rows: list[tuple[str | Cell, ...]], left: tuple[int, ...] = (0,)) -> list[str]:
     """The rows as lines whose columns stand below one another.
 
     Args:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from ..errors import RecipeError, nearest
+from ..errors import RecipeError, suggest_nearest
 from .rules import Row
 
 
@@ -129,14 +129,14 @@ def step_name(entry: FilterConfig) -> str:
     return entry.label or entry.name.rpartition(":")[2]
 
 
-def find(name: str) -> Callable[..., Any]:
+def find_filter(name: str) -> Callable[..., Any]:
     """The function of a name in `FILTERS`, or of `package.module:function`.
 
     Raises:
         RecipeError: there is none; names the nearest.
     """
     if ":" not in name and name not in FILTERS:
-        raise RecipeError(f"filters: there is no filter named {name!r}{nearest(name, list(FILTERS))}")
+        raise RecipeError(f"filters: there is no filter named {name!r}{suggest_nearest(name, list(FILTERS))}")
     module, _, function = FILTERS.get(name, name).partition(":")
     try:
         return getattr(importlib.import_module(module), function)
@@ -144,7 +144,7 @@ def find(name: str) -> Callable[..., Any]:
         raise RecipeError(f"filters: {name} cannot be imported ({error})") from error
 
 
-def check(entries: list[FilterConfig], metrics: list[str] | None) -> None:
+def check_filters(entries: list[FilterConfig], metrics: list[str] | None) -> None:
     """Refuse unknown names, two steps of one name, and wrong, unknown or missing parameters.
 
     Args:
@@ -160,7 +160,7 @@ def check(entries: list[FilterConfig], metrics: list[str] | None) -> None:
             raise RecipeError(f"filters.{i}: {names[i]!r} is a step of every selection; give this one another `label`")
         if names.index(names[i]) != i:
             raise RecipeError(f"filters.{i}: {names[i]!r} is listed twice, and is counted by name; give one a `label`")
-        function = find(entry.name)
+        function = find_filter(entry.name)
         given = _checked_parameters(function, entry, f"filters.{i}: {entry.name}")
         if hasattr(function, "check"):  # values that only the filter can refuse
             try:
@@ -169,9 +169,9 @@ def check(entries: list[FilterConfig], metrics: list[str] | None) -> None:
                 raise RecipeError(f"filters.{i}: {entry.name}: {error}") from error
 
 
-def build(entries: list[FilterConfig]) -> list[Filter]:
+def build_filters(entries: list[FilterConfig]) -> list[Filter]:
     """The steps of entries that `check` has let pass."""
-    return [_built(entry, find(entry.name)) for entry in entries]
+    return [_built(entry, find_filter(entry.name)) for entry in entries]
 
 
 def _built(entry: FilterConfig, function: Callable[..., Any]) -> Filter:
@@ -195,7 +195,7 @@ def _checked_parameters(function: Callable[..., Any], entry: FilterConfig, at: s
     known = {a.name: a for a in arguments if a.kind is inspect.Parameter.KEYWORD_ONLY}
     for key in entry.parameters:
         if key not in known:
-            hint = nearest(key, [*known, *_ENTRY_KEYS]) if known else "; it has none"
+            hint = suggest_nearest(key, [*known, *_ENTRY_KEYS]) if known else "; it has none"
             if key in [a.name for a in arguments]:
                 hint = f": it is no keyword argument; write `def {function.__name__}({arguments[0].name}, *, {key})`"
             raise RecipeError(f"{at} has no parameter {key!r}{hint}")

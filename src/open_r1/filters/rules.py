@@ -17,12 +17,12 @@ from collections import Counter
 from functools import lru_cache
 from typing import Any, Literal
 
-from ..errors import RecipeError, nearest
+from ..errors import RecipeError, suggest_nearest
 from ..rewards import repetition
-from ..rewards.format import reasoning, think_answer_format, think_format
-from ..rewards.language import LANGUAGES, language_share, prompt_language
-from ..rewards.math.extraction import final_answer
-from ..rewards.math.scorers import vote_key
+from ..rewards.format import extract_reasoning, think_answer_format, think_format
+from ..rewards.language import LANGUAGES, detect_language, measure_language
+from ..rewards.math.extraction import extract_answer
+from ..rewards.math.scorers import compute_vote_key
 
 Row = dict[str, Any]
 
@@ -30,22 +30,22 @@ _FENCE = re.compile(r"```|^[ \t]*~~~", re.MULTILINE)
 _BLANK_LINE = re.compile(r"\n[ \t]*\n")
 
 
-def words(text: str) -> list[str]:
+def count_words(text: str) -> list[str]:
     """Words by white space; in scripts without spaces two characters are one, as for the repetition reward."""
     return repetition.WORD.findall(text)
 
 
-def score(row: Row, metric: str) -> float | None:
+def read_score(row: Row, metric: str) -> float | None:
     """A sample's score by a reward; None if it has none."""
     return (row.get("scores") or {}).get(metric)
 
 
-def cause(reason: str) -> str:
+def read_cause(reason: str) -> str:
     """What a verdict's reason begins with: it names the cause first and, after a colon, the case."""
     return reason.split(": ")[0]
 
 
-def lengths(samples: list[Row]) -> list[int]:
+def measure_lengths(samples: list[Row]) -> list[int]:
     """Tokens of each sample; characters of all if the tokens of one are not known."""
     tokens = [row.get("tokens") for row in samples]
     return [len(row["completion"]) for row in samples] if None in tokens else tokens
@@ -55,7 +55,7 @@ def correct(completion: str, verdict: str, reason: str) -> str | None:
     """Only what was judged correct; what could not be judged goes as well, but not as wrong."""
     if verdict in ("correct", "wrong"):
         return None if verdict == "correct" else "wrong"
-    return f"{verdict}: {cause(reason)}" if verdict else "not judged"
+    return f"{verdict}: {read_cause(reason)}" if verdict else "not judged"
 
 
 def finished(completion: str, finish_reason: str | None = None) -> str | None:
@@ -67,7 +67,7 @@ def finished(completion: str, finish_reason: str | None = None) -> str | None:
 
 def has_answer(completion: str) -> str | None:
     """A final answer can be read from it, as the accuracy reward reads it."""
-    return None if final_answer(completion) else "no final answer"
+    return None if extract_answer(completion) else "no final answer"
 
 
 def well_formed(
@@ -99,17 +99,17 @@ def one_language(
         min_share: of the words, that are of the language.
         min_script_share: of the words, that are of its script, where the prompt has no other.
     """
-    target = language or prompt_language(prompt) or prompt_language(reasoning(completion))
+    target = language or detect_language(prompt) or detect_language(extract_reasoning(completion))
     if target is None:
         return None
     try:
         script = counted_as(target)
-        of_script = language_share(completion, script)
+        of_script = measure_language(completion, script)
         if of_script is None:
             return None
         if of_script < min_script_share and _only(prompt, script):
             return "mixed scripts"
-        share = of_script if script == target else language_share(completion, target)
+        share = of_script if script == target else measure_language(completion, target)
     except RecipeError:  # the row's own mistake
         return "unknown language"
     return None if share >= min_share else "mixed languages"
@@ -118,7 +118,7 @@ def one_language(
 @lru_cache(maxsize=4096)
 def _only(text: str, script: str) -> bool:
     """True if all words of a text, if any, are of one script."""
-    return language_share(text, script) in (None, 1.0)
+    return measure_language(text, script) in (None, 1.0)
 
 
 def counted_as(language: str) -> str:
@@ -137,15 +137,15 @@ def counted_as(language: str) -> str:
 
 def short_paragraphs(completion: str, *, max_words: int = 300) -> str | None:
     """No paragraph of the reasoning, between blank lines, is longer."""
-    paragraphs = _BLANK_LINE.split(reasoning(completion).replace("<think>", " "))
+    paragraphs = _BLANK_LINE.split(extract_reasoning(completion).replace("<think>", " "))
     # Most are too short to need counting: a word has at least one character.
-    long = any(len(paragraph) > max_words and len(words(paragraph)) > max_words for paragraph in paragraphs)
+    long = any(len(paragraph) > max_words and len(count_words(paragraph)) > max_words for paragraph in paragraphs)
     return "long paragraph" if long else None
 
 
 def no_code_in_reasoning(completion: str) -> str | None:
     """No fenced code block in the reasoning; the answer may have one."""
-    return "code in the reasoning" if _FENCE.search(reasoning(completion)) else None
+    return "code in the reasoning" if _FENCE.search(extract_reasoning(completion)) else None
 
 
 def little_repetition(completion: str, *, max_share: float = 0.5, ngram: int = 3) -> str | None:
@@ -201,8 +201,8 @@ def majority(samples: list[Row], *, min_share: float = 0.0) -> list[str | None]:
         samples: those that are left vote.
         min_share: of the votes, that the answer must have.
     """
-    answers = [final_answer(row["completion"]) for row in samples]
-    keys = [vote_key(answer) if answer else None for answer in answers]
+    answers = [extract_answer(row["completion"]) for row in samples]
+    keys = [compute_vote_key(answer) if answer else None for answer in answers]
     votes = Counter(key for key in keys if key is not None)
     if not votes:
         return ["no final answer"] * len(samples)
@@ -236,7 +236,7 @@ def best(samples: list[Row], *, k: int = 1, by: str) -> list[str | None]:
         reasons[i] = None
     if by not in LENGTHS:
         for i, row in enumerate(samples):
-            reasons[i] = f"no {by} score" if score(row, by) is None else reasons[i]
+            reasons[i] = f"no {by} score" if read_score(row, by) is None else reasons[i]
     return reasons
 
 
@@ -246,9 +246,9 @@ LENGTHS = ("shortest", "longest", "spread")
 def _best(samples: list[Row], k: int, by: str) -> list[int]:
     """Positions of the k best."""
     if by not in LENGTHS:
-        scores = {i: found for i, row in enumerate(samples) if (found := score(row, by)) is not None}
+        scores = {i: found for i, row in enumerate(samples) if (found := read_score(row, by)) is not None}
         return sorted(scores, key=lambda i: -scores[i])[:k]
-    size = lengths(samples)
+    size = measure_lengths(samples)
     ordered = sorted(range(len(samples)), key=lambda i: -size[i] if by == "longest" else size[i])
     if by != "spread" or k >= len(ordered):
         return ordered[:k]
@@ -289,14 +289,14 @@ def _check_min_reward(metrics: list[str] | None, *, reward: str, min: float) -> 
     if not math.isfinite(min):
         raise RecipeError(f"min: a number, got {min}")
     if metrics is not None and reward not in metrics:
-        raise RecipeError(f"reward: {reward!r} is no reward of this recipe{nearest(reward, metrics)}")
+        raise RecipeError(f"reward: {reward!r} is no reward of this recipe{suggest_nearest(reward, metrics)}")
 
 
 def _check_best(metrics: list[str] | None, *, by: str, k: int = 1) -> None:
     if k < 1:
         raise RecipeError(f"k: a number of samples, 1 or more, got {k}")
     if metrics is not None and by not in (*LENGTHS, *metrics):
-        raise RecipeError(f"by: {by!r} is no reward of this recipe{nearest(by, [*LENGTHS, *metrics])}")
+        raise RecipeError(f"by: {by!r} is no reward of this recipe{suggest_nearest(by, [*LENGTHS, *metrics])}")
 
 
 def _check_max_words(metrics: list[str] | None, *, max_words: int = 1) -> None:

@@ -14,7 +14,7 @@ from accelerate.commands.launch import launch_command, launch_command_parser
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from ..system import failures
-from ..system.network import node_name
+from ..system.network import find_node_name
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
         rank, failure = error.get_first_failure()
         sys.exit(told(rank, failure.exitcode))
     except Exception as error:  # of the meeting of the machines
-        failures.record(error)
+        failures.record_error(error)
         raise
 
 
@@ -33,9 +33,9 @@ def told(rank: int, code: int) -> int:
     """Say what ended a process that could not say it itself. Returns the exit code."""
     if code > 0:
         return code
-    message = failures.ended_by(-code)
+    message = failures.describe_signal(-code)
     print(f"rank {rank}: {message}", file=sys.stderr, flush=True)
-    failures.leave(failures.Failure(message, node_name(), rank, time.time(), 128 - code))
+    failures.write_failure(failures.Failure(message, find_node_name(), rank, time.time(), 128 - code))
     return 128 - code
 
 

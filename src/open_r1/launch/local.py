@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config.loading import load_recipe, outline, planned_processes
+from ..config.loading import count_planned_processes, load_recipe, read_outline
 from ..config.overrides import parse_overrides
-from ..config.recipe import Recipe, default_output_dir, read_yaml
+from ..config.recipe import Recipe, derive_output_dir, read_yaml
 from ..config.schema import SHARDED_TASKS, TRAINERS
-from ..errors import RecipeError, Unavailable, nearest
+from ..errors import RecipeError, Unavailable, suggest_nearest
 from ..run.recipe_changes import refuse_another_recipe
 from ..system import hardware, network
-from ..system.files import is_finished, read_json, status, write_json
+from ..system.files import is_finished, read_json, read_status, write_json
 from . import nodes, process_group, vllm_server
 from .nodes import Allocation, Layout
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..run.run import Run
 
 
-def train(path: str, overrides: list[str], processes: int | None = None) -> Run | None:
+def run_recipe(path: str, overrides: list[str], processes: int | None = None) -> Run | None:
     """Run a recipe to its end, its base first if that is missing.
 
     Args:
@@ -43,20 +43,20 @@ def train(path: str, overrides: list[str], processes: int | None = None) -> Run 
     Raises:
         RecipeError: as of `load_recipe`; or the machine has fewer GPUs than processes.
     """
-    processes = processes or planned_processes(path, overrides)
-    where = nodes.here()
-    recipe = outline(path, overrides)
+    processes = processes or count_planned_processes(path, overrides)
+    where = nodes.find_allocation()
+    recipe = read_outline(path, overrides)
     alone = processes == 1 and not (recipe.run.gpus == 1 and recipe.run.accelerate_config)
     if (alone and not recipe.run.vllm_server_gpus) or recipe.task not in TRAINERS:
         # Here or in a fork it will be run; other processes load what that takes themselves.
         recipe = load_recipe(path, overrides, processes)
-    if finished(recipe) and not (recipe.run.overwrite or recipe.given.get("rejudge")):
-        return already_finished(recipe)
+    if is_finished_by(recipe) and not (recipe.run.overwrite or recipe.given.get("rejudge")):
+        return show_finished(recipe)
     for first, words in recipe.upstream:
-        if not finished(outline(first, words)):
+        if not is_finished_by(read_outline(first, words)):
             print(f"first {' '.join([first, *words])}, which this one needs", flush=True)
-            train(first, words, processes if (first, words) == recipe.base else None)
-            if not finished(outline(first, words)):
+            run_recipe(first, words, processes if (first, words) == recipe.base else None)
+            if not is_finished_by(read_outline(first, words)):
                 raise RecipeError(
                     f"{first} waits for the other parts of its job array; the same command goes on once they are done"
                 )
@@ -68,14 +68,14 @@ def train(path: str, overrides: list[str], processes: int | None = None) -> Run 
         )
     # One process too needs its launcher for DeepSpeed, to keep the optimizer of one GPU in the host's memory.
     if not alone or recipe.run.vllm_server_gpus or (where and where.nodes > 1):
-        return in_processes(recipe, overrides, processes)
-    return importlib.import_module(module_of(recipe.task)).main(recipe)
+        return run_in_processes(recipe, overrides, processes)
+    return importlib.import_module(find_task_module(recipe.task)).main(recipe)
 
 
 ANY_MODEL = "recipes/any/evaluate/benchmarks.yaml"
 
 
-def evaluation(model: str, benchmarks: list[str], overrides: list[str]) -> tuple[str, list[str]]:
+def plan_evaluation(model: str, benchmarks: list[str], overrides: list[str]) -> tuple[str, list[str]]:
     """The recipe that measures a model on benchmarks, and its overrides.
 
     Args:
@@ -104,10 +104,10 @@ def evaluation(model: str, benchmarks: list[str], overrides: list[str]) -> tuple
         weights, name = str(trained), Path(of_model, "evaluate", f"{task}-{variant}+{measured}")
     elif not path.exists() and (path.suffix in sources.BUILDERS or model.startswith((".", "/", "~", "runs/"))):
         known = sorted(str(found.parent) for found in Path("runs").glob("*/*/*/recipe.yaml"))
-        raise RecipeError(f"there is no run or file {model}{nearest(model, known)}")
+        raise RecipeError(f"there is no run or file {model}{suggest_nearest(model, known)}")
     elif path.is_dir() and not (path / "config.json").is_file():
         raise RecipeError(f"{path} holds neither a model (config.json) nor a run (recipe.yaml)")
-    directory = default_output_dir(name.with_name(f"{name.name}.yaml"), "evaluate", parse_overrides(overrides))
+    directory = derive_output_dir(name.with_name(f"{name.name}.yaml"), "evaluate", parse_overrides(overrides))
     measured_is = "completions" if path.suffix in sources.BUILDERS else "model_name_or_path"
     words += [f"--{measured_is}", weights, "--benchmarks", *benchmarks, "--output_dir", directory]
     return ANY_MODEL, [*words, *_fastest_engine(overrides), *overrides]
@@ -122,12 +122,12 @@ def _fastest_engine(overrides: list[str]) -> list[str]:
     return ["--engine.name", "vllm"] if there and not chosen else []
 
 
-def module_of(task: str) -> str:
+def find_task_module(task: str) -> str:
     # A module named select would hide the standard library's from a task that is started by its file.
     return f"open_r1.{'selection' if task == 'select' else task}"
 
 
-def finished(recipe: Recipe) -> bool:
+def is_finished_by(recipe: Recipe) -> bool:
     """True if the run of this name is finished, and was this recipe's."""
     if not is_finished(recipe.run_dir):
         return False
@@ -143,18 +143,18 @@ def _lacks_files(recipe: Recipe) -> bool:
     from ..data import shards
 
     folders = ("data", "judged") if recipe.task == "evaluate" else ("data",)
-    damaged = {name for folder in folders for name in shards.damaged(recipe.run_dir / folder)}
+    damaged = {name for folder in folders for name in shards.find_damaged_files(recipe.run_dir / folder)}
     if damaged:
         print(f"{', '.join(sorted(damaged))} of {recipe.run_dir} cannot be read, and is made again", flush=True)
         if recipe.task == "evaluate":
             # Verdicts are of those very completions.
             for name in damaged:
                 (recipe.run_dir / "judged" / name).unlink(missing_ok=True)
-        write_json(recipe.run_dir / "status.json", status(recipe.run_dir) | {"state": "interrupted"})
+        write_json(recipe.run_dir / "status.json", read_status(recipe.run_dir) | {"state": "interrupted"})
     return bool(damaged)
 
 
-def already_finished(recipe: Recipe) -> Run:
+def show_finished(recipe: Recipe) -> Run:
     """Say what the finished run of this name showed, and leave it alone."""
     from ..report import run_report
     from ..run import run
@@ -164,18 +164,18 @@ def already_finished(recipe: Recipe) -> Run:
     shown = read_json(summary) if summary.is_file() else {}
     if recipe.task == "evaluate":
         paths = [done.dir / "evaluations" / f"{benchmark.name}.json" for benchmark in recipe.args.benchmarks]
-        done.say(run_report.evaluation_table([read_json(path) for path in paths]))
+        done.say(run_report.format_evaluations([read_json(path) for path in paths]))
     if "before" in shown:
-        done.say(run_report.table(shown["before"], shown["after"]))
+        done.say(run_report.format_before_after(shown["before"], shown["after"]))
     done.say("this run is finished already; add --overwrite to run it again, or choose another --output_dir")
     return done
 
 
-def in_processes(recipe: Recipe, overrides: list[str], processes: int) -> None:
+def run_in_processes(recipe: Recipe, overrides: list[str], processes: int) -> None:
     """Start `processes` of a task by accelerate and wait for them."""
-    where = nodes.here()
+    where = nodes.find_allocation()
     gpus = 0 if recipe.run.toy else recipe.run.gpus
-    places = nodes.layout(where, processes, gpus, recipe.run.vllm_server_gpus)
+    places = nodes.plan_layout(where, processes, gpus, recipe.run.vllm_server_gpus)
     machines = len(places.trainers)
     if gpus:
         _require_gpus(processes // machines + (recipe.run.vllm_server_gpus if places.server == 0 else 0))
@@ -184,13 +184,17 @@ def in_processes(recipe: Recipe, overrides: list[str], processes: int) -> None:
     with _server(recipe, where, places) as (around, watch):
         place = process_group.Place()
         if where and machines > 1:
-            place = process_group.Place(machines, 0, network.reachable(network.addresses()), network.free_port())
-            told = {"module": module_of(recipe.task), "words": words, "config": name, "processes": processes}
-            told |= {"hosts": network.addresses(), "port": place.port, "environment": around}
-            nodes.order(where.start, places.trainers[1:], "run", **told)
-        command = process_group.command(module_of(recipe.task), words, name, processes, place)
-        code, received = process_group.run(command, process_group.environment(processes, machines) | around, watch)
-    if received or (code == 0 and status(recipe.run_dir).get("state") == "interrupted"):
+            place = process_group.Place(
+                machines, 0, network.find_reachable(network.list_addresses()), network.find_free_port()
+            )
+            told = {"module": find_task_module(recipe.task), "words": words, "config": name, "processes": processes}
+            told |= {"hosts": network.list_addresses(), "port": place.port, "environment": around}
+            nodes.send_order(where.start, places.trainers[1:], "run", **told)
+        command = process_group.build_command(find_task_module(recipe.task), words, name, processes, place)
+        code, received = process_group.run_launcher(
+            command, process_group.build_environment(processes, machines) | around, watch
+        )
+    if received or (code == 0 and read_status(recipe.run_dir).get("state") == "interrupted"):
         sys.exit(128 + (received or signal.SIGTERM))  # the first of the processes has said where it stopped
     if code:
         sys.exit(code)
@@ -202,7 +206,7 @@ def _require_gpus(count: int) -> None:
     there = torch.cuda.device_count()
     if there == 0:
         raise RecipeError(
-            f"gpus: {count} processes need as many GPUs, and torch sees none on {network.node_name()}: look at "
+            f"gpus: {count} processes need as many GPUs, and torch sees none on {network.find_node_name()}: look at "
             "the driver (nvidia-smi) and whether this torch is one for CUDA; to see it work without, add --toy"
         )
     if there < count:
@@ -226,30 +230,36 @@ def _server(
         yield {}, None
         return
     folder = where.start if where else Path(tempfile.mkdtemp(prefix="open-r1-vllm-"))
-    words = vllm_server.for_training(recipe.given, count)
+    words = vllm_server.build_training_command(recipe.given, count)
     own, around = {"VLLM_SERVER_DEV_MODE": "1"}, {}
     process, watch = None, None
     if places.server == 0:
         # The last of this machine's GPUs are the server's.
-        visible = hardware.visible_gpus()
+        visible = hardware.list_visible_gpus()
         own |= {"CUDA_VISIBLE_DEVICES": ",".join(visible[-count:])} if visible else {}
         around |= {"CUDA_VISIBLE_DEVICES": ",".join(visible[:-count])} if visible else {}
-        process = vllm_server.start(words, folder, os.environ | own)
-        watch = vllm_server.watcher(process, folder)
+        process = vllm_server.start_server(words, folder, os.environ | own)
+        watch = vllm_server.build_watcher(process, folder)
     elif where:
         restarts = recipe.run.vllm_server_restart
-        nodes.order(where.start, [places.server], "serve", words=words, environment=own, restarts=restarts)
+        nodes.send_order(where.start, [places.server], "serve", words=words, environment=own, restarts=restarts)
     try:
         print(f"waiting for the vLLM server; its log is {folder / vllm_server.LOG}", flush=True)
-        address = vllm_server.wait(folder, float(recipe.given.get("vllm_server_timeout") or 240.0), watch)
+        address = vllm_server.wait_until_healthy(
+            folder, float(recipe.given.get("vllm_server_timeout") or 240.0), watch
+        )
         print(f"the vLLM server is up at {address}", flush=True)
         # A proxy for the world outside knows no node.
         direct = ",".join(filter(None, [os.environ.get("NO_PROXY"), urllib.parse.urlparse(address).hostname]))
-        around |= {network.VLLM_SERVER: f"{address} {network.free_port()}", "NO_PROXY": direct, "no_proxy": direct}
+        around |= {
+            network.VLLM_SERVER: f"{address} {network.find_free_port()}",
+            "NO_PROXY": direct,
+            "no_proxy": direct,
+        }
         yield around, watch
     except Unavailable as error:
         if not recipe.run.vllm_server_restart:
             raise RecipeError(f"{error} (vllm_server_restart is false)") from error
         raise
     finally:
-        vllm_server.end(process)
+        vllm_server.stop_server(process)

@@ -35,7 +35,7 @@ class Allocation:
     gpus: int
 
 
-def here() -> Allocation | None:
+def find_allocation() -> Allocation | None:
     """The allocation that this process is part of; None outside of slurm/*.slurm."""
     if START not in os.environ:
         return None
@@ -47,7 +47,7 @@ def here() -> Allocation | None:
     return Allocation(Path(os.environ[START]), nodes, rank, gpus)
 
 
-def order(start: Path, nodes: list[int], kind: str, **more: Any) -> None:
+def send_order(start: Path, nodes: list[int], kind: str, **more: Any) -> None:
     """Have these nodes do something: `run` words in an environment, `serve` them, or `end`."""
     folder = start / "orders"
     folder.mkdir(exist_ok=True)
@@ -55,7 +55,7 @@ def order(start: Path, nodes: list[int], kind: str, **more: Any) -> None:
     write_json(folder / f"{number:04d}.json", {"nodes": nodes, "kind": kind, **more})
 
 
-def orders(start: Path, rank: int, done: int) -> list[dict[str, Any]]:
+def read_orders(start: Path, rank: int, done: int) -> list[dict[str, Any]]:
     """All orders after the first `done`; those for other nodes are empty."""
     paths = sorted((start / "orders").glob("[0-9]*.json"))[done:]
     return [one if rank in (one := read_json(path))["nodes"] else {} for path in paths]
@@ -74,7 +74,7 @@ class Layout:
     server: int | None = None
 
 
-def layout(where: Allocation | None, processes: int, gpus: int, server_gpus: int) -> Layout:
+def plan_layout(where: Allocation | None, processes: int, gpus: int, server_gpus: int) -> Layout:
     """Where a training's processes and its server go.
 
     Args:

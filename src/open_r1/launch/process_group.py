@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from ..config.loading import accelerate_config
+from ..config.loading import find_accelerate_config
 from ..system.network import START
 from ..system.processes import _STOPS, WORLD, die_with_parent
 
@@ -32,7 +32,7 @@ class Place:
     port: int = 0
 
 
-def command(module: str, words: list[str], config: str, processes: int, place: Place | None = None) -> list[str]:
+def build_command(module: str, words: list[str], config: str, processes: int, place: Place | None = None) -> list[str]:
     """The words that start this machine's processes.
 
     Args:
@@ -43,7 +43,7 @@ def command(module: str, words: list[str], config: str, processes: int, place: P
         place: None for one machine alone.
     """
     place = place or Place()
-    path = accelerate_config(config)
+    path = find_accelerate_config(config)
     launch = [sys.executable, "-m", "open_r1.launch.agent", "--config_file", str(path)]
     launch += ["--num_processes", str(processes), "--main_process_port", str(place.port)]
     if place.machines > 1:
@@ -55,7 +55,7 @@ def command(module: str, words: list[str], config: str, processes: int, place: P
     return [*launch, "-m", module, *words]
 
 
-def environment(processes: int, machines: int = 1) -> dict[str, str]:
+def build_environment(processes: int, machines: int = 1) -> dict[str, str]:
     """What the processes of this machine find around them."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = str(max(1, cores // max(1, processes // machines)))
@@ -68,7 +68,9 @@ def environment(processes: int, machines: int = 1) -> dict[str, str]:
     return {"OMP_NUM_THREADS": threads, "PYTHONWARNINGS": "ignore"} | os.environ | ours
 
 
-def run(words: list[str], around: dict[str, str], watch: Callable[[], None] | None = None) -> tuple[int, int | None]:
+def run_launcher(
+    words: list[str], around: dict[str, str], watch: Callable[[], None] | None = None
+) -> tuple[int, int | None]:
     """Run a launcher to its end. Signals reach its processes, which stop together after their step.
 
     Args:
@@ -79,7 +81,7 @@ def run(words: list[str], around: dict[str, str], watch: Callable[[], None] | No
     Returns:
         Its exit code, and the signal that was received, if one was.
     """
-    launcher = subprocess.Popen(words, env=around, preexec_fn=begin)
+    launcher = subprocess.Popen(words, env=around, preexec_fn=prepare_launcher)
     received: list[int] = []
     before = {number: signal.signal(number, lambda n, _: received.append(n)) for number in _STOPS}
     told: dict[int, int] = {}  # process -> signals it was sent
@@ -100,7 +102,7 @@ def run(words: list[str], around: dict[str, str], watch: Callable[[], None] | No
     return launcher.returncode, received[0] if received else None
 
 
-def begin() -> None:
+def prepare_launcher() -> None:
     """In the launcher's process, before it starts: only its own processes are to be told to stop."""
     die_with_parent()
     # Held back, not ignored: a stop that comes while a process loads reaches it in `restore_signals`.

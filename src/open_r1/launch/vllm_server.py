@@ -21,7 +21,7 @@ import psutil
 from ..errors import RecipeError, Unavailable
 from ..system import hardware
 from ..system.files import read_json, write_json
-from ..system.network import SERVED, START, addresses, free_port, node_name, reachable
+from ..system.network import SERVED, START, find_free_port, find_node_name, find_reachable, list_addresses
 from ..system.processes import die_with_parent
 
 PLACE = "server.json"  # of a server's folder: where it listens
@@ -30,7 +30,7 @@ PORT = "{port}"  # in a server's words: the one that is free where it starts
 GRACE = 10.0  # seconds to end in
 
 
-def start(words: list[str], folder: Path, around: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+def start_server(words: list[str], folder: Path, around: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
     """Start a server on this machine, and say where in `server.json`.
 
     Args:
@@ -41,23 +41,23 @@ def start(words: list[str], folder: Path, around: dict[str, str] | None = None) 
     Raises:
         RecipeError: no port is free.
     """
-    port = free_port()
+    port = find_free_port()
     with (folder / LOG).open("ab") as log:
         process = subprocess.Popen(
             [word.replace(PORT, str(port)) for word in words],
-            env=around, stdout=log, stderr=log, preexec_fn=begin,
+            env=around, stdout=log, stderr=log, preexec_fn=prepare_server,
         )  # fmt: skip
-    write_json(folder / PLACE, {"hosts": addresses(), "port": port, "node": node_name()})
+    write_json(folder / PLACE, {"hosts": list_addresses(), "port": port, "node": find_node_name()})
     return process
 
 
-def begin() -> None:
+def prepare_server() -> None:
     """In a process that is started: it ends with this one, and by SIGTERM, which this one may ignore."""
     die_with_parent()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def for_training(given: dict[str, Any], gpus: int) -> list[str]:
+def build_training_command(given: dict[str, Any], gpus: int) -> list[str]:
     """The command of a server that a trainer samples from and sends its weights to, as TRL wants it.
 
     Args:
@@ -80,7 +80,7 @@ def for_training(given: dict[str, Any], gpus: int) -> list[str]:
     return words
 
 
-def serve(model: str, words: list[str]) -> int:
+def serve_model(model: str, words: list[str]) -> int:
     """Serve a model by vLLM's OpenAI-compatible server until it is told to end.
 
     Args:
@@ -98,17 +98,17 @@ def serve(model: str, words: list[str]) -> int:
         raise RecipeError("serve: vllm is not installed; run `make install EXTRAS=gpu`")
     deadline, words = _deadline(words)
     trained = Path(model, "model")
-    gpus = os.environ.get("SLURM_GPUS_ON_NODE") or str(max(1, len(hardware.visible_gpus())))
+    gpus = os.environ.get("SLURM_GPUS_ON_NODE") or str(max(1, len(hardware.list_visible_gpus())))
     spread = [] if "--tensor-parallel-size" in words else ["--tensor-parallel-size", gpus]
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(trained) if trained.is_dir() else model]
     command += ["--host", "0.0.0.0", "--port", PORT, "--served-model-name", model, *spread, *words]
     folder = Path(os.environ.get(START) or tempfile.mkdtemp(prefix="open-r1-serve-"))
-    process = start(command, folder)
+    process = start_server(command, folder)
     stopped: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: stopped.append(number))
 
-    alive = watcher(process, folder)
+    alive = build_watcher(process, folder)
 
     def watch() -> None:
         if stopped:
@@ -117,7 +117,7 @@ def serve(model: str, words: list[str]) -> int:
 
     try:
         print(f"{model} is being loaded; the server's log is {folder / LOG}", flush=True)
-        address = wait(folder, deadline, watch)
+        address = wait_until_healthy(folder, deadline, watch)
         print(f"{model} is served at {address}/v1", flush=True)
         (folder / SERVED).touch()
         while True:
@@ -126,7 +126,7 @@ def serve(model: str, words: list[str]) -> int:
     except KeyboardInterrupt:
         return stopped[0]
     finally:
-        end(process)
+        stop_server(process)
 
 
 def _deadline(words: list[str]) -> tuple[float, list[str]]:
@@ -141,7 +141,7 @@ def _deadline(words: list[str]) -> tuple[float, list[str]]:
         ) from None
 
 
-def wait(folder: Path, seconds: float, watch: Callable[[], None] | None = None) -> str:
+def wait_until_healthy(folder: Path, seconds: float, watch: Callable[[], None] | None = None) -> str:
     """The address of a server once it is healthy.
 
     Args:
@@ -160,7 +160,7 @@ def wait(folder: Path, seconds: float, watch: Callable[[], None] | None = None) 
             watch()
         if (folder / PLACE).is_file():
             told = read_json(folder / PLACE)
-            address = f"http://{reachable(told['hosts'])}:{told['port']}"
+            address = f"http://{find_reachable(told['hosts'])}:{told['port']}"
             try:
                 with directly.open(f"{address}/health", timeout=5) as answer:
                     if answer.status == 200:
@@ -174,19 +174,19 @@ def wait(folder: Path, seconds: float, watch: Callable[[], None] | None = None) 
     )
 
 
-def watcher(process: subprocess.Popen[bytes], folder: Path) -> Callable[[], None]:
+def build_watcher(process: subprocess.Popen[bytes], folder: Path) -> Callable[[], None]:
     """Raises `Unavailable` once a server has ended."""
 
     def watch() -> None:
         if process.poll() is not None:
-            raise Unavailable(ended(process.returncode, folder))
+            raise Unavailable(describe_end(process.returncode, folder))
 
     return watch
 
 
-def ended(code: int, folder: Path) -> str:
+def describe_end(code: int, folder: Path) -> str:
     """That a server has ended, and what it said last."""
-    return f"the vLLM server on {node_name()} ended with exit code {code}. {last_words(folder)}"
+    return f"the vLLM server on {find_node_name()} ended with exit code {code}. {last_words(folder)}"
 
 
 def last_words(folder: Path) -> str:
@@ -197,7 +197,7 @@ def last_words(folder: Path) -> str:
     return f"Its log ({log}) ends with: {said[:300]}"
 
 
-def end(process: subprocess.Popen[bytes] | None) -> None:
+def stop_server(process: subprocess.Popen[bytes] | None) -> None:
     """End a process and all that it has started, if it still runs."""
     if process is None or process.poll() is not None:
         return

@@ -24,14 +24,14 @@ from typing import Any, NamedTuple
 import yaml
 
 from ..benchmarks import registry
-from ..errors import RecipeError, nearest
+from ..errors import RecipeError, suggest_nearest
 from ..evaluation import metrics, over_seeds
-from ..evaluation.intervals import interval
-from ..evaluation.significance import paired, sign_flip, uneven
-from ..evaluation.tables import count, p_value, points, share, words
+from ..evaluation.intervals import estimate_interval
+from ..evaluation.significance import are_uneven, compute_sign_flip_p, pair_differences
+from ..evaluation.tables import format_count, format_p_value, format_points, format_share, join_cell
 from ..system import run_files
 from ..system.files import write_json
-from ..system.run_files import benchmarks_of, read_json, read_rows, read_text
+from ..system.run_files import list_benchmarks, read_json, read_rows, read_text
 
 Json = dict[str, Any]
 
@@ -63,7 +63,7 @@ class Known(NamedTuple):
     benchmarks: Mapping[str, Sequence[str]]
 
 
-def check(
+def check_claims(
     entries: Any,
     stages: Sequence[str],
     tasks: Mapping[str, str] | None = None,
@@ -102,7 +102,7 @@ def _check_keys(at: str, given: Any, known: Sequence[str]) -> None:
         raise RecipeError(f"{at}: must be a mapping with the keys {', '.join(known)}")
     for key in given:
         if key not in known:
-            raise RecipeError(f"{at}: unknown key {key!r}{nearest(str(key), list(known))}")
+            raise RecipeError(f"{at}: unknown key {key!r}{suggest_nearest(str(key), list(known))}")
 
 
 def _check_show(at: str, show: Any, known: Known) -> None:
@@ -162,7 +162,7 @@ def _refuse_keys(at: str, show: Json, keys: Sequence[str], why: str) -> None:
 
 def _check_figure(at: str, figure: Any) -> None:
     if not _is_figure(figure) and figure not in (*LOGGED, "funnel"):
-        raise RecipeError(f"{at}: {figure!r} is no figure{nearest(str(figure), list(FIGURES))}")
+        raise RecipeError(f"{at}: {figure!r} is no figure{suggest_nearest(str(figure), list(FIGURES))}")
 
 
 def _is_figure(name: Any) -> bool:
@@ -170,7 +170,7 @@ def _is_figure(name: Any) -> bool:
     if name in OF_SAMPLES:
         return True
     try:
-        registry.parse(name)
+        registry.parse_metric(name)
     except RecipeError:
         return False
     return True
@@ -193,7 +193,7 @@ def _check_stage(at: str, stage: Any, figure: str, known: Known) -> None:
 
 def _check_name(at: str, name: Any, known: Sequence[str], what: str) -> None:
     if name not in known:
-        raise RecipeError(f"{at}: {name!r} is not {what}{nearest(str(name), list(known))}")
+        raise RecipeError(f"{at}: {name!r} is not {what}{suggest_nearest(str(name), list(known))}")
 
 
 def _is_range(steps: Any) -> bool:
@@ -238,7 +238,7 @@ class Runs:
         """Those of an evaluation, in the order of its recipe; none of a training."""
         folder = self.folder(name, seed)
         if folder not in self.listed:
-            self.listed[folder] = benchmarks_of(folder)
+            self.listed[folder] = list_benchmarks(folder)
         return self.listed[folder]
 
     def evaluation(self, path: Path) -> Json:
@@ -287,7 +287,7 @@ def _evaluation_path(runs: Runs, show: Json, stage: str, seed: Any) -> Path:
     if runs.whole(stage, seed) and path.is_file():
         return path
     if runs.whole(stage, seed) and listed and name not in listed:
-        raise Missing(f"{stage} has no benchmark {name!r}{nearest(name, listed)}")
+        raise Missing(f"{stage} has no benchmark {name!r}{suggest_nearest(name, listed)}")
     raise Missing(runs.missing(stage, seed, path))
 
 
@@ -315,10 +315,10 @@ def _logged(runs: Runs, show: Json, stage: str, seed: Any) -> tuple[dict[int, fl
         raise Missing(runs.missing(stage, seed, path))
     rows, metric = list(read_rows(path)), show["metric"]
     first, last = show.get("steps") or (0, float("inf"))
-    found = {step: value for step, value in run_files.series(rows, metric).items() if first <= step <= last}
+    found = {step: value for step, value in run_files.read_series(rows, metric).items() if first <= step <= last}
     if not found:
         logged = sorted({key for row in rows for key in row})
-        why = " at these steps" if metric in logged else nearest(metric, logged)
+        why = " at these steps" if metric in logged else suggest_nearest(metric, logged)
         raise Missing(f"{stage} of seed {seed} has logged no {metric}{why}")
     return found, path, f"{metric}, steps {min(found)} to {max(found)}"
 
@@ -402,11 +402,11 @@ def _mean(figure: str, readings_S: list[Json]) -> Json:
     distinct = list({reading["run"]: reading for reading in readings_S}.values())
     if figure == "spread":
         values_TS = _by_step(distinct)
-        value = over_seeds.spread(values_TS) if values_TS and len(distinct) > 1 else None
+        value = over_seeds.compute_spread(values_TS) if values_TS and len(distinct) > 1 else None
         return {"value": value, "low": None, "high": None}
     if len(distinct) == 1:
         return {key: distinct[0].get(key) for key in ("value", "low", "high")}
-    mean = over_seeds.mean([reading["value"] for reading in distinct])
+    mean = over_seeds.compute_mean([reading["value"] for reading in distinct])
     if figure in LOGGED or mean["low"] is None:
         return mean
     if figure == "mean_length":
@@ -448,7 +448,7 @@ def _marked(told: Json) -> Json:
         return {"mark": "not clear", "why": "one side is a single run, whose own chance the seeds do not show"}
     if len(distinct) > 1:
         differences = [a["value"] - b["value"] for a, b in distinct]
-        mean = over_seeds.mean(differences)
+        mean = over_seeds.compute_mean(differences)
         return {"rule": "seeds", "differences": differences, "difference": mean, "mark": _verdict(told, mean)}
     return _problems_marked(told, *distinct[0])
 
@@ -482,17 +482,17 @@ def _problems_marked(told: Json, a: Json, b: Json) -> Json:
     ids = [one for one in problems_a if one in problems_b]
     values_a = [_of_problem(problems_a[one], _resolved(a["found"], told["figure"])) for one in ids]
     values_b = [_of_problem(problems_b[one], _resolved(b["found"], theirs)) for one in ids]
-    differences_P = paired(values_b, values_a)
+    differences_P = pair_differences(values_b, values_a)
     known = [difference for difference in differences_P if difference is not None]
     bounds = None if told["figure"] == "mean_length" else (-1.0, 1.0)
-    found = interval(known, bounds=bounds)
+    found = estimate_interval(known, bounds=bounds)
     if found is None:
         return {"mark": "not clear", "why": f"one seed, and fewer than two problems have {told['figure']}"}
     low, high = found
     difference = {"value": fmean(known), "low": low, "high": high}
-    p = None if told["by"] else sign_flip(differences_P)
+    p = None if told["by"] else compute_sign_flip_p(differences_P)
     marked = {"rule": "problems", "difference": difference, "p": p, "mark": _verdict(told, difference)}
-    if uneven(*([problems[one]["evidence"] for one in ids] for problems in (problems_a, problems_b))):
+    if are_uneven(*([problems[one]["evidence"] for one in ids] for problems in (problems_a, problems_b))):
         return marked | {"mark": "not clear", "why": "the sides have too unequal numbers of judged samples"}
     return marked | ({"mark": "not clear"} if p is not None and p > FALSE_ALARMS else {})
 
@@ -515,7 +515,7 @@ def _spread_marked(told: Json) -> Json:
     if not values_TN:
         return {"mark": "missing", "why": "no step that all seeds have logged"}
     a_TS, b_TS = [row[:few] for row in values_TN], [row[few:] for row in values_TN]
-    ratio = over_seeds.spread_ratio(a_TS, b_TS)
+    ratio = over_seeds.compare_spreads(a_TS, b_TS)
     if ratio is None:
         return {"mark": "not clear", "why": f"{told['than']} does not vary at all"}
     wanted = SIDES[told["relation"]]
@@ -579,7 +579,7 @@ def _value(figure: str, value: Json) -> str:
         return ""
     if figure in LOGGED:
         return _plain(value)
-    return words(count(value) if figure == "mean_length" else share(value))
+    return join_cell(format_count(value) if figure == "mean_length" else format_share(value))
 
 
 def _size(figure: str, by: float) -> str:
@@ -600,14 +600,14 @@ def _plain(value: Json, sign: str = "") -> str:
 def _difference(told: Json) -> str:
     figure, difference = told["figure"], told["difference"]
     p = ", one seed, over its problems" if told["rule"] == "problems" else ""
-    p += f", p {p_value(told['p'])}" if told["p"] is not None else ""
+    p += f", p {format_p_value(told['p'])}" if told["p"] is not None else ""
     if figure == "spread":
         return f"{_plain(difference)} times"
     if figure == "metric":
         return _plain(difference, "+")
     if figure == "mean_length":
-        return f"{difference['value']:+,.1f} tokens {count(difference)[1]}{p}"
-    return f"{points(difference)[0]} points {points(difference)[1]}{p}"
+        return f"{difference['value']:+,.1f} tokens {format_count(difference)[1]}{p}"
+    return f"{format_points(difference)[0]} points {format_points(difference)[1]}{p}"
 
 
 def _aside(missing: list[str], why: str) -> str:
@@ -615,7 +615,7 @@ def _aside(missing: list[str], why: str) -> str:
     return f" ({told})" if told else ""
 
 
-def told(table: Json) -> str:
+def format_claims(table: Json) -> str:
     """The table for a terminal, 120 columns wide, without a newline at the end."""
     if not table["lines"]:
         return ""
@@ -640,7 +640,7 @@ def _wrapped(head: str, text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent=f"{head:<{HEAD}}", subsequent_indent=" " * HEAD)
 
 
-def write(pipeline_dir: Path) -> Json:
+def write_claims(pipeline_dir: Path) -> Json:
     """Measure the table, and keep it as `table.json`."""
     table = measure(pipeline_dir)
     write_json(Path(pipeline_dir) / "table.json", table)

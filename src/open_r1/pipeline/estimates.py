@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 from ..estimate import estimate, workload
 from ..estimate.estimate import Estimate, Options
 from ..estimate.memory import GIB
-from ..estimate.text import hours
+from ..estimate.text import format_hours
 from . import graph
 
 
@@ -25,7 +25,7 @@ class StageEstimate:
     estimate: Estimate | None
 
 
-def of(path: Path, changes: dict[str, Any], asked: Options) -> list[StageEstimate]:
+def estimate_stages(path: Path, changes: dict[str, Any], asked: Options) -> list[StageEstimate]:
     """The estimates of a pipeline's stages, in order.
 
     Args:
@@ -37,26 +37,26 @@ def of(path: Path, changes: dict[str, Any], asked: Options) -> list[StageEstimat
         RecipeError: as of the stages' recipes.
     """
     kind = {key: changes.pop(key) for key in ("gpu_type",) if key in changes}
-    read = graph.read(path, changes)
+    read = graph.read_pipeline(path, changes)
     configs: dict[str, PretrainedConfig] = {}
     found = []
-    for stage in graph.in_order(read.stages):
+    for stage in graph.sort_stages(read.stages):
         own = dict(stage.overrides) | (kind if stage.task not in ("select", "mix") else {})
         source = next(iter(stage.inputs["model"]), None)
         if source is not None:
             # Its model is not there yet; what it will be like is known from the stage that makes it.
             own |= {"base_recipe": None, "model_name_or_path": f"runs/{source}/model"}
-        recipe = workload.load(stage.recipe, own)
+        recipe = workload.load_planned_recipe(stage.recipe, own)
         taken = None
-        if estimate.needs_a_model(recipe):
-            config = configs[source] if source is not None else workload.model_config(recipe)
+        if estimate.needs_model(recipe):
+            config = configs[source] if source is not None else workload.load_model_config(recipe)
             configs[stage.name] = config
-            taken = estimate.of(recipe, asked, config)
+            taken = estimate.estimate_recipe(recipe, asked, config)
         found.append(StageEstimate(stage.name, stage.step, len(read.seeds), taken))
     return found
 
 
-def told(stages: list[StageEstimate]) -> str:
+def format_estimates(stages: list[StageEstimate]) -> str:
     """A line for each stage that runs a model, and the sum."""
     lines = [f"{'stage':<36}{'hardware':<28}{'GiB':>7}  {'fits':<6}{'time':>12}{'GPU-hours':>12}"]
     total, unknown, price = 0.0, [], None
@@ -66,7 +66,7 @@ def told(stages: list[StageEstimate]) -> str:
             continue
         kind = f"{taken.work.gpus} x {taken.gpu.name} {taken.work.sharding.name}" if taken.gpu else "CPU"
         peak = f"{taken.memory.peak / GIB:.1f}"
-        lasts = "" if taken.speed is None or taken.speed.hours is None else hours(taken.speed.hours)
+        lasts = "" if taken.speed is None or taken.speed.hours is None else format_hours(taken.speed.hours)
         spent = "" if taken.gpu_hours is None else f"{taken.gpu_hours:,.0f}"
         fits = "yes" if taken.fits else "NO"
         lines.append(f"{stage.name:<36}{kind.removesuffix(' none'):<28}{peak:>7}  {fits:<6}{lasts:>12}{spent:>12}")

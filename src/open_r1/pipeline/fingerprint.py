@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmarks.registry import FOLDER as BENCHMARKS
-from ..config.defaults import computed
+from ..config.defaults import select_result_keys
 from ..config.schema import TRAINERS
 from ..engines.registry import ENGINES
 from ..filters.registry import FILTERS
@@ -43,7 +43,7 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # package.module:function
 
 
-def of(task: str, given: dict[str, Any]) -> dict[str, Any]:
+def fingerprint_stage(task: str, given: dict[str, Any]) -> dict[str, Any]:
     """All that the result of a recipe depends on.
 
     Args:
@@ -54,7 +54,7 @@ def of(task: str, given: dict[str, Any]) -> dict[str, Any]:
         `recipe` (its keys, without those that change nothing of what is computed), `code` (module -> digest), `files`
         (path -> digest), `libraries` (name -> version), and the `digest` of all of these.
     """
-    kept = computed(given)
+    kept = select_result_keys(given)
     if task == "evaluate":
         kept["benchmarks"] = [
             {key: value for key, value in benchmark.items() if key not in BENCHMARK_PRESENTATION}
@@ -63,19 +63,19 @@ def of(task: str, given: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "recipe": kept,
         "code": code(task, given),
-        "files": {path: content(Path(path)) for path in sorted(set(_paths(given)))},
+        "files": {path: digest_path(Path(path)) for path in sorted(set(_paths(given)))},
         "libraries": _versions(task, given),
     }
-    text = json.dumps(found | {"recipe": normal(kept)}, sort_keys=True, default=str)
+    text = json.dumps(found | {"recipe": normalize_numbers(kept)}, sort_keys=True, default=str)
     return found | {"digest": hashlib.sha256(text.encode()).hexdigest()[:12]}
 
 
-def normal(value: Any) -> Any:
+def normalize_numbers(value: Any) -> Any:
     """Numbers however they are written: 2e-3, which YAML takes for a text, 0.002, 2.0e-3."""
     if isinstance(value, dict):
-        return {key: normal(item) for key, item in value.items()}
+        return {key: normalize_numbers(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [normal(item) for item in value]
+        return [normalize_numbers(item) for item in value]
     written = isinstance(value, str) and NUMBER.fullmatch(value)
     return float(value) if written or (isinstance(value, int) and not isinstance(value, bool)) else value
 
@@ -104,7 +104,7 @@ def _verifiers(given: dict[str, Any]) -> set[str]:
     return {entry["name"] if isinstance(entry, dict) else str(entry) for entry in listed if entry}
 
 
-def content(path: Path) -> str:
+def digest_path(path: Path) -> str:
     """Digest of a file, or of all files of a folder; of large ones the time, the size and both ends."""
     digest = hashlib.sha256()
     files = sorted(f for f in path.rglob("*") if f.is_file() and ".cache" not in f.parts) if path.is_dir() else [path]

@@ -8,16 +8,16 @@ from pathlib import Path
 
 from ..errors import RecipeError
 from ..evaluation import tables
-from ..evaluation.compare import Json, _open
+from ..evaluation.compare import Json, is_undecided
 from .plots import Differences
-from .rendering import drawn, render
+from .rendering import render_page, render_plot
 
 FLIPS = 10  # told in a terminal
 WIDTH = 100  # of its sentences
 ENDINGS = (".json", ".html")
 
 
-def told(compared: Json) -> str:
+def format_comparison(compared: Json) -> str:
     """A comparison, as `compare` makes it, for the terminal; without a newline at the end."""
     lines = [f"{run['letter']}  {run['run']}" for run in compared["runs"]]
     lines += [f"not in all of them: {words}" for words in compared["left_out"]]
@@ -41,7 +41,7 @@ def check_output(path: Path) -> None:
         raise RecipeError(f"--output {path}: must end in {' or '.join(ENDINGS)}")
 
 
-def write(compared: Json, path: Path) -> None:
+def write_comparison(compared: Json, path: Path) -> None:
     """Keep a comparison as a JSON file, or as a page that needs nothing else, by the ending of `path`.
 
     Raises:
@@ -53,7 +53,7 @@ def write(compared: Json, path: Path) -> None:
     if path.suffix == ".html":
         pages = [_page(benchmark) for benchmark in compared["benchmarks"]]
         about = {"name": ["comparison", compared["metric"]], "facts": [_told_tests(compared)], "benchmarks": pages}
-        render("compare.html.jinja", path, compared | about)
+        render_page("compare.html.jinja", path, compared | about)
         return
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(compared, indent=1) + "\n", encoding="utf-8")
@@ -68,7 +68,7 @@ def _lines(benchmark: Json) -> list[str]:
         return [*lines, f"  {_without_metric(benchmark)}"]
     head = ("", "", "", f"against {first}", "")
     rows = [(row["name"], row["run"], row["value"], row["difference"], row["p"]) for row in _rows(benchmark)]
-    lines += ["", *tables.aligned([head, *rows], left=(0, 1, 4))]
+    lines += ["", *tables.align_rows([head, *rows], left=(0, 1, 4))]
     for pair in benchmark["pairs"]:
         lines += ["", *_flips(first, pair), *textwrap.wrap(pair["meaning"], WIDTH)]
     return lines
@@ -81,14 +81,14 @@ def _flips(first: str, pair: Json) -> list[str]:
         return []
     rates = [
         (
-            tables.setting(flip["problem"]),
+            tables.format_setting(flip["problem"]),
             *(f"{100 * flip[key]:.1f}%" for key in ("before", "after")),
             flip["question"],
         )
         for flip in flips[:FLIPS]
     ]
     head = ("problem", first, pair["run"], "")
-    table = [f"  {line}" for line in tables.aligned([head, *rates], left=(0, 3))]
+    table = [f"  {line}" for line in tables.align_rows([head, *rates], left=(0, 3))]
     more = [f"  and {len(flips) - FLIPS:,} more"] if len(flips) > FLIPS else []
     return [_told_flips(first, pair), *table, *more, ""]
 
@@ -132,8 +132,8 @@ def _rows(benchmark: Json) -> list[Json]:
                 {
                     "name": ("mean length" if tokens else name) if side is first else "",
                     "run": side["run"],
-                    "value": (tables.count if tokens else tables.share)(side["figures"][name]),
-                    "difference": (tables.more if tokens else tables.points)(pair["differences"][name])
+                    "value": (tables.format_count if tokens else tables.format_share)(side["figures"][name]),
+                    "difference": (tables.format_more if tokens else tables.format_points)(pair["differences"][name])
                     if pair
                     else ("", ""),
                     "p": _p(pair) if tested else "",
@@ -143,9 +143,17 @@ def _rows(benchmark: Json) -> list[Json]:
 
 
 def _p(pair: Json) -> str:
-    corrected = f", corrected {tables.p_value(pair['p_holm']).lstrip('= ')}" if pair["p_holm"] > pair["p"] else ""
-    doubt = ", not reliable: unequal samples" if pair["samples"] else ", open: unjudged samples" if _open(pair) else ""
-    return f"p {tables.p_value(pair['p'])}{corrected}{doubt}"
+    corrected = (
+        f", corrected {tables.format_p_value(pair['p_holm']).lstrip('= ')}" if pair["p_holm"] > pair["p"] else ""
+    )
+    doubt = (
+        ", not reliable: unequal samples"
+        if pair["samples"]
+        else ", open: unjudged samples"
+        if is_undecided(pair)
+        else ""
+    )
+    return f"p {tables.format_p_value(pair['p'])}{corrected}{doubt}"
 
 
 def _page(benchmark: Json) -> Json:
@@ -165,4 +173,4 @@ def _drawing(benchmark: Json, pair: Json) -> Json | None:
         return None
     differences = [problem["difference"] for problem in pair["by_problem"] if problem["difference"] is not None]
     title = f"{benchmark['metric']} of {pair['run']} less that of {benchmark['sides'][0]['run']}, by problem"
-    return drawn(Differences(title, differences, mean["value"], (mean["low"], mean["high"])))
+    return render_plot(Differences(title, differences, mean["value"], (mean["low"], mean["high"])))

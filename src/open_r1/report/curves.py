@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
-from ..evaluation.tables import percent
-from ..system.run_files import Points, series
+from ..evaluation.tables import format_percent
+from ..system.run_files import Points, read_series
 from .plots import Funnel, Histogram, Line, Plot, Step
 
 DRAWN = 1000  # points of one smoothed line; a page of a long run stays small
@@ -75,37 +75,39 @@ def _smoothed(label: str, points: Points, colour: str = "blue", spread: Points |
 
 
 def _dots(rows: list[dict[str, Any]], label: str, key: str, colour: str) -> list[Line]:
-    points = series(rows, key)
+    points = read_series(rows, key)
     return [Line(label, points, "dots", colour)] if points else []
 
 
-def accuracy(rows: list[dict[str, Any]]) -> Plot:
+def plot_accuracy(rows: list[dict[str, Any]]) -> Plot:
     """Held-out accuracy, with what the training problems gave behind it."""
     majority = next((key for row in rows for key in row if key.startswith("evaluation/maj@")), "evaluation/maj@k")
     evaluated = _dots(rows, majority.removeprefix("evaluation/"), majority, "orange")
     evaluated += _dots(rows, "pass@1", "evaluation/pass@1", "blue")
-    rewarded = series(rows, "rewards/accuracy/mean")
+    rewarded = read_series(rows, "rewards/accuracy/mean")
     training = [Line("training reward", rewarded, "faint", "grey")] if evaluated and rewarded else []
     return Plot("Accuracy on held-out problems", "share correct", "evaluation/pass@1", training + evaluated)
 
 
-def length(rows: list[dict[str, Any]]) -> Plot:
-    lines = _smoothed("training", series(rows, "completions/mean_length"), "grey")
+def plot_length(rows: list[dict[str, Any]]) -> Plot:
+    lines = _smoothed("training", read_series(rows, "completions/mean_length"), "grey")
     lines += _dots(rows, "held-out problems", "evaluation/mean_length", "blue")
     return Plot("Mean response length", "tokens", "completions/mean_length", lines)
 
 
-def rewards(rows: list[dict[str, Any]], order: list[str]) -> list[Plot]:
+def plot_rewards(rows: list[dict[str, Any]], order: list[str]) -> list[Plot]:
     """One plot for each reward; those that the recipe lists first, in its order."""
     logged = {match[1] for row in rows for key in row if (match := re.fullmatch(r"rewards/(.+)/mean", key))}
     grid = []
     for name in [name for name in order if name in logged] + sorted(logged - set(order)):
-        lines = _smoothed("", series(rows, f"rewards/{name}/mean"), spread=series(rows, f"rewards/{name}/std"))
+        lines = _smoothed(
+            "", read_series(rows, f"rewards/{name}/mean"), spread=read_series(rows, f"rewards/{name}/std")
+        )
         grid += [Plot(name, "reward", f"rewards/{name}/mean", lines)] if lines else []
     return grid
 
 
-def curves(rows: list[dict[str, Any]], task: str) -> list[Plot]:
+def plot_curves(rows: list[dict[str, Any]], task: str) -> list[Plot]:
     grid = []
     for curve in CURVES:
         first, single = curve.keys[0], len(curve.keys) == 1
@@ -113,7 +115,7 @@ def curves(rows: list[dict[str, Any]], task: str) -> list[Plot]:
         lines = []
         for key, colour in zip(curve.keys, ("blue", "orange"), strict=False):
             label = ("training" if held_out else "") if single else key.split("/")[-1]
-            points = series(rows, key)
+            points = read_series(rows, key)
             lines += (
                 _smoothed(label, points, colour)
                 if curve.smooth or not points
@@ -151,7 +153,7 @@ OF_SEEDS = {
 }
 
 
-def over_seeds(rows_S: list[list[dict[str, Any]]], task: str) -> list[Plot]:
+def plot_seeds(rows_S: list[list[dict[str, Any]]], task: str) -> list[Plot]:
     """The curves of a training over its seeds: each seed's as a faint line, their mean, and one standard deviation.
 
     Args:
@@ -161,7 +163,7 @@ def over_seeds(rows_S: list[list[dict[str, Any]]], task: str) -> list[Plot]:
     grid = []
     last = max((row["step"] for rows in rows_S for row in rows), default=0)
     for curve in OF_SEEDS.get(task, ()):
-        found_S = [points for rows in rows_S if (points := series(rows, curve.keys[0]))]
+        found_S = [points for rows in rows_S if (points := read_series(rows, curve.keys[0]))]
         lines_S = [_smooth(points) if len(points) >= 40 else points for points in found_S]
         if lines_S:
             lines = _mean_and_seeds(lines_S)
@@ -181,7 +183,7 @@ def _mean_and_seeds(points_S: list[Points]) -> list[Line]:
     return seeds + ([Line("", means, band=band)] if means else [])
 
 
-def lengths(histogram: dict[str, list]) -> Histogram:
+def plot_lengths(histogram: dict[str, list]) -> Histogram:
     """Lengths of sampled completions; `truncated` are those among `counts` that reached the limit."""
     cut = histogram["truncated"]
     ended = [count - truncated for count, truncated in zip(histogram["counts"], cut, strict=True)]
@@ -189,7 +191,7 @@ def lengths(histogram: dict[str, list]) -> Histogram:
     return Histogram("Length of the completions", "completions", "tokens", histogram["edges"], counts)
 
 
-def pass_rates(rates: dict[str, Any], of: str = "prompt") -> Histogram:
+def plot_pass_rates(rates: dict[str, Any], of: str = "prompt") -> Histogram:
     """Prompts by their share of right samples; `never` and `always` stand apart from the bands `between` them."""
     bands = rates["between"]
     n = len(bands)
@@ -200,13 +202,13 @@ def pass_rates(rates: dict[str, Any], of: str = "prompt") -> Histogram:
     return Histogram(f"Pass rate of the {of}s", f"{of}s", f"right samples of a {of}", edges, counts, ticks)
 
 
-def funnel(steps: list[dict[str, Any]]) -> Funnel:
+def plot_funnel(steps: list[dict[str, Any]]) -> Funnel:
     """The steps of a selection, each with what it dropped of what the one before it had kept."""
     rows = []
     for step in steps:
         kept, dropped = step["kept"], step["dropped"]
         told = f"{kept:,} pairs" if step["name"] == "pairs" else f"{kept:,} kept"
         if dropped:
-            told += f", {dropped:,} dropped ({percent(dropped, kept + dropped)})"
+            told += f", {dropped:,} dropped ({format_percent(dropped, kept + dropped)})"
         rows.append(Step(step["name"], kept, dropped, told))
     return Funnel("What each step kept", rows)

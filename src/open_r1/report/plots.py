@@ -258,7 +258,7 @@ def _style() -> Iterator[None]:
 
 
 @_style()
-def png(plots: Sequence[Drawing], size: tuple[float, float], path: Path) -> None:
+def write_png(plots: Sequence[Drawing], size: tuple[float, float], path: Path) -> None:
     """Write plots of one kind and `size` (inches), three to a row, as one file."""
     path.parent.mkdir(exist_ok=True)
     partial = path.with_name(path.name + ".partial")
@@ -267,7 +267,7 @@ def png(plots: Sequence[Drawing], size: tuple[float, float], path: Path) -> None
 
 
 @_style()
-def svg(plot: Drawing, size: tuple[float, float]) -> markupsafe.Markup:
+def render_svg(plot: Drawing, size: tuple[float, float]) -> markupsafe.Markup:
     """The plot as an inline <svg> whose colours are the page's CSS variables, with its text for a screen reader."""
     figure = _figure([plot], size, titled=False)
     file = io.StringIO()

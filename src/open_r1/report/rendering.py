@@ -16,17 +16,17 @@ from .plots import Differences, Scaling
 CHARACTERS = 12_000  # of one text shown
 
 
-def drawn(plot: plots.Histogram | plots.Funnel | Scaling | Differences, path: Path | None = None) -> Json:
+def render_plot(plot: plots.Histogram | plots.Funnel | Scaling | Differences, path: Path | None = None) -> Json:
     """A plot with its `svg` for the page; with a path, as a PNG file too."""
     if path:
-        plots.png([plot], plot.size, path)
-    return {"plot": plot, "svg": plots.svg(plot, plot.size)}
+        plots.write_png([plot], plot.size, path)
+    return {"plot": plot, "svg": plots.render_svg(plot, plot.size)}
 
 
-def shares(counts: dict[str, int], names: dict[str, str]) -> list[tuple[str, int, str]]:
+def count_shares(counts: dict[str, int], names: dict[str, str]) -> list[tuple[str, int, str]]:
     """(name, count, share of all), under other names where `names` has them."""
     whole = sum(counts.values())
-    return [(names.get(name, name), count, tables.percent(count, whole)) for name, count in counts.items()]
+    return [(names.get(name, name), count, tables.format_percent(count, whole)) for name, count in counts.items()]
 
 
 def _marked(text: str) -> markupsafe.Markup:
@@ -38,13 +38,13 @@ def _marked(text: str) -> markupsafe.Markup:
     return markupsafe.Markup(re.sub(r"&lt;/?(?:think|answer)&gt;", tag, str(markupsafe.escape(text))))
 
 
-def render(template: str, target: Path, shown: Json) -> None:
+def render_page(template: str, target: Path, shown: Json) -> None:
     """Write a page whole or not at all."""
     # autoescape is by hand, since jinja2 would choose it by a file ending that a .jinja file hides.
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     pages = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     pages.filters["marked"] = _marked
-    pages.filters["words"] = tables.words
+    pages.filters["words"] = tables.join_cell
     page = pages.get_template(template).render(shown)
     partial = target.with_name(target.name + ".partial")
     partial.write_text(page, encoding="utf-8", errors="replace")

@@ -15,18 +15,23 @@ import yaml
 from ..errors import RecipeError
 from ..evaluation import tables
 from ..system.run_files import read_json, read_rows, read_text
-from .pages.data import mixture, sampling, selection
-from .pages.evaluation import evaluation
-from .pages.training import training
-from .rendering import render
+from .pages.data import show_mixture, show_sampling, show_selection
+from .pages.evaluation import show_evaluation
+from .pages.training import show_training
+from .rendering import render_page
 
 Json = dict[str, Any]
 
-PAGES = {"sample": sampling, "select": selection, "mix": mixture, "evaluate": evaluation}  # others are trainings
+PAGES = {
+    "sample": show_sampling,
+    "select": show_selection,
+    "mix": show_mixture,
+    "evaluate": show_evaluation,
+}  # others are trainings
 CONTAMINATED = 10  # contaminated rows shown
 
 
-def write(run_dir: Path) -> Path:
+def write_report(run_dir: Path) -> Path:
     """Draw the plots and the page of a run from what its directory holds.
 
     Args:
@@ -46,7 +51,7 @@ def write(run_dir: Path) -> Path:
     status, environment, summary = (
         read_json(run_dir / f"{name}.json") for name in ("status", "environment", "summary")
     )
-    shown = PAGES.get(recipe.get("task"), training)(run_dir, recipe, status, summary)
+    shown = PAGES.get(recipe.get("task"), show_training)(run_dir, recipe, status, summary)
     about = {
         "name": run_dir.parts[-3:],
         "state": status.get("state"),
@@ -58,11 +63,11 @@ def write(run_dir: Path) -> Path:
         "environment": {**environment, **(environment.get("packages") or {})},
     }
     target = run_dir / "report.html"
-    render("report.html.jinja", target, shown | about)
+    render_page("report.html.jinja", target, shown | about)
     return target
 
 
-def table(before: Json, after: Json) -> str:
+def format_before_after(before: Json, after: Json) -> str:
     """The before/after table for the terminal.
 
     Args:
@@ -73,17 +78,17 @@ def table(before: Json, after: Json) -> str:
     Returns:
         Lines without a newline at the end.
     """
-    return "\n".join(tables.aligned([("", "before", "after"), *tables.before_after(before, after)]))
+    return "\n".join(tables.align_rows([("", "before", "after"), *tables.pair_before_after(before, after)]))
 
 
 def append_table(card: Path, run_dir: Path) -> None:
     """Add the before/after table to a model's card, if the run has evaluated it."""
     if summary := read_json(run_dir / "summary.json"):
         with card.open("a", encoding="utf-8") as file:
-            file.write(f"\n```\n{table(summary['before'], summary['after'])}\n```\n")
+            file.write(f"\n```\n{format_before_after(summary['before'], summary['after'])}\n```\n")
 
 
-def evaluation_table(evaluations: list[Json]) -> str:
+def format_evaluations(evaluations: list[Json]) -> str:
     """The figures of benchmarks for the terminal; below each what departs from its protocol, and what was not judged.
 
     Args:
@@ -94,18 +99,18 @@ def evaluation_table(evaluations: list[Json]) -> str:
     """
     rows: list[tuple[str | tuple[str, str], ...]] = [("benchmark", "problems", "k", "", "", "tokens", "truncated", "")]
     for found in evaluations:
-        first, others, tokens = tables.evaluation_rows(found)
+        first, others, tokens = tables.format_evaluation(found)
         counts = f"{found['problems']:,}", f"{found['protocol']['k']:,}"
-        cut = tables.percent(found["shares"]["truncated"]["value"] or 0.0, 1)
+        cut = tables.format_percent(found["shares"]["truncated"]["value"] or 0.0, 1)
         name = next(iter(found["metrics"]))
         rows.append((found["title"] or found["name"], *counts, name, first, tokens[0], cut, others))
-    head, *lines = tables.aligned(rows, left=(0, 3, 7))
+    head, *lines = tables.align_rows(rows, left=(0, 3, 7))
     told = [head]
     for found, line in zip(evaluations, lines, strict=True):
-        departed = tables.departures(found)
+        departed = tables.describe_departures(found)
         told.append(line)
         told += [f"    departs from its protocol: {', '.join(departed)}"] if departed else []
-        told += [f"    {sentence}" for sentence in tables.without_evidence(found)]
+        told += [f"    {sentence}" for sentence in tables.describe_unjudged(found)]
     return "\n".join(told)
 
 
@@ -125,7 +130,7 @@ def _contamination(run_dir: Path) -> Json | None:
         return None
     kinds = sorted({kind for hits in found["hits"].values() for kind in hits})
     return found | {
-        "share": tables.percent(found["contaminated"], found["rows"]),
+        "share": tables.format_percent(found["contaminated"], found["rows"]),
         "kinds": kinds,
         "table": [
             [name, f"{size:,}", *(f"{found['hits'].get(name, {}).get(kind, 0):,}" for kind in kinds)]

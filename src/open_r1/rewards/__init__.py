@@ -8,8 +8,19 @@ made once with its parameters and then called.
 Nothing here imports torch or trl.
 """
 
-from .registry import CONTEXT, REWARDS, RewardConfig, Signature, check, find
-from .scoring import build
+from .registry import CONTEXT, REWARDS, RewardConfig, Signature, check_rewards, find_reward
+from .scoring import build_rewards
 from .verdict import CORRECT, WRONG, Verdict
 
-__all__ = ["CONTEXT", "CORRECT", "REWARDS", "WRONG", "RewardConfig", "Signature", "Verdict", "build", "check", "find"]
+__all__ = [
+    "CONTEXT",
+    "CORRECT",
+    "REWARDS",
+    "WRONG",
+    "RewardConfig",
+    "Signature",
+    "Verdict",
+    "build_rewards",
+    "check_rewards",
+    "find_reward",
+]

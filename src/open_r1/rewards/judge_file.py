@@ -16,7 +16,7 @@ from .scoring import Result, ScoredBatch
 BATCH = 1024  # rows scored side by side
 
 
-def judge(name: str, source: Path, target: Path, parameters: dict[str, Any]) -> dict[str, Any]:
+def judge_file(name: str, source: Path, target: Path, parameters: dict[str, Any]) -> dict[str, Any]:
     """Judge every row of a file and write each back with its verdict.
 
     Args:
@@ -35,8 +35,8 @@ def judge(name: str, source: Path, target: Path, parameters: dict[str, Any]) -> 
     """
     check_target(target)
     entry = registry.RewardConfig(name, parameters=parameters)
-    registry.check([entry])
-    unknown = {"max_tokens", "verdict"} & set(registry.signature(registry.find(name)).context)
+    registry.check_rewards([entry])
+    unknown = {"max_tokens", "verdict"} & set(registry.read_signature(registry.find_reward(name)).context)
     if unknown:
         raise RecipeError(f"{name} needs {' and '.join(sorted(unknown))}, which only a training has")
     rows = list(read(source))
@@ -69,7 +69,7 @@ def check_target(path: Path) -> None:
 
 def problem(row: dict[str, Any], entry: registry.RewardConfig) -> str | None:
     """What a row lacks to be judged."""
-    wanted = registry.signature(registry.find(entry.name))
+    wanted = registry.read_signature(registry.find_reward(entry.name))
     needed = [*wanted.columns, *(c for c in wanted.context if c in ("prompt", "tokens"))]
     if "completion" not in row and "answer" not in row:
         return "neither `completion` nor `answer` is there"

@@ -31,14 +31,14 @@ from ..system.openai_client import (
     Cache,
     Endpoint,
     Failure,
-    api_key,
-    attempt,
-    beginning,
     check_key_env,
-    checked_url,
-    choose,
-    complete,
-    submit,
+    check_url,
+    choose_endpoint,
+    read_api_key,
+    request_completion,
+    run_coroutine,
+    shorten_text,
+    try_endpoint,
 )
 from .judge_prompts import JUDGE_PROMPTS, QUALITY_RUBRIC, JudgePrompt
 from .verdict import Verdict
@@ -95,7 +95,7 @@ class Settings:
         if not self.urls:
             raise RecipeError("url: a judge needs one, e.g. `url: http://localhost:8000/v1`")
         for url in self.urls:
-            checked_url(url, "url")
+            check_url(url, "url")
         if not self.model:
             raise RecipeError("model: a judge needs the model's name at its endpoint")
         check_key_env(self.key_env)
@@ -118,7 +118,7 @@ class Settings:
         Raises:
             RecipeError: the variable is not set.
         """
-        return api_key(self.key_env)
+        return read_api_key(self.key_env)
 
     @property
     def cache_file(self) -> Path | None:
@@ -225,7 +225,7 @@ def llm_pairwise(
     return sum(0.5 if better == "tie" else float(better == ours) for ours, better in votes) / len(votes)
 
 
-def summary(completion: str) -> str:
+def extract_summary(completion: str) -> str:
     """What follows the reasoning, as the person who asked gets to read it; empty if the reasoning never ends."""
     if "</think>" not in completion and "<think>" in completion:
         return ""
@@ -245,7 +245,7 @@ class Judge:
     broken_by: str = ""
 
     def shown(self, completion: str) -> str:
-        return (completion if self.settings.whole else summary(completion)).strip()
+        return (completion if self.settings.whole else extract_summary(completion)).strip()
 
     def too_long(self, text: str) -> Verdict | None:
         limit = self.settings.max_chars
@@ -282,16 +282,16 @@ class Judge:
             done: Future[dict[str, Any]] = Future()
             done.set_result(said)
             return done
-        return submit(self._ask(body, prompt, nonce))
+        return run_coroutine(self._ask(body, prompt, nonce))
 
     async def _ask(self, body: dict[str, Any], prompt: JudgePrompt, nonce: str) -> dict[str, Any]:
         choice = await self._choice(body, prompt)
         content = choice["message"].get("content")
         if choice.get("finish_reason") == "length":
-            raise JudgeError(f"the judge's answer was cut at max_tokens {body['max_tokens']}: {beginning(content)}")
+            raise JudgeError(f"the judge's answer was cut at max_tokens {body['max_tokens']}: {shorten_text(content)}")
         said = _valid(content, prompt, nonce) if isinstance(content, str) else None
         if said is None:
-            raise JudgeError(f"the judge did not answer as asked: {beginning(content)}")
+            raise JudgeError(f"the judge did not answer as asked: {shorten_text(content)}")
         if self.cache:
             await asyncio.to_thread(self.cache.put, body, content)
         return said
@@ -303,10 +303,10 @@ class Judge:
         failure: Failure | None = None
         while True:
             self._refuse_if_broken()
-            endpoint = choose(self.endpoints, now())
+            endpoint = choose_endpoint(self.endpoints, now())
             if endpoint.paused_until - now() >= left:
                 self._give_up(endpoint.last_failure)
-            tried = await attempt(endpoint, lambda e: self._request(e, body, prompt), settings.timeout, left)
+            tried = await try_endpoint(endpoint, lambda e: self._request(e, body, prompt), settings.timeout, left)
             left -= tried.seconds
             if tried.answer is not None:
                 self.given_up = 0
@@ -352,7 +352,7 @@ class Judge:
         if self.settings.max_requests is not None and self.requests >= self.settings.max_requests:
             raise JudgeError(f"the judge's budget of max_requests {self.settings.max_requests} is spent")
         self.requests += 1
-        return await complete(endpoint.url, body, self.settings.key)
+        return await request_completion(endpoint.url, body, self.settings.key)
 
 
 def _nonce(parts: dict[str, str]) -> str:
@@ -418,7 +418,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def health(url: str | list[str], model: str, key_env: str | None = None, timeout: float = 30.0) -> list[str]:
     """What is wrong with each endpoint, found by a request of one token; empty if all of them gave it."""
     settings = Settings(url=url, model=model, key_env=key_env, timeout=timeout, cache=False)
-    found = [submit(_one_token(url, settings)) for url in settings.urls]
+    found = [run_coroutine(_one_token(url, settings)) for url in settings.urls]
     return [problem for problem in (future.result() for future in found) if problem]
 
 
@@ -426,14 +426,14 @@ async def _one_token(url: str, settings: Settings) -> str | None:
     body = {"model": settings.model, "messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 1}
     try:
         async with asyncio.timeout(settings.timeout):
-            choice = await complete(url, body, settings.key)
+            choice = await request_completion(url, body, settings.key)
     except TimeoutError:
         return f"{url} gave no answer within {settings.timeout:g} s"
     except Failure as failure:
         return str(failure)
     # A model that reasons spends its only token there.
     spoke = any(choice["message"].get(key) for key in ("content", "reasoning_content", "reasoning"))
-    return None if spoke else f"{url} answered without a token: {beginning(choice)}"
+    return None if spoke else f"{url} answered without a token: {shorten_text(choice)}"
 
 
 _lock = threading.RLock()

@@ -38,7 +38,7 @@ class Findings:
 def check_ready(entries: list[RewardConfig], findings: Findings) -> None:
     """Try the sandboxes and endpoints that rewards rest on, of scorers that have a function `ready`."""
     for reward in entries:
-        ready = getattr(find(reward.name), "ready", None)
+        ready = getattr(find_reward(reward.name), "ready", None)
         if ready is None:
             continue
         try:
@@ -135,13 +135,13 @@ class Signature:
     batch: bool
 
 
-def find(name: str) -> Callable[..., Any]:
+def find_reward(name: str) -> Callable[..., Any]:
     """The scorer of a name in `REWARDS`, of an entry point, or of `package.module:function` for one's own.
 
     Raises:
         RecipeError: there is none; names the nearest.
     """
-    return _imported(locate(name), f"rewards: {name}")
+    return import_scorer(locate(name), f"rewards: {name}")
 
 
 def locate(name: str) -> str:
@@ -161,7 +161,7 @@ def locate(name: str) -> str:
     raise RecipeError(f"rewards: there is no reward named {name!r}; {hint}")
 
 
-def _imported(path: str, at: str) -> Callable[..., Any]:
+def import_scorer(path: str, at: str) -> Callable[..., Any]:
     module, _, function = path.partition(":")
     try:
         return getattr(importlib.import_module(module), function)
@@ -169,7 +169,7 @@ def _imported(path: str, at: str) -> Callable[..., Any]:
         raise RecipeError(f"{at} cannot be imported ({error})") from error
 
 
-def signature(scorer: Callable[..., Any]) -> Signature:
+def read_signature(scorer: Callable[..., Any]) -> Signature:
     """Columns, context and parameters of a scorer, read from its signature."""
     call = _named(scorer.__call__)[1:] if inspect.isclass(scorer) else _named(scorer)
     made = _named(scorer.__init__)[1:] if inspect.isclass(scorer) else call[1:]
@@ -190,7 +190,7 @@ def _named(function: Callable[..., Any]) -> list[inspect.Parameter]:
     return [a for a in inspect.signature(function).parameters.values() if a.kind not in several]
 
 
-def check(rewards: list[RewardConfig]) -> None:
+def check_rewards(rewards: list[RewardConfig]) -> None:
     """Refuse unknown names, two metrics of one name, and unknown or missing parameters.
 
     Raises:
@@ -198,8 +198,8 @@ def check(rewards: list[RewardConfig]) -> None:
     """
     metrics = [reward.metric for reward in rewards]
     for i, reward in enumerate(rewards):
-        scorer = find(reward.name)
-        known = signature(scorer).parameters
+        scorer = find_reward(reward.name)
+        known = read_signature(scorer).parameters
         if metrics.index(metrics[i]) != i:
             raise RecipeError(
                 f"rewards.{i}: {metrics[i]!r} is listed twice, and the two would share a metric; give one a `label`"
@@ -237,11 +237,11 @@ def missing_parameters(scorer: Callable[..., Any], given: dict[str, Any]) -> lis
     ]
 
 
-def ballot(name: str) -> Callable[..., tuple[str, Hashable] | None] | None:
+def find_ballot(name: str) -> Callable[..., tuple[str, Hashable] | None] | None:
     """What tells a completion's vote for this reward's answers; None if they cannot be voted on."""
     if name in BALLOTS:
-        return _imported(BALLOTS[name], f"rewards: {name}")
-    return getattr(find(name), "ballot", None)
+        return import_scorer(BALLOTS[name], f"rewards: {name}")
+    return getattr(find_reward(name), "ballot", None)
 
 
 @cache
@@ -254,7 +254,7 @@ def version(name: str) -> str:
     >>> version("accuracy")
     '2f9c1e5ab340, math-verify 0.9.0, sympy 1.14.0'
     """
-    found = _digest_scorer(name, f"{__name__}.batch")
+    found = _digest_scorer(name, f"{__package__}.scoring")
     digest = hashlib.sha256(json.dumps(found).encode()).hexdigest()[:12]
     return ", ".join([digest, *map(" ".join, list_libraries(name).items())])
 
@@ -263,7 +263,7 @@ def list_libraries(name: str) -> dict[str, str]:
     """Versions of the installed packages that a scorer imports, in its module, another reward's or a user's."""
     own = locate(name).partition(":")[0]
     ours = f"{__name__.partition('.')[0]}."
-    reached = [m for m in _digest_scorer(name) if m.startswith(f"{__name__}.") or not m.startswith(ours)]
+    reached = [m for m in _digest_scorer(name) if m.startswith(f"{__package__}.") or not m.startswith(ours)]
     return find_libraries([own, *reached])
 
 
@@ -272,18 +272,18 @@ def _digest_scorer(name: str, *others: str) -> dict[str, str]:
     return digest_modules([locate(name).partition(":")[0], *others], leave_out=re.escape(__name__))
 
 
-def columns_needed(rewards: list[RewardConfig], kind: str | None = None) -> list[str]:
+def list_needed_columns(rewards: list[RewardConfig], kind: str | None = None) -> list[str]:
     """Dataset columns that the rewards of a row of this kind read."""
     applying = [reward for reward in rewards if reward.applies(kind)]
-    return sorted({column for reward in applying for column in signature(find(reward.name)).columns})
+    return sorted({column for reward in applying for column in read_signature(find_reward(reward.name)).columns})
 
 
-def columns_used(rewards: list[RewardConfig]) -> set[str]:
+def list_used_columns(rewards: list[RewardConfig]) -> set[str]:
     """Dataset columns that these rewards read where a row has them."""
-    signatures = [signature(find(reward.name)) for reward in rewards]
+    signatures = [read_signature(find_reward(reward.name)) for reward in rewards]
     return {column for wanted in signatures for column in (*wanted.columns, *wanted.by_row)}
 
 
-def uses(rewards: list[RewardConfig], context: str) -> bool:
+def needs_context(rewards: list[RewardConfig], context: str) -> bool:
     """True if a reward asks for this value of `CONTEXT`."""
-    return any(context in signature(find(reward.name)).context for reward in rewards)
+    return any(context in read_signature(find_reward(reward.name)).context for reward in rewards)

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RecipeError
-from .registry import SECOND_OPINIONS, RewardConfig, _imported, find, signature
+from .registry import SECOND_OPINIONS, RewardConfig, find_reward, import_scorer, read_signature
 from .verdict import Verdict
 
 
-def build(rewards: list[RewardConfig], **settings: Any) -> list[Reward]:
+def build_rewards(rewards: list[RewardConfig], **settings: Any) -> list[Reward]:
     """One TRL reward function for each entry, in order.
 
     Args:
@@ -75,7 +75,7 @@ class ScoredBatch:
         self.records = records
         self.gather = gather
         self.reasons: Counter[str] = Counter()  # of verdicts without evidence, since they were last drained
-        self.signatures = [signature(find(reward.name)) for reward in rewards]
+        self.signatures = [read_signature(find_reward(reward.name)) for reward in rewards]
         self.seconds: list[float] = []  # wall time that each sample of the last batch took to judge
         self._calls: list[Callable[..., Any]] | None = None  # the scorers with their parameters filled in
         self._of: list[Completion] | None = None
@@ -95,7 +95,7 @@ class ScoredBatch:
             verdict_S = self._verdicts(results_RS)
             self._scores = {
                 reward.metric: [
-                    None if verdict is not None and verdict.score is None else as_score(result)
+                    None if verdict is not None and verdict.score is None else read_score(result)
                     for result, verdict in zip(results_S, verdict_S, strict=True)
                 ]
                 for reward, results_S in zip(self.rewards, results_RS, strict=True)
@@ -207,7 +207,7 @@ class ScoredBatch:
     def _make_calls(self) -> None:
         """Fill the parameters in, and make those scorers that are classes; once, and before any thread asks."""
         if self._calls is None:
-            found = [(find(reward.name), reward.parameters) for reward in self.rewards]
+            found = [(find_reward(reward.name), reward.parameters) for reward in self.rewards]
             self._calls = [
                 scorer(**parameters) if inspect.isclass(scorer) else partial(scorer, **parameters)
                 for scorer, parameters in found
@@ -215,7 +215,7 @@ class ScoredBatch:
 
     def _verdicts(self, results_RS: list[list[Result]]) -> list[Verdict | None]:
         """Each sample's verdict: the gravest of its verifiers'; None if it has none."""
-        return [gravest(results_R) for results_R in zip(*results_RS, strict=True)]
+        return [pick_gravest(results_R) for results_R in zip(*results_RS, strict=True)]
 
     def _report(
         self,
@@ -253,8 +253,8 @@ class ScoredBatch:
         self, r: int, completions: list[Completion], results_S: list[Result], batch: dict[str, Any]
     ) -> None:
         reward = self.rewards[r]
-        second = _imported(SECOND_OPINIONS[reward.name], f"rewards.{r}.second_opinion")
-        wanted = signature(second).columns
+        second = import_scorer(SECOND_OPINIONS[reward.name], f"rewards.{r}.second_opinion")
+        wanted = read_signature(second).columns
         texts = [self._text(completion) for completion in completions]
         # By the text, so that a run that is repeated asks about the same samples.
         asked = [
@@ -266,7 +266,7 @@ class ScoredBatch:
         ]
         opinions = _threads().map(lambda i: second(texts[i], **{name: batch[name][i] for name in wanted}), asked)
         compared = [(i, opinion) for i, opinion in zip(asked, opinions, strict=True) if opinion.score is not None]
-        differing = [(i, opinion) for i, opinion in compared if opinion.score != as_score(results_S[i])]
+        differing = [(i, opinion) for i, opinion in compared if opinion.score != read_score(results_S[i])]
         if compared and "log_metric" in batch:
             batch["log_metric"](f"second_opinion/{reward.metric}", len(differing) / len(compared))
         for i, opinion in differing:
@@ -315,7 +315,7 @@ class Reward:
         return self.scored.scores(completions, batch | {"prompt": prompts})[self.__name__]
 
 
-def gravest(results: tuple[Result, ...]) -> Verdict | None:
+def pick_gravest(results: tuple[Result, ...]) -> Verdict | None:
     """Of several verdicts on one sample the one that decides: any failure, any doubt, any wrong, else correct."""
     verdicts = [result for result in results if isinstance(result, Verdict)]
     order = ("error", "unknown", "wrong", "correct")
@@ -334,7 +334,7 @@ def _checked(result: Any, name: str) -> Result:
     return Verdict("error", f"{name} returned no number: {str(result)[:100]}")
 
 
-def as_score(result: Result) -> float | None:
+def read_score(result: Result) -> float | None:
     return result.score if isinstance(result, Verdict) else result
 
 

@@ -15,7 +15,7 @@ MANIFEST = "manifest.json"
 LEAST_BYTES = 200 * 2**20  # for logs, report and completions; the model is counted once it is known
 
 
-def resume(run: Run) -> None:
+def prepare_resume(run: Run) -> None:
     """Find the last whole checkpoint, and remove what came after it."""
     run.checkpoint = last_whole_checkpoint(run.dir)
     if run.checkpoint is not None:
@@ -60,7 +60,7 @@ def is_whole(checkpoint: Path) -> bool:
     )
 
 
-def seal(checkpoint: Path, seconds: float) -> None:
+def seal_checkpoint(checkpoint: Path, seconds: float) -> None:
     """Declare a checkpoint whole: the last thing written to it."""
     files = {str(f.relative_to(checkpoint)): f.stat().st_size for f in checkpoint.rglob("*") if f.is_file()}
     files.pop(MANIFEST, None)

@@ -21,7 +21,7 @@ from ..config.loading import world_size
 from ..config.recipe import Recipe
 from ..errors import RecipeError
 from ..system import processes
-from ..system.files import commit, write_text
+from ..system.files import find_commit, write_text
 from .run import Run
 
 PACKAGES = (
@@ -73,7 +73,7 @@ def set_threads(recipe: Recipe) -> None:
     torch.set_num_threads(recipe.run.threads or max(1, cores // local))
 
 
-def track_offline_if_needed(run: Run) -> None:
+def configure_wandb(run: Run) -> None:
     """wandb without a login or a network goes offline; it never asks."""
     if "wandb" not in run.recipe.args.report_to:
         return
@@ -126,11 +126,11 @@ def versions(*packages: str) -> dict[str, str]:
     return found
 
 
-def environment() -> dict[str, Any]:
+def describe_environment() -> dict[str, Any]:
     """Commit, versions and hardware, for the record."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
-        "commit": commit(),
+        "commit": find_commit(),
         "python": platform.python_version(),
         "packages": versions(*PACKAGES),
         "platform": platform.platform(),

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from ..errors import RecipeError, Unavailable
 from ..system import failures, processes
-from ..system.files import status, write_json
-from ..system.locks import held
+from ..system.files import read_status, write_json
+from ..system.locks import list_held
 
 if TYPE_CHECKING:
     from .run import Run
 
 
-def guarded(task: Callable[[], Run | None]) -> None:
+def run_guarded(task: Callable[[], Run | None]) -> None:
     """Run a task; end with its directory as the last line, or with a message and an exit code, and no traceback.
 
     Args:
@@ -31,10 +31,10 @@ def guarded(task: Callable[[], Run | None]) -> None:
         return
     except RecipeError as error:
         code, message = 2, f"error: {error}"
-        failures.record(error)
+        failures.record_error(error)
     except Unavailable as error:
         code, message = error.CODE, f"error: {error}"
-        failures.record(error)
+        failures.record_error(error)
     except Stopped as stopped:
         # Our own launcher knows what it has sent; any other code it would take for a failure, and say so at length.
         code = 0 if processes.WORLD in os.environ else 128 + stopped.number
@@ -43,7 +43,7 @@ def guarded(task: Callable[[], Run | None]) -> None:
         code, state = 130, "interrupted"
         message = "interrupted; the same command goes on from the last whole checkpoint, or starts again without one"
     except Exception as error:
-        failures.record(error)
+        failures.record_error(error)
         raise
     finally:
         end_held_runs(state)
@@ -54,8 +54,8 @@ def guarded(task: Callable[[], Run | None]) -> None:
 
 def end_held_runs(state: str) -> None:
     """Say in the status of this process's unfinished runs how they ended."""
-    for directory in held():
-        known = status(directory)
+    for directory in list_held():
+        known = read_status(directory)
         if known.get("state") == "running":
             # On a full disk this fails as well, and must not take the place of what the run has to say.
             with contextlib.suppress(RecipeError, OSError):

@@ -14,18 +14,18 @@ from accelerate import PartialState
 from ..data.shards import Shards
 from ..errors import RecipeError
 from ..system.files import is_finished, read_json, write_json
-from ..system.locks import LOCK, flock
+from ..system.locks import LOCK, lock_file
 from .exit import Stopped
 from .run import Run
 
 
-def stop(number: int, frame: Any) -> None:
+def stop_on_signal(number: int, frame: Any) -> None:
     """A signal ends a data task between two instructions: a file that is not whole has no name yet."""
     signal.signal(number, signal.SIG_IGN)  # said twice, it would end what puts things in order
     raise Stopped(number, "stopped; the same command goes on from the last whole file")
 
 
-def same_rows(run: Run, found: dict[str, Any]) -> None:
+def check_same_rows(run: Run, found: dict[str, Any]) -> None:
     """Keep what the rows of a run are, and go on with no others.
 
     Args:
@@ -48,12 +48,12 @@ def same_rows(run: Run, found: dict[str, Any]) -> None:
         )
 
 
-def own_files(run: Run, files: Shards) -> list[int]:
+def list_own_files(run: Run, files: Shards) -> list[int]:
     """Numbers of the missing files that are this process's: of a launch's processes, within a part of a job array."""
     return files.missing(*_own_part(run))
 
 
-def own_numbers(run: Run, files: Shards) -> range:
+def list_own_numbers(run: Run, files: Shards) -> range:
     """Numbers of this process's files, there or not."""
     return files.of_part(*_own_part(run))
 
@@ -65,7 +65,7 @@ def _own_part(run: Run) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def to_finish(run: Run, files: Shards) -> Iterator[bool]:
+def claim_finish(run: Run, files: Shards) -> Iterator[bool]:
     """True to the one process that is to finish a run whose files are all there; the others leave it."""
     if run.main:
         wait_for_launch(run, files)
@@ -78,7 +78,7 @@ def to_finish(run: Run, files: Shards) -> Iterator[bool]:
         yield False
     else:
         with (run.dir / f"{LOCK}-finish").open("w") as lock_of_all:
-            flock(lock_of_all.fileno(), fcntl.LOCK_EX)
+            lock_file(lock_of_all.fileno(), fcntl.LOCK_EX)
             yield not is_finished(run.dir)
 
 

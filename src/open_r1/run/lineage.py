@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..config.recipe import Recipe, is_recipe, made_by
+from ..config.recipe import Recipe, find_run_dir, is_recipe
 from ..errors import RecipeError
-from ..system.files import commit, read_json, write_json
+from ..system.files import find_commit, read_json, write_json
 
 FILE = "lineage.json"  # of a run directory
 Json = dict[str, Any]
 
 
-def write(recipe: Recipe) -> None:
+def write_lineage(recipe: Recipe) -> None:
     """Keep in a run directory what it is made of, so that it still says so when other directories are gone.
 
     Args:
@@ -31,7 +31,7 @@ def write(recipe: Recipe) -> None:
         "task": recipe.task,
         "seed": recipe.seed,
         # Of each start: a run may have been begun by one and ended by another.
-        "commits": list(dict.fromkeys([*commits, commit() or "unknown"])),
+        "commits": list(dict.fromkeys([*commits, find_commit() or "unknown"])),
         "inputs": inputs,
         "recipe": recipe.given,
     }
@@ -64,13 +64,13 @@ def inputs_of(given: Json, seed: int) -> dict[str, str]:
             named[f"rewards.{place}"] = str(reward.get("model", ""))
     found = {}
     for key, path in named.items():
-        directory = made_by(path, seed) if is_recipe(path) else Path(path).parent
+        directory = find_run_dir(path, seed) if is_recipe(path) else Path(path).parent
         if path and (directory / FILE).is_file():
             found[key] = str(directory)
     return found
 
 
-def told(run_dir: Path) -> str:
+def format_lineage(run_dir: Path) -> str:
     """The lineage as a tree for the terminal, each run told once.
 
     Raises:

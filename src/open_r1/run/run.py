@@ -11,8 +11,8 @@ import psutil
 from accelerate import PartialState
 
 from ..config.recipe import Recipe
-from ..system.files import status, write_json
-from ..system.locks import let_go
+from ..system.files import read_status, write_json
+from ..system.locks import release_after_fork
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Run:
     def story_seconds(self) -> float:
         """The same with the run that made this one's base model, if the recipe names it."""
         base = self.recipe.run.base_recipe and Path(str(self.recipe.model.model_name_or_path)).parent
-        return self.seconds() + (status(base).get("seconds", 0.0) if base else 0.0)
+        return self.seconds() + (read_status(base).get("seconds", 0.0) if base else 0.0)
 
     def set_status(self, state: str, **more: Any) -> None:
         if self.main:
@@ -62,7 +62,7 @@ def _clock() -> float:
     return _process_began.pop() if _process_began else time.time()
 
 
-def begin_in_a_fork() -> None:
+def reset_after_fork() -> None:
     """In a process that was forked to run one recipe: neither the parent's clock nor its locks are its own."""
     _process_began[:] = [psutil.Process().create_time()]
-    let_go()
+    release_after_fork()

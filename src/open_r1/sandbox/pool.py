@@ -285,7 +285,7 @@ def shut_down() -> None:
         _pools.clear()
 
 
-def pool(level: Level) -> Pool:
+def get_pool(level: Level) -> Pool:
     """The zygotes of this level.
 
     Raises:
@@ -319,7 +319,7 @@ def _try_level(level: Level) -> Isolation | Broken:
     kind = Broken
     for python in interpreters():
         try:
-            found = Isolation(level, python, (*python_files(python), *toolchains.files()))
+            found = Isolation(level, python, (*python_files(python), *toolchains.list_files()))
             _try_out(found)
         except (Broken, OSError, subprocess.SubprocessError) as error:
             causes.append(f"{error} (with {python})")
@@ -369,7 +369,7 @@ def python_files(python: str) -> tuple[str, ...]:
     return f"{prefix}/lib", *toolchains.LIBRARIES
 
 
-def level() -> Level:
+def find_level() -> Level:
     """The strongest isolation that this machine gives, found out once by really starting it.
 
     Raises:
@@ -380,11 +380,11 @@ def level() -> Level:
             return isolation(candidate).level
         except Broken:
             continue
-    causes = "; ".join(f"{candidate}: {why_not(candidate)}" for candidate in LEVELS)
+    causes = "; ".join(f"{candidate}: {explain_level(candidate)}" for candidate in LEVELS)
     raise RecipeError(f"programs cannot be run here, as no kind of isolation works. {causes}")
 
 
-def why_not(level: Level) -> str:
+def explain_level(level: Level) -> str:
     """Why this machine does not give a level."""
     try:
         isolation(level)
@@ -393,11 +393,11 @@ def why_not(level: Level) -> str:
     return "it works"
 
 
-def describe() -> str:
+def describe_isolation() -> str:
     """One sentence on the isolation in force.
 
     Raises:
         RecipeError: none works.
     """
-    strongest = isolation(level())
+    strongest = isolation(find_level())
     return f"programs are isolated by {strongest.level}: {MEANING[strongest.level]} (interpreter {strongest.python})"

@@ -69,7 +69,7 @@ class Busy(Outage):
 
 
 @lru_cache
-def runner(provider: str, url: str = "") -> Runner:
+def get_runner(provider: str, url: str = "") -> Runner:
     """The runner of a provider; the same one for the same arguments.
 
     Args:

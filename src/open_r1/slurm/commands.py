@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass, replace
 
-from ..errors import RecipeError, nearest
+from ..errors import RecipeError, suggest_nearest
 
 FINAL = (
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
@@ -61,7 +61,7 @@ class Partition:
     limit: int | None
 
 
-def require() -> None:
+def require_slurm() -> None:
     """Refuse a machine without Slurm.
 
     Raises:
@@ -71,7 +71,7 @@ def require() -> None:
         raise RecipeError("there is no sbatch here: submit on a login node of the cluster, or use open-r1 train")
 
 
-def command(*words: str, check: bool = True) -> str:
+def run_command(*words: str, check: bool = True) -> str:
     """What a command of Slurm's prints.
 
     Raises:
@@ -79,17 +79,17 @@ def command(*words: str, check: bool = True) -> str:
     """
     done = subprocess.run(words, capture_output=True, text=True)
     if check and done.returncode:
-        raise RecipeError(f"{words[0]}: {complaint(done)}")
+        raise RecipeError(f"{words[0]}: {format_complaint(done)}")
     return done.stdout
 
 
-def complaint(failed: subprocess.CompletedProcess[str]) -> str:
+def format_complaint(failed: subprocess.CompletedProcess[str]) -> str:
     """What a command says of its failure, on one line."""
     lines = (failed.stderr.strip() or failed.stdout.strip()).splitlines()
     return "; ".join(line.strip().removeprefix(f"{failed.args[0]}: ") for line in lines)
 
 
-def jobs(ids: list[str]) -> dict[str, list[Job]]:
+def list_jobs(ids: list[str]) -> dict[str, list[Job]]:
     """Jobs by their ids, the tasks of an array under the array's; those that Slurm has forgotten are left out.
 
     Raises:
@@ -113,7 +113,7 @@ def _queued(ids: list[str]) -> str:
     """Lines of squeue; none if it has forgotten all of these jobs, of which it makes an error."""
     asked = ("squeue", "--noheader", "--array", f"--jobs={','.join(ids)}", "--format=%F|%i|%T|%r|%N|%M|%L")
     try:
-        return command(*asked)
+        return run_command(*asked)
     except RecipeError as error:
         if "Invalid job id" not in str(error):
             raise
@@ -123,7 +123,7 @@ def _queued(ids: list[str]) -> str:
 def _ended(id: str) -> list[Job]:
     """A job or tasks of an array that have ended: the controller knows them for minutes, the accounting for good."""
     found: dict[str, Job] = {}
-    for line in command("scontrol", "--oneliner", "show", "job", id, check=False).splitlines():
+    for line in run_command("scontrol", "--oneliner", "show", "job", id, check=False).splitlines():
         told = dict(re.findall(r"(\w+)=(\S*)", line))
         if "JobState" in told:
             number = f"{id}_{told['ArrayTaskId']}" if "ArrayTaskId" in told else id
@@ -134,13 +134,13 @@ def _ended(id: str) -> list[Job]:
     if id in found:
         return [found[id]]
     asked = ("sacct", "--noheader", "--parsable2", "--allocations", "--jobs", id)
-    for line in command(*asked, "--format=JobID,State,NodeList,Elapsed,ExitCode", check=False).splitlines():
+    for line in run_command(*asked, "--format=JobID,State,NodeList,Elapsed,ExitCode", check=False).splitlines():
         number, state, nodes, elapsed, code = line.split("|")
         found.setdefault(number, Job(number, state.split()[0], "", nodes, elapsed, "", code))
     return [job for job in found.values() if job.state in FINAL]  # not tasks that are still to come
 
 
-def partition(name: str | None) -> Partition:
+def find_partition(name: str | None) -> Partition:
     """A partition by its name, or the default one.
 
     Raises:
@@ -148,13 +148,15 @@ def partition(name: str | None) -> Partition:
     """
     found: dict[str, Partition] = {}
     default = None
-    for line in command("sinfo", "--noheader", "--format=%P|%G|%c|%m|%D|%l").splitlines():
+    for line in run_command("sinfo", "--noheader", "--format=%P|%G|%c|%m|%D|%l").splitlines():
         told, gres, cpus, memory, nodes, limit = line.split("|")
         own = told.rstrip("*")
         default = own if told.endswith("*") else default
         gpus = sum(int(number) for number in re.findall(r"(?:^|,)gpu:(?:[^:,()]+:)?(\d+)", gres))
         # Of nodes that differ, the least: `64+`.
-        this = Partition(own, gpus, int(cpus.rstrip("+")), int(memory.rstrip("+")), int(nodes), seconds(limit))
+        this = Partition(
+            own, gpus, int(cpus.rstrip("+")), int(memory.rstrip("+")), int(nodes), parse_time_limit(limit)
+        )
         before = found.get(own)
         if before is not None and gpus == before.gpus:
             this = replace(
@@ -169,11 +171,11 @@ def partition(name: str | None) -> Partition:
     if chosen is None:
         raise RecipeError(f"partition: the cluster has no default one; name one of {', '.join(found)}")
     if chosen not in found:
-        raise RecipeError(f"partition: there is none named {chosen!r}{nearest(chosen, list(found))}")
+        raise RecipeError(f"partition: there is none named {chosen!r}{suggest_nearest(chosen, list(found))}")
     return found[chosen]
 
 
-def seconds(limit: str) -> int | None:
+def parse_time_limit(limit: str) -> int | None:
     """Of `1-02:03:04`, `2:03:04`, `30:00` or `30` (minutes); None of `infinite` and the like."""
     found = re.fullmatch(r"(?:(\d+)-)?(\d+(?::\d+){0,2})", limit)
     if not found:
@@ -188,7 +190,7 @@ def seconds(limit: str) -> int | None:
     return ((days * 24 + hours) * 60 + minutes) * 60 + rest
 
 
-def limit(seconds: float) -> str:
+def format_time_limit(seconds: float) -> str:
     """Seconds as sbatch's --time: `1-02:30:00`."""
     days, rest = divmod(int(seconds), 86400)
     hours, rest = divmod(rest, 3600)

@@ -44,7 +44,7 @@ def of(start: Path, code: int) -> tuple[int, str]:
     ended = read_json(head)["code"] if head.is_file() else None
     if ended == 0:
         return 0, ""
-    failure = failures.first(start)
+    failure = failures.find_first(start)
     # What fails once it was told to stop fails of that, unless it says that it will always fail (a full disk); and
     # where something has failed, srun stops the rest.
     asked = (start / node.STOP).exists()

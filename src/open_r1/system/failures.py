@@ -19,7 +19,7 @@ import psutil
 
 from ..errors import RecipeError, Unavailable
 from .files import read_json, write_json
-from .network import START, node_name
+from .network import START, find_node_name
 
 FOLDER = "errors"  # of a start's folder
 # Words of errors that say no more than that another process has gone.
@@ -78,18 +78,20 @@ class Failure:
         return f"{who}, {time.strftime('%H:%M:%S', time.localtime(self.when))}: {self.message}"
 
 
-def record(error: BaseException) -> None:
+def record_error(error: BaseException) -> None:
     """Leave what this process failed with, if anybody has asked for it."""
     if isinstance(error, (RecipeError, Unavailable)):
         told, final = f"error: {error}", isinstance(error, RecipeError)
-        return leave(Failure(told, node_name(), _rank(), time.time(), 2 if final else Unavailable.CODE, final, told))
+        return write_failure(
+            Failure(told, find_node_name(), _rank(), time.time(), 2 if final else Unavailable.CODE, final, told)
+        )
     told = "".join(traceback.format_exception(error)).rstrip()
     # CUDA's errors end with advice; what they are stands first.
     said = "".join(traceback.format_exception_only(error)).strip().splitlines()[0]
-    leave(Failure(said, node_name(), _rank(), time.time(), 1, told=told))
+    write_failure(Failure(said, find_node_name(), _rank(), time.time(), 1, told=told))
 
 
-def leave(failure: Failure) -> None:
+def write_failure(failure: Failure) -> None:
     """Write a failure to this start's folder; the first of a process stands."""
     if START not in os.environ:
         return
@@ -101,7 +103,7 @@ def leave(failure: Failure) -> None:
             write_json(path, asdict(failure))
 
 
-def ended_by(number: int) -> str:
+def describe_signal(number: int) -> str:
     """What ended a process that could not say it itself.
 
     Args:
@@ -112,7 +114,7 @@ def ended_by(number: int) -> str:
     return f"error: the process was ended by {name}{by_system}"
 
 
-def first(start: Path) -> Failure | None:
+def find_first(start: Path) -> Failure | None:
     """The earliest of a start's failures; those that only echo another one come last."""
     found = [Failure(**read_json(path)) for path in (start / FOLDER).glob("*.json")]
     return min(found, key=lambda failure: (failure.echo, failure.when), default=None)

@@ -18,13 +18,13 @@ from typing import Any
 from ..errors import RecipeError
 
 
-def status(directory: Path) -> dict[str, Any]:
+def read_status(directory: Path) -> dict[str, Any]:
     path = directory / "status.json"
     return read_json(path) if path.is_file() else {}
 
 
 def is_finished(directory: Path) -> bool:
-    return status(directory).get("state") == "finished"
+    return read_status(directory).get("state") == "finished"
 
 
 def read_json(path: Path) -> Any:
@@ -47,12 +47,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    with replacing(path) as partial:
+    with replace_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replace_file(path: Path) -> Iterator[Path]:
     """A name to write to, which takes the place of `path` once the block is left, and is deleted if it fails.
 
     Raises:
@@ -60,7 +60,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     # Processes may write the same file at once: each to a name of its own.
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    with telling_if_full(path):
+    with explain_full_disk(path):
         try:
             yield partial
             descriptor = os.open(partial, os.O_RDONLY)
@@ -75,7 +75,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def telling_if_full(path: Path) -> Iterator[None]:
+def explain_full_disk(path: Path) -> Iterator[None]:
     """Say of a full disk that nothing is lost."""
     try:
         yield
@@ -88,7 +88,7 @@ def telling_if_full(path: Path) -> Iterator[None]:
         raise
 
 
-def commit() -> str | None:
+def find_commit() -> str | None:
     """The source's git commit, `-dirty` if it has uncommitted changes; None outside a checkout."""
     here = Path(__file__).parents[1]
     try:

@@ -7,10 +7,10 @@ import os
 import re
 from dataclasses import dataclass
 
-from ..errors import RecipeError, nearest
+from ..errors import RecipeError, suggest_nearest
 
 
-def flash_attention_installed() -> bool:
+def has_flash_attention() -> bool:
     """True if `attn_implementation: flash_attention_2` can be had; `kernels` takes it from the hub, compiled."""
     return any(importlib.util.find_spec(package) is not None for package in ("flash_attn", "kernels"))
 
@@ -61,7 +61,7 @@ GPUS = {
 DEFAULT = "H100"
 
 
-def find(name: str) -> GPU:
+def find_gpu(name: str) -> GPU:
     """A GPU by its name, whatever the case; `-80GB` is understood.
 
     Raises:
@@ -70,11 +70,11 @@ def find(name: str) -> GPU:
     known = {key.lower(): gpu for key, gpu in GPUS.items()}
     asked = re.sub(r"-(80gb|sxm\d?)$", "", name.lower().replace("_", "-").replace(" ", ""))
     if asked not in known:
-        raise RecipeError(f"gpu_type: no GPU is named {name!r}{nearest(name.upper(), list(GPUS))}")
+        raise RecipeError(f"gpu_type: no GPU is named {name!r}{suggest_nearest(name.upper(), list(GPUS))}")
     return known[asked]
 
 
-def parse(words: str) -> tuple[int | None, str | None]:
+def parse_gpus(words: str) -> tuple[int | None, str | None]:
     """`8xH100` into 8 and H100; `8` leaves the kind open, `H100` the number.
 
     Raises:
@@ -84,10 +84,10 @@ def parse(words: str) -> tuple[int | None, str | None]:
     count, name = match.groups() if match else (None, words)
     if not (count or name) or (count == "0" and name):
         raise RecipeError(f"gpus: a number and a kind, such as 8xH100, got {words!r}")
-    return (int(count) if count else None), (find(name).name if name else None)
+    return (int(count) if count else None), (find_gpu(name).name if name else None)
 
 
-def visible_gpus() -> list[str]:
+def list_visible_gpus() -> list[str]:
     """This machine's GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 

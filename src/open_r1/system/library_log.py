@@ -14,14 +14,14 @@ LIBRARIES = (
 _held = logging.handlers.MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
 
 
-def hold() -> None:
+def hold_messages() -> None:
     """Keep messages back until there is a run directory to write them to; call it before importing the libraries."""
     logging.captureWarnings(True)
     warnings.simplefilter("default")
     _route(_held)
 
 
-def release(log: Path | None) -> None:
+def release_messages(log: Path | None) -> None:
     """Write what was held back, and whatever follows, to `log`; nowhere if None (processes other than the first)."""
     import datasets
     from transformers.utils import logging as transformers_logging

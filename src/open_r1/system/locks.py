@@ -18,7 +18,7 @@ LOCK = ".lock"
 _held: dict[Path, list[int]] = {}  # directories this process has locked, with the descriptors that hold them
 
 
-def lock(directory: Path, part: int | None = None) -> None:
+def lock_directory(directory: Path, part: int | None = None) -> None:
     """Hold the directory until this process ends, however it ends; the parts of a job array share it.
 
     Raises:
@@ -72,13 +72,13 @@ def _flock(descriptor: int, kind: int) -> None:
     """
     for _ in range(4):
         try:
-            return flock(descriptor, kind | fcntl.LOCK_NB)
+            return lock_file(descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             time.sleep(0.05)
-    return flock(descriptor, kind | fcntl.LOCK_NB)
+    return lock_file(descriptor, kind | fcntl.LOCK_NB)
 
 
-def flock(descriptor: int, kind: int) -> None:
+def lock_file(descriptor: int, kind: int) -> None:
     """Lock a file; where its file system has no locks, say so once and go on.
 
     Raises:
@@ -101,12 +101,12 @@ def _tell_of_no_locks() -> None:
     )
 
 
-def held() -> list[Path]:
+def list_held() -> list[Path]:
     """Directories that this process has locked."""
     return list(_held)
 
 
-def let_go() -> None:
+def release_after_fork() -> None:
     """In a forked process: leave the parent's locks to the parent."""
     for descriptors in _held.values():
         for descriptor in descriptors:
@@ -116,17 +116,17 @@ def let_go() -> None:
 
 def is_locked(directory: Path) -> bool:
     """True if a process holds the directory."""
-    return holder(directory) is not None
+    return find_holder(directory) is not None
 
 
-def holder(directory: Path) -> str | None:
+def find_holder(directory: Path) -> str | None:
     """Name of the process or job that holds the directory for itself; None if none does."""
     try:
         descriptor = os.open(directory / LOCK, os.O_RDWR)
     except FileNotFoundError:
         return None
     try:
-        flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        lock_file(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         name = os.read(descriptor, 200).decode() or "unknown"
         return None if _is_gone(name) else name

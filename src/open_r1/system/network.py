@@ -23,12 +23,12 @@ PORTS = "OPEN_R1_PORTS"  # environment variable: the ports that a site leaves op
 _given: set[int] = set()  # of the site's ports, those that this process has handed out
 
 
-def node_name() -> str:
+def find_node_name() -> str:
     """Of this machine, as Slurm calls it."""
     return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
 
 
-def free_port() -> int:
+def find_free_port() -> int:
     """A port that nobody listens on, of those that the site leaves open if it says so.
 
     Raises:
@@ -58,12 +58,14 @@ def free_port() -> int:
                 continue
             _given.add(port)
             return port
-    raise RecipeError(f"{PORTS}: every port of {told} is taken on {node_name()}; give more, or wait for other jobs")
+    raise RecipeError(
+        f"{PORTS}: every port of {told} is taken on {find_node_name()}; give more, or wait for other jobs"
+    )
 
 
-def addresses() -> list[str]:
+def list_addresses() -> list[str]:
     """By which other nodes may reach this one: its names, then its addresses but for the loopback."""
-    names = [node_name(), os.uname().nodename, socket.getfqdn()]
+    names = [find_node_name(), os.uname().nodename, socket.getfqdn()]
     found = [
         address.address
         for of_interface in psutil.net_if_addrs().values()
@@ -73,7 +75,7 @@ def addresses() -> list[str]:
     return list(dict.fromkeys([*names, *found]))
 
 
-def reachable(candidates: list[str]) -> str:
+def find_reachable(candidates: list[str]) -> str:
     """The first of a node's addresses that this one can resolve to more than itself.
 
     Raises:
@@ -85,15 +87,15 @@ def reachable(candidates: list[str]) -> str:
         except OSError:
             continue
         # Debian's hosts file gives a machine's own name an address of the loopback.
-        if not address.startswith("127.") or candidate in (node_name(), os.uname().nodename):
+        if not address.startswith("127.") or candidate in (find_node_name(), os.uname().nodename):
             return candidate
     raise RecipeError(
-        f"{node_name()} can resolve none of {', '.join(candidates)}, the names and addresses of the first node; check "
-        "the site's name server or /etc/hosts"
+        f"{find_node_name()} can resolve none of {', '.join(candidates)}, the names and addresses of the first node; "
+        "check the site's name server or /etc/hosts"
     )
 
 
-def note_job(directory: Path) -> None:
+def write_job_note(directory: Path) -> None:
     """Leave in a run's directory which job is of it, if this is all of one."""
     if JOB_LOG in os.environ:
         write_json(directory / JOBS, {"jobs": [{"id": os.environ["SLURM_JOB_ID"], "log": os.environ[JOB_LOG]}]})

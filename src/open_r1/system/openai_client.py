@@ -70,7 +70,7 @@ class Endpoint:
         self.failures, self.down_since, self.refuses = 0, None, False
 
 
-def choose(endpoints: deque[Endpoint], now: float) -> Endpoint:
+def choose_endpoint(endpoints: deque[Endpoint], now: float) -> Endpoint:
     """The least busy endpoint; one that failed gets a single request at a time until it answers again.
 
     If all of them are left alone, the one whose pause ends first.
@@ -99,7 +99,7 @@ class Attempt:
     cut: bool = False
 
 
-async def attempt(
+async def try_endpoint(
     endpoint: Endpoint, ask: Callable[[Endpoint], Awaitable[Any]], timeout: float, left: float = math.inf
 ) -> Attempt:
     """Wait until an endpoint's pause is over and it has a free slot, and ask it.
@@ -158,20 +158,20 @@ class Failure(Exception):
         return self.status is not None and self.status < 500 and self.status not in (200, 408, 429)
 
 
-async def complete(url: str, body: dict[str, Any], key: str | None) -> dict[str, Any]:
+async def request_completion(url: str, body: dict[str, Any], key: str | None) -> dict[str, Any]:
     """The first choice of one chat completion: `message`, `finish_reason`.
 
     Raises:
         Failure: the connection failed, or something else came.
     """
-    text = await request(url, "/chat/completions", key, body)
+    text = await request_text(url, "/chat/completions", key, body)
     choice = _first_choice(text)
     if choice is None:
-        raise Failure(f"{url} answered no chat completion: {beginning(text)}", 200)
+        raise Failure(f"{url} answered no chat completion: {shorten_text(text)}", 200)
     return choice
 
 
-async def request(
+async def request_text(
     url: str, path: str, key: str | None, body: dict[str, Any] | None = None, max_bytes: int = MAX_BYTES
 ) -> str:
     """The text that a server answers with HTTP 200; an API key that it repeats is left out.
@@ -189,7 +189,9 @@ async def request(
     status, headers, text = await _send(url, path, key, body, max_bytes)
     text = text.replace(key, "<key>") if key else text
     if status != 200:
-        raise Failure(f"{url} answered HTTP {status}: {beginning(text)}", status, _seconds(headers.get("retry-after")))
+        raise Failure(
+            f"{url} answered HTTP {status}: {shorten_text(text)}", status, _seconds(headers.get("retry-after"))
+        )
     return text
 
 
@@ -221,7 +223,7 @@ def _first_choice(text: str) -> dict[str, Any] | None:
         return None
 
 
-def beginning(text: Any) -> str:
+def shorten_text(text: Any) -> str:
     text = text if isinstance(text, str) else json.dumps(text)
     return repr(text[:SHOWN].strip()) if text.strip() else "nothing"
 
@@ -239,7 +241,7 @@ def _seconds(retry_after: str | None) -> float | None:
     return max(0.0, (then - datetime.now(UTC)).total_seconds()) if then.tzinfo else None
 
 
-def checked_url(url: str, at: str) -> str:
+def check_url(url: str, at: str) -> str:
     """A server's base url as it is asked, without a slash at its end.
 
     Raises:
@@ -265,7 +267,7 @@ def check_key_env(key_env: str | None) -> None:
         )
 
 
-def api_key(key_env: str | None) -> str | None:
+def read_api_key(key_env: str | None) -> str | None:
     """The API key in that environment variable.
 
     Raises:
@@ -327,7 +329,7 @@ _lock = threading.Lock()
 _running: list[asyncio.AbstractEventLoop] = []
 
 
-def submit(work: Coroutine[Any, Any, Any]) -> Future[Any]:
+def run_coroutine(work: Coroutine[Any, Any, Any]) -> Future[Any]:
     """Run a coroutine on the event loop; from any thread."""
     with _lock:
         if not _running:

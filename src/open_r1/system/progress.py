@@ -44,10 +44,12 @@ class Progress:
         left = seconds * (self.total - self.completions) / self.completions if self.completions else None
         share = f"{self.completions / self.total:.0%}" if self.total else "all"
         done = f"{self.completions:,} of {self.total:,} completions ({share})"
-        return f"{done}, {self.tokens / seconds:,.0f} tokens/s" + (f", about {spoken(left)} left" if left else "")
+        return f"{done}, {self.tokens / seconds:,.0f} tokens/s" + (
+            f", about {format_duration(left)} left" if left else ""
+        )
 
 
-def spoken(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A duration in its largest unit: `45 s`, `12 min`, `3.5 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"

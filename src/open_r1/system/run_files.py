@@ -11,7 +11,7 @@ from typing import Any
 Points = dict[int, float]  # step -> value, in the order of the steps
 
 
-def series(rows: list[dict[str, Any]], key: str) -> Points:
+def read_series(rows: list[dict[str, Any]], key: str) -> Points:
     """The finite values of a metric; of several at one step (a resumed run) the last."""
     found = {
         row["step"]: row[key] for row in rows if isinstance(row.get(key), int | float) and math.isfinite(row[key])
@@ -47,7 +47,7 @@ def read_rows(path: Path) -> Iterator[Json]:
                 continue
 
 
-def benchmarks_of(run_dir: Path) -> list[str]:
+def list_benchmarks(run_dir: Path) -> list[str]:
     """Names of the benchmarks of an evaluation, in the order of its recipe; none of another run."""
     import yaml
 
@@ -55,26 +55,26 @@ def benchmarks_of(run_dir: Path) -> list[str]:
     return [entry["name"] if isinstance(entry, dict) else str(entry) for entry in listed]
 
 
-def files_there(folder: Path, what: str = "files") -> list[str]:
+def count_files(folder: Path, what: str = "files") -> list[str]:
     """How many of a dataset's files are there, while some are missing."""
     totals = [int(path.stem.rpartition("-of-")[2]) for path in folder.glob("train-*-of-*.parquet")]
     return [f"{len(totals):,} of {totals[0]:,} {what}"] if totals and len(totals) < totals[0] else []
 
 
-def spent(status: Json, summary: Json) -> list[str]:
+def read_duration(status: Json, summary: Json) -> list[str]:
     """How long a run took, or has taken so far."""
     seconds = summary.get("seconds") or status.get("seconds")
-    return [duration(seconds)] if seconds else []
+    return [format_seconds(seconds)] if seconds else []
 
 
-def duration(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     minutes, hours = int(seconds // 60), int(seconds // 3600)
     if hours:
         return f"{hours} h {minutes % 60} min"
     return f"{minutes} min {int(seconds % 60)} s" if minutes else f"{seconds:.0f} s"
 
 
-def first_rows(folder: Path) -> list[Json]:
+def read_first_rows(folder: Path) -> list[Json]:
     """Rows of a dataset's first readable file: the first one of each prompt."""
     import pyarrow.parquet
 
@@ -85,14 +85,14 @@ def first_rows(folder: Path) -> list[Json]:
         except (OSError, ValueError):  # cut by a crash of the machine
             continue
         shown = {}
-        for row in map(shown_row, rows):
+        for row in map(format_row, rows):
             shown.setdefault(row["prompt"], row)
         if shown:
             return list(shown.values())[:ROWS]
     return []
 
 
-def shown_row(row: Json, hidden: tuple[str, ...] = ()) -> Json:
+def format_row(row: Json, hidden: tuple[str, ...] = ()) -> Json:
     """A row's prompt and answers as texts, and its other values as short ones."""
     *asked, answer = row.get("messages") or [None]
     answers = {name: row[name] for name in ("completion", "chosen", "rejected") if name in row}
@@ -100,19 +100,19 @@ def shown_row(row: Json, hidden: tuple[str, ...] = ()) -> Json:
         answers = {"completion": [answer]}
     others = {key: row[key] for key in row if key not in {*answers, *hidden, "prompt", "messages"}}
     return {
-        "prompt": as_text(row.get("prompt") or asked or ""),
-        "answers": {name: None if value is None else as_text(value) for name, value in answers.items()},
-        "values": {key: shortened(value_text(value)) for key, value in others.items() if value not in (None, "")},
+        "prompt": format_turns(row.get("prompt") or asked or ""),
+        "answers": {name: None if value is None else format_turns(value) for name, value in answers.items()},
+        "values": {key: shorten_text(format_value(value)) for key, value in others.items() if value not in (None, "")},
     }
 
 
-def shortened(text: str) -> str:
+def shorten_text(text: str) -> str:
     """A text in one line of at most `SHORT` characters."""
     line = " ".join(text.split())
     return line if len(line) <= SHORT else line[: SHORT - 1] + "…"
 
 
-def as_text(value: str | list[dict[str, Any]]) -> str:
+def format_turns(value: str | list[dict[str, Any]]) -> str:
     """A prompt or completion as text; the turns of a conversation follow one another under their roles."""
     if isinstance(value, str):
         return value
@@ -121,10 +121,10 @@ def as_text(value: str | list[dict[str, Any]]) -> str:
     return "\n".join(f"[{message['role']}] {message['content']}" for message in value)
 
 
-def value_text(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value of a row in a few characters."""
     if value is None:
         return "none"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {value_text(of_key)}" for key, of_key in value.items())
+        return ", ".join(f"{key} {format_value(of_key)}" for key, of_key in value.items())
     return f"{value:.3g}" if isinstance(value, float) else str(value)

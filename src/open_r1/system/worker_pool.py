@@ -49,7 +49,7 @@ class CallFailed(Exception):
     """The function raised; the message has the type and the text."""
 
 
-def call(function: str, *args: Any, seconds: float = SECONDS, memory_mb: int = MEMORY_MB) -> Any:
+def call_in_worker(function: str, *args: Any, seconds: float = SECONDS, memory_mb: int = MEMORY_MB) -> Any:
     """`function(*args)` in a worker of this process's pool, which is started on the first call.
 
     Args:
@@ -70,7 +70,7 @@ class Pool:
     """As many workers as are busy at once, at most `workers` (the cores this process may use); callers beyond wait."""
 
     def __init__(self, workers: int | None = None, preload: str = PRELOAD):
-        self.workers = workers or available_cores()
+        self.workers = workers or count_cores()
         self._preload = preload
         self._free = threading.BoundedSemaphore(self.workers)
         self._idle: list[_Worker] = []
@@ -169,7 +169,7 @@ class Pool:
         self._server = None
 
 
-def available_cores() -> int:
+def count_cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -244,7 +244,7 @@ class WandbRecipe(TrainerCallback):
         wandb.save(str(self.run.dir / "recipe.yaml"), base_path=str(self.run.dir), policy="now")
 
 
-def train(trainer: Trainer, run: Run, *more: TrainerCallback) -> None:
+def run_trainer(trainer: Trainer, run: Run, *more: TrainerCallback) -> None:
     """Run a trainer with what every task's has, and `more`, from the last whole checkpoint to the end.
 
     Raises:

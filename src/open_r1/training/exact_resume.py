@@ -10,7 +10,7 @@ from accelerate.utils import send_to_device
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
-from ..run.checkpoints import seal
+from ..run.checkpoints import seal_checkpoint
 from ..run.run import Run
 from ..system import internals
 
@@ -42,7 +42,7 @@ class ExactResume(TrainerCallback):
         torch.save(carried, self._file(checkpoint))
         self.trainer.accelerator.wait_for_everyone()
         if self.run.main:
-            seal(checkpoint, self.run.seconds())
+            seal_checkpoint(checkpoint, self.run.seconds())
             self.run.set_status("running", step=state.global_step)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

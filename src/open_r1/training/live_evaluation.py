@@ -18,11 +18,11 @@ from trl.models import unwrap_model_for_generation
 from ..benchmarks import registry
 from ..config.recipe import Recipe
 from ..data.presenting import load_datasets
-from ..engines.registry import Sampling, seed_of
+from ..engines.registry import Sampling, derive_seed
 from ..engines.transformers import Local
 from ..evaluation import grading, metrics
 from ..evaluation.grading import Grader
-from ..prompts import prompt_id
+from ..prompts import hash_prompt
 from ..report import run_report
 from ..rewards.registry import RewardConfig
 from ..run.run import Run
@@ -58,7 +58,7 @@ class Evaluator:
         self.problems = problems
         self.ids = ids(problems)
         self.grader = Grader(VERIFIER, self.max_tokens)
-        self.metrics = [registry.resolve(name, self.settings.k) for name in named(self.settings.k)]
+        self.metrics = [registry.resolve_metric(name, self.settings.k) for name in named(self.settings.k)]
 
     def record(self, step: int, name: str | None = None) -> dict[str, Any]:
         """Judge the model as it is and log the figures.
@@ -94,24 +94,24 @@ class Evaluator:
             "after": metrics.summarize_evaluation(after),
         }
         write_json(self.run.dir / "summary.json", summary)
-        print(run_report.table(summary["before"], summary["after"]))
+        print(run_report.format_before_after(summary["before"], summary["after"]))
 
     def judge(self, step: int, rows: int | None = None) -> dict[str, Any]:
         """The evaluation of the first `rows` problems (all of them by default)."""
         problems = self.problems[:rows]
         judged_PK, completions_PK = self._judged(problems, step)
         settings, recipe = self.settings, self.run.recipe
-        told = metrics.figures(judged_PK, self.metrics, level=LEVEL, seed=self.seed)
+        told = metrics.compute_figures(judged_PK, self.metrics, level=LEVEL, seed=self.seed)
         for line, problem in zip(told["by_problem"], problems, strict=True):
-            line["question"] = grading.beginning(problem["prompt"])
+            line["question"] = grading.shorten_question(problem["prompt"])
         return {
             "title": "Held-out problems",
             "step": step,
             "model": str(recipe.run_dir),
             "engine": "transformers",
             "seed": self.seed,
-            "identity": grading.identity(
-                [name, problem["prompt"], *(problem.get(column) for column in grading.columns_of(VERIFIER))]
+            "identity": grading.digest_problems(
+                [name, problem["prompt"], *(problem.get(column) for column in grading.list_columns(VERIFIER))]
                 for name, problem in zip(self.ids, problems, strict=False)
             ),
             "protocol": {
@@ -131,7 +131,7 @@ class Evaluator:
             "level": LEVEL,
             **told,
             "examples": [
-                grading.example(problem, judged_K, completions_K)
+                grading.pick_example(problem, judged_K, completions_K)
                 for problem, judged_K, completions_K in zip(problems[:SHOWN], judged_PK, completions_PK, strict=False)
             ],
         }
@@ -171,7 +171,7 @@ class Evaluator:
             temperature=self.settings.temperature,
             top_p=self.settings.top_p,
             max_tokens=self.max_tokens,
-            seed=seed_of(self.seed, step, 0),
+            seed=derive_seed(self.seed, step, 0),
         )
         tokenizer = self.trainer.processing_class
         model = self.trainer.model_wrapped
@@ -193,7 +193,7 @@ def ids(problems: list[dict[str, Any]]) -> list[str]:
     seen: Counter[str] = Counter()
     named = []
     for problem in problems:
-        name = prompt_id(problem["prompt"]) if problem.get("id") is None else str(problem["id"])
+        name = hash_prompt(problem["prompt"]) if problem.get("id") is None else str(problem["id"])
         seen[name] += 1
         named.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
     return named

@@ -24,11 +24,10 @@ from ..data.rows import StoredRows, load_rows
 from ..engines import registry
 from ..errors import RecipeError
 from ..estimate import estimate
-from ..evaluation import problems as evaluation_problems
-from ..evaluation.problems import measured
+from ..evaluation.problems import load_benchmarks, load_problems
 from ..prompts import PROMPTS
-from ..rewards.registry import Findings, RewardConfig, check_ready, find, signature
-from ..rewards.scoring import Result, Reward, ScoredBatch, as_score, gravest
+from ..rewards.registry import Findings, RewardConfig, check_ready, find_reward, read_signature
+from ..rewards.scoring import Result, Reward, ScoredBatch, pick_gravest, read_score
 from ..rewards.verdict import Verdict
 from ..run.run import Run
 
@@ -39,7 +38,7 @@ SHOWN = 5  # rows listed for each thing that is wrong
 NO_EVIDENCE = 0.5  # with more golds than this unjudged or refused, most of the batch would be withheld or misled
 
 
-def check(recipe: Recipe, rows: int = 64) -> Findings:
+def check_recipe(recipe: Recipe, rows: int = 64) -> Findings:
     """Everything that can be tried without the model's weights.
 
     Args:
@@ -100,7 +99,7 @@ def check_data_task(recipe: Recipe, rows: int) -> Findings:
     check_contamination(recipe, stored, findings)
     findings.said.append(f"{len(stored):,} rows with the columns {', '.join(stored.features)}")
     if recipe.task == "sample":
-        registry.check(recipe.args.engine)
+        registry.check_engine(recipe.args.engine)
         sampling = recipe.args.sampling
         findings.said.append(f"{sampling.n * len(stored):,} completions of at most {sampling.max_tokens:,} tokens")
     asked = [row for row in tried if row.get("prompt")]
@@ -119,10 +118,10 @@ def check_evaluation(recipe: Recipe, rows: int) -> Findings:
         RecipeError: an engine that is none.
     """
     findings = Findings()
-    registry.check(recipe.args.engine)
-    for benchmark in measured(recipe):
+    registry.check_engine(recipe.args.engine)
+    for benchmark in load_benchmarks(recipe):
         try:
-            problems = evaluation_problems.load(benchmark, recipe.seed)
+            problems = load_problems(benchmark, recipe.seed)
         except RecipeError as error:
             findings.fatal.append(str(error))
             continue
@@ -136,7 +135,7 @@ def check_evaluation(recipe: Recipe, rows: int) -> Findings:
         if recipe.args.completions is None and tried:
             show_prompt(recipe, tried[0], benchmark.prompt, benchmark.system_prompt, findings)
             findings.table.append("")
-        for key, (theirs, ours) in protocol.departures(recipe.args, benchmark, count, problems.there).items():
+        for key, (theirs, ours) in protocol.find_departures(recipe.args, benchmark, count, problems.there).items():
             findings.said.append(f"{benchmark.name}: {key} is {ours}, and {theirs} by its protocol")
         try_rewards(ScoredBatch([benchmark.verifier]), tried, None, recipe.run.max_error_share, findings)
     return findings
@@ -147,9 +146,9 @@ def check_contamination(recipe: Recipe, rows: columns.Rows | StoredRows, finding
     config = recipe.data.contamination
     if config is None:
         return
-    tally = contamination.check(recipe, rows)
+    tally = contamination.preview_gate(recipe, rows)
     if tally.contaminated and config.action == "fail":
-        findings.fatal.append(contamination.refusal(tally))
+        findings.fatal.append(contamination.format_refusal(tally))
     elif tally.contaminated or tally.gate.missing:
         findings.warnings.append("\n  ".join([tally.told(), *tally.shown()]))
     else:
@@ -168,11 +167,13 @@ def show_prompt(
         cause = "the base model is not there yet; it is made first" if recipe.base else str(error)
         findings.warnings.append(f"the prompt is not shown as the model reads it, for want of a tokenizer ({cause})")
         return
-    presented = presenting.presented(row["prompt"], PROMPTS[prompt], system_prompt, "datasets", 0)
+    presented = presenting.present_prompt(row["prompt"], PROMPTS[prompt], system_prompt, "datasets", 0)
     findings.table += rendered(recipe, {"prompt": presented}, tokenizer)
 
 
-def before_training(run: Run, rows: columns.Rows, functions: list[Reward], tokenizer: PreTrainedTokenizerBase) -> None:
+def check_before_training(
+    run: Run, rows: columns.Rows, functions: list[Reward], tokenizer: PreTrainedTokenizerBase
+) -> None:
     """The same on a few rows, at the start of every GRPO and RLOO run; warnings are printed.
 
     Raises:
@@ -223,7 +224,7 @@ def try_rewards(
     results_RS = scored.results(completions, batch)
     findings.table += table(scored, cases, results_RS)
     verdicts = {
-        (i, trial): v for (i, trial, _), v in zip(cases, map(gravest, zip(*results_RS, strict=True)), strict=True)
+        (i, trial): v for (i, trial, _), v in zip(cases, map(pick_gravest, zip(*results_RS, strict=True)), strict=True)
     }
     _check_verdicts(rows, verdicts, max_error_share, findings)
     for reward, results_S in zip(scored.rewards, results_RS, strict=True):
@@ -276,7 +277,7 @@ def table(scored: ScoredBatch, cases: list[tuple[int, str, str]], results_RS: li
     for reward, results_S in zip(scored.rewards, results_RS, strict=True):
         cells = []
         for trial in there:
-            scores = [as_score(r) for (_, t, _), r in zip(cases, results_S, strict=True) if t == trial]
+            scores = [read_score(r) for (_, t, _), r in zip(cases, results_S, strict=True) if t == trial]
             known = [score for score in scores if score is not None]
             cells.append(f"{sum(known) / len(known):.2f}" if known else "-")
         lines.append(f"{reward.metric:<22}" + "".join(f"{cell:>11}" for cell in cells))
@@ -331,14 +332,16 @@ def _check_spread(
 ) -> None:
     """A reward that never varies teaches nothing; one that never speaks does not even that."""
     tried = [
-        (trial, score) for (_, trial, _), r in zip(cases, results_S, strict=True) if (score := as_score(r)) is not None
+        (trial, score)
+        for (_, trial, _), r in zip(cases, results_S, strict=True)
+        if (score := read_score(r)) is not None
     ]
     scores = {score for _, score in tried}
     if not tried:
         findings.warnings.append(
             f"{reward.metric} gave no score on any try: no row is of its kinds, or it lacks what it reads"
         )
-    elif "gold" not in {trial for trial, _ in tried} and signature(find(reward.name)).columns:
+    elif "gold" not in {trial for trial, _ in tried} and read_signature(find_reward(reward.name)).columns:
         findings.warnings.append(
             f"{reward.metric} was tried on nothing that is right, as no row has an answer; code rows can bring a "
             "program in the column `reference`"
@@ -395,7 +398,7 @@ def _texts(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[str]
         return [row["text"]]
     answers = [row[column] for column in ("completion", "chosen", "rejected") if column in row]
     if not answers:
-        return [models.as_text(prompt, tokenizer)]
+        return [models.render_prompt(prompt, tokenizer)]
     if isinstance(answers[0], str):
         return [(prompt or "") + answer for answer in answers]
     return [tokenizer.apply_chat_template([*(prompt or []), *answer], tokenize=False) for answer in answers]

@@ -26,4 +26,4 @@ def fixed_completions(self, prompt_ids, images, multimodal_fields, num_generatio
 GRPOTrainer._generate_single_turn = fixed_completions
 
 if __name__ == "__main__":
-    lifecycle.from_command_line(grpo.main)
+    lifecycle.run_from_command_line(grpo.main)

@@ -22,8 +22,8 @@ import yaml
 from ...errors import RecipeError
 from ...system import run_files
 from ...system.run_files import Points
-from ..intervals import t_quantile
-from .files import SHARE, Curves, Track, find
+from ..intervals import compute_t_quantile
+from .files import SHARE, Curves, Track, find_reference
 
 Json = dict[str, Any]
 
@@ -47,7 +47,7 @@ SEED_KEYS = {"seed", "data_seed", "output_dir", "model_name_or_path", "run_name"
 UNITS = {"length": "tokens", "reward": "reward", "entropy": "nats per token"}
 
 
-def place(run_dir: str | Path, name: str) -> Json:
+def place_run(run_dir: str | Path, name: str) -> Json:
     """Where a training lies beside stored curves.
 
     Args:
@@ -66,15 +66,15 @@ def place(run_dir: str | Path, name: str) -> Json:
     Raises:
         RecipeError: no training, no such curves, or no metric in common.
     """
-    curves = find(name)
+    curves = find_reference(name)
     if not isinstance(curves, Curves):
         raise RecipeError(
             f"{name} holds figures of benchmarks, not curves; for those: open-r1 evaluate ... --reference {name}"
         )
-    rows, planned = _logged(Path(run_dir))
+    rows, planned = read_logged_metrics(Path(run_dir))
     placed, missing = {}, []
     for key, track in curves.metrics.items():
-        points = run_files.series(rows, key)
+        points = run_files.read_series(rows, key)
         if not points:
             missing.append(key)
         elif track.low is None:
@@ -96,7 +96,7 @@ def place(run_dir: str | Path, name: str) -> Json:
     }
 
 
-def told(placed: Json) -> str:
+def format_placement(placed: Json) -> str:
     """What `place` found, for the terminal."""
     curves = placed["curves"]
     lines = [f"{placed['run']} at step {placed['step']}, beside {placed['title']} ({curves['source']})"]
@@ -111,12 +111,12 @@ def told(placed: Json) -> str:
     return "\n".join([*lines, f"  {placed['verdict']}"])
 
 
-def save(placed: Json, run_dir: str | Path) -> Path:
+def save_placement(placed: Json, run_dir: str | Path) -> Path:
     """Keep what `place` found as `reference.json` of the run directory, where its report finds it."""
     return _replace(Path(run_dir) / FILE, json.dumps(placed, indent=2, ensure_ascii=False) + "\n")
 
 
-def make(
+def build_reference(
     run_dirs: Sequence[str | Path], title: str | None = None, metrics: Sequence[str] | None = None, level: float = 0.95
 ) -> Json:
     """Curves with a band of finished runs of one recipe that differ in their seeds.
@@ -143,15 +143,17 @@ def make(
         if seeds.count(seed) > 1:
             same = [str(folder) for folder, other in zip(folders, seeds, strict=True) if other == seed]
             raise RecipeError(f"{same[0]} and {same[1]} have the same seed ({seed}); a band is over different ones")
-    logged = [_logged(folder) for folder in folders]
+    logged = [read_logged_metrics(folder) for folder in folders]
     keys = metrics or [
-        key for key in _made_from(logged[0][0]) if all(run_files.series(rows, key) for rows, _ in logged)
+        key for key in _made_from(logged[0][0]) if all(run_files.read_series(rows, key) for rows, _ in logged)
     ]
     if not keys:
         raise RecipeError(
             f"{folders[0]} and the other runs have none of these in common: evaluation/*, {', '.join(MADE_OF)}"
         )
-    tracks = {key: _track(key, [run_files.series(rows, key) for rows, _ in logged], folders, level) for key in keys}
+    tracks = {
+        key: _track(key, [run_files.read_series(rows, key) for rows, _ in logged], folders, level) for key in keys
+    }
     model, task, name = folders[0].resolve().parts[-3:]
     return {
         "title": title or f"{model} {task} {name.partition('--')[0]}",
@@ -165,7 +167,7 @@ def make(
     }
 
 
-def write(curves: Json, path: str | Path) -> Path:
+def write_reference(curves: Json, path: str | Path) -> Path:
     """Write what `make` made as a reference file, to be found by its path, or in recipes/reference by its name.
 
     Raises:
@@ -319,7 +321,7 @@ def _track(key: str, series: list[Points], folders: list[Path], level: float) ->
     if not steps:
         raise RecipeError(f"{key!r} was never logged at one step by all runs")
     n = len(series)
-    wide = t_quantile((1 + level) / 2, n - 1) * math.sqrt(1 + 1 / n)
+    wide = compute_t_quantile((1 + level) / 2, n - 1) * math.sqrt(1 + 1 / n)
     # The last step is kept, as that is where a run is judged.
     chosen = steps[:: -(-len(steps) // POINTS)]
     chosen += [steps[-1]] if chosen[-1] != steps[-1] else []
@@ -368,7 +370,7 @@ def _differs(theirs: Json, ours: Json) -> dict[str, list[Any]]:
     return {key: [theirs.get(key), ours.get(key)] for key in keys if theirs.get(key) != ours.get(key)}
 
 
-def _logged(run_dir: Path) -> tuple[list[Json], int]:
+def read_logged_metrics(run_dir: Path) -> tuple[list[Json], int]:
     """What a training has logged, and how many steps it is to take."""
     path = run_dir / "metrics.jsonl"
     if not path.is_file():

@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
-from ...errors import RecipeError, nearest
+from ...errors import RecipeError, suggest_nearest
 
 FOLDER = Path(__file__).parents[4] / "recipes" / "reference"
 METRIC = r"(pass|maj)@[1-9]\d*|exact_match|prompt_strict|correct|accuracy|resolved|f1|win_rate|percentile|rating"
@@ -154,12 +154,12 @@ class Curves(Strict):
         return self
 
 
-def names() -> list[str]:
+def list_references() -> list[str]:
     """The reference files that come with the recipes."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def find(name: str) -> Published | Curves:
+def find_reference(name: str) -> Published | Curves:
     """A reference, checked.
 
     Args:
@@ -170,7 +170,7 @@ def find(name: str) -> Published | Curves:
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
-        raise RecipeError(f"no reference {name!r}{nearest(name, names())}")
+        raise RecipeError(f"no reference {name!r}{suggest_nearest(name, list_references())}")
     return _load(path, path.stat().st_mtime_ns)
 
 

@@ -9,8 +9,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from ...errors import RecipeError, nearest
-from .files import Curves, Protocol, Published, Sourced, find, names
+from ...errors import RecipeError, suggest_nearest
+from .files import Curves, Protocol, Published, Sourced, find_reference, list_references
 
 Json = dict[str, Any]
 
@@ -83,7 +83,7 @@ def figures(name: str) -> list[Figure]:
     Raises:
         RecipeError: as `find`, or it holds curves.
     """
-    content = find(name)
+    content = find_reference(name)
     if isinstance(content, Curves):
         raise RecipeError(
             f"{name} holds the curves of a training, not figures of benchmarks; for those: "
@@ -120,7 +120,7 @@ def _printed(value: float, unit: int) -> tuple[float, float]:
     return float(printed / unit), float(digit / 2 / unit)
 
 
-def beside(evaluation: Json, model: str | None = None, reference: str | None = None) -> list[Row]:
+def compare_published(evaluation: Json, model: str | None = None, reference: str | None = None) -> list[Row]:
     """Our figures of a benchmark beside the published ones.
 
     Args:
@@ -136,7 +136,7 @@ def beside(evaluation: Json, model: str | None = None, reference: str | None = N
     Raises:
         RecipeError: there is no such reference, or no such model in it.
     """
-    figures_F = figures_of(reference) if reference else _of(model or evaluation.get("model") or "")
+    figures_F = find_published(reference) if reference else _of(model or evaluation.get("model") or "")
     rows: dict[tuple, Row] = {}
     for figure in figures_F:
         if figure.benchmark == evaluation["name"] and figure.metric in evaluation["metrics"]:
@@ -148,11 +148,13 @@ def beside(evaluation: Json, model: str | None = None, reference: str | None = N
 def _of(model: str) -> list[Figure]:
     """Published figures of a model, from all files."""
     wanted = {model.casefold().rstrip("/"), Path(model).name.casefold()} - {""}
-    every = [figure for name in names() if isinstance(find(name), Published) for figure in figures(name)]
+    every = [
+        figure for name in list_references() if isinstance(find_reference(name), Published) for figure in figures(name)
+    ]
     return [figure for figure in every if wanted & {figure.model.casefold(), (figure.hub or "").casefold()}]
 
 
-def figures_of(reference: str) -> list[Figure]:
+def find_published(reference: str) -> list[Figure]:
     """Published figures of a file (`students`), or of one model in it (`students/o1-mini`).
 
     Raises:
@@ -162,7 +164,7 @@ def figures_of(reference: str) -> list[Figure]:
     found = figures(file)
     models = list(dict.fromkeys(figure.model for figure in found))
     if model and model not in models:
-        raise RecipeError(f"reference {file!r} has no model {model!r}{nearest(model, models)}")
+        raise RecipeError(f"reference {file!r} has no model {model!r}{suggest_nearest(model, models)}")
     return [figure for figure in found if model in ("", figure.model)]
 
 
@@ -202,7 +204,7 @@ def _row(evaluation: Json, figure: Figure) -> Row:
     )
 
 
-def table(rows: list[Row]) -> str:
+def format_published_table(rows: list[Row]) -> str:
     """Rows for the terminal, with their sources and what differs in the protocol below them; empty without rows."""
     if not rows:
         return ""
@@ -220,7 +222,7 @@ def _note(row: Row) -> str:
     if "note" in row.figure.protocol:
         parts.append(f"{row.benchmark}: {row.figure.protocol['note']}")
     if row.differs:
-        parts.append(f"{row.benchmark} here: {departures(row)}")
+        parts.append(f"{row.benchmark} here: {describe_departures(row)}")
     return "; ".join(parts)
 
 
@@ -230,10 +232,18 @@ def _cells(row: Row) -> tuple[str, ...]:
         ours += f" [{100 * row.low:.1f}, {100 * row.high:.1f}]"
     # Adding zero turns a rounded -0.0 into 0.0.
     difference = "-" if row.difference is None else f"{round(100 * row.difference, 1) + 0.0:+.1f}"
-    return row.benchmark, row.metric, ours, f"{100 * row.theirs:.1f}%", difference, words(row), row.figure.model
+    return (
+        row.benchmark,
+        row.metric,
+        ours,
+        f"{100 * row.theirs:.1f}%",
+        difference,
+        describe_difference(row),
+        row.figure.model,
+    )
 
 
-def words(row: Row) -> str:
+def describe_difference(row: Row) -> str:
     """Whether noise explains the difference, and which: that of sampling the same problems, or of their choice."""
     if row.explained is None:
         return "unknown"
@@ -241,6 +251,6 @@ def words(row: Row) -> str:
     return f"{'within' if row.explained else 'beyond'} ({noise})"
 
 
-def departures(row: Row) -> str:
+def describe_departures(row: Row) -> str:
     """How our protocol differs from the published one, in words; empty if it does not."""
     return ", ".join(f"{key} {ours} (published: {theirs})" for key, (theirs, ours) in row.differs.items())

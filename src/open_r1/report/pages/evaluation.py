@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from ...evaluation import tables
-from ...evaluation.reference import published as reference_published
-from ...evaluation.reference.published import Row, beside, departures
-from ...system.run_files import Json, files_there, read_json, spent
+from ...evaluation.reference.published import Row, compare_published, describe_departures, describe_difference
+from ...system.run_files import Json, count_files, read_duration, read_json
 from .. import curves
 from ..plots import Scaling
-from ..rendering import drawn, shares
+from ..rendering import count_shares, render_plot
 
 BINS = 32  # of the histogram of lengths, at most
 BANDS = 10  # of pass rates between never and always
@@ -30,7 +29,7 @@ QUANTILES = ("p10", "median", "p90", "max")
 VERDICTS = ("correct", "wrong", "unknown", "error")
 
 
-def evaluation(run_dir: Path, recipe: Json, status: Json, summary: Json) -> Json:
+def show_evaluation(run_dir: Path, recipe: Json, status: Json, summary: Json) -> Json:
     """What the template shows of an evaluation; of one under way, the benchmarks that are judged."""
     found = [read_json(path) for path in sorted((run_dir / "evaluations").glob("*.json"))]
     lengths = _lengths(run_dir / "judged")
@@ -39,9 +38,9 @@ def evaluation(run_dir: Path, recipe: Json, status: Json, summary: Json) -> Json
     return {
         "task": "evaluate",
         "counted": [
-            *files_there(run_dir / "data", "files sampled"),
-            *files_there(run_dir / "judged", "files judged"),
-            *spent(status, summary),
+            *count_files(run_dir / "data", "files sampled"),
+            *count_files(run_dir / "judged", "files judged"),
+            *read_duration(status, summary),
             *(f"{key} {value}" for key, value in made_by.items() if value),
         ],
         "benchmarks": [
@@ -53,26 +52,32 @@ def evaluation(run_dir: Path, recipe: Json, status: Json, summary: Json) -> Json
 def _benchmark(found: Json, lengths: dict[str, list] | None, published: str | None, folder: Path) -> Json:
     """What the template shows of one benchmark."""
     problems = sorted(found["by_problem"], key=lambda problem: (_rate(problem) is None, _rate(problem) or 0.0))
-    scaling, rates = _scaling(found), curves.pass_rates(_pass_rates(problems), "problem")
-    bars = curves.lengths(lengths) if lengths else None
+    scaling, rates = _scaling(found), curves.plot_pass_rates(_pass_rates(problems), "problem")
+    bars = curves.plot_lengths(lengths) if lengths else None
     drawings = {"samples": scaling, "pass_rates": rates if rates.total else None, "lengths": bars}
     columns = [name for name in found["metrics"] if name != "pass@1"]
     of_samples = found["shares"]
     return {
         "found": found,
-        "figures": {name: tables.share(figure) for name, figure in found["metrics"].items()},
-        "tokens": tables.count(found["tokens"]["mean"]),
-        "cut": tables.share(of_samples["truncated"])[0],
-        "lost": [tables.percent(of_samples[name]["value"] or 0.0, 1) for name in ("unknown", "error")],
-        "departures": tables.departures(found),
-        "unjudged": tables.without_evidence(found),
-        "protocol": {key: tables.setting(value) for key, value in found["protocol"].items() if value is not None},
-        "published": [_beside(row) for row in beside(found, reference=published)],
+        "figures": {name: tables.format_share(figure) for name, figure in found["metrics"].items()},
+        "tokens": tables.format_count(found["tokens"]["mean"]),
+        "cut": tables.format_share(of_samples["truncated"])[0],
+        "lost": [tables.format_percent(of_samples[name]["value"] or 0.0, 1) for name in ("unknown", "error")],
+        "departures": tables.describe_departures(found),
+        "unjudged": tables.describe_unjudged(found),
+        "protocol": {
+            key: tables.format_setting(value) for key, value in found["protocol"].items() if value is not None
+        },
+        "published": [_beside(row) for row in compare_published(found, reference=published)],
         "drawings": [
-            drawn(drawing, folder / f"{found['name']}_{name}.png") for name, drawing in drawings.items() if drawing
+            render_plot(drawing, folder / f"{found['name']}_{name}.png")
+            for name, drawing in drawings.items()
+            if drawing
         ],
-        "verdicts": shares({name: _counted(found, name) for name in VERDICTS}, {}),
-        "aside": [(told, tables.share(of_samples[name])) for name, told in ASIDE.items() if _told(of_samples[name])],
+        "verdicts": count_shares({name: _counted(found, name) for name in VERDICTS}, {}),
+        "aside": [
+            (told, tables.format_share(of_samples[name])) for name, told in ASIDE.items() if _told(of_samples[name])
+        ],
         "quantiles": [
             (name, f"{found['tokens'][name]:,.0f}") for name in QUANTILES if found["tokens"][name] is not None
         ],
@@ -107,14 +112,14 @@ def _beside(row: Row) -> Json:
     """A row of the table of published figures."""
     return {
         "metric": row.metric,
-        "ours": tables.share({"value": row.ours, "low": row.low, "high": row.high}),
-        "theirs": tables.share({"value": row.theirs})[0],
-        "difference": tables.points({"value": row.difference})[0],
-        "words": reference_published.words(row),
+        "ours": tables.format_share({"value": row.ours, "low": row.low, "high": row.high}),
+        "theirs": tables.format_share({"value": row.theirs})[0],
+        "difference": tables.format_points({"value": row.difference})[0],
+        "words": describe_difference(row),
         "model": row.figure.model,
         "source": row.figure.source,
         "note": row.figure.protocol.get("note"),
-        "departures": departures(row),
+        "departures": describe_departures(row),
     }
 
 

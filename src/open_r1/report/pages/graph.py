@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from ...system.run_files import Json, duration
+from ...system.run_files import Json, format_seconds
 
 WIDTH, HEIGHT = 172, 56  # of a stage, in the drawing's units (pixels at full size)
 GAP, ROW_GAP, BAND_GAP = 40, 30, 48
@@ -73,7 +73,7 @@ class Node:
         known = [run["seconds"] for run in self.runs if run["seconds"] is not None]
         if not known or len({run["state"] for run in self.runs} - set(ENDED)):
             return ""
-        return (f"{self.of} × " if self.of > 1 else "") + duration(fmean(known))
+        return (f"{self.of} × " if self.of > 1 else "") + format_seconds(fmean(known))
 
     @property
     def shown(self) -> str:
@@ -103,7 +103,7 @@ class Graph:
         return f"Stages: {'; '.join(parts)}."
 
 
-def drawn(stages: list[Json]) -> Graph:
+def draw_graph(stages: list[Json]) -> Graph:
     """The graph of the stages of a pipeline's `state.json`."""
     nodes = _nodes(stages)
     bands, top = [], float(TOP)
@@ -120,17 +120,17 @@ def _nodes(stages: list[Json]) -> dict[str, Node]:
     """Nodes by name, in the order of the file; `measured.zero` and `measured.r1` are one, `measured`."""
     nodes: dict[str, Node] = {}
     for stage in stages:
-        name = node_of(stage["name"])
+        name = find_node(stage["name"])
         title = stage["title"] if name == stage["name"] else ""
         node = nodes.setdefault(name, Node(name, stage["task"], stage["step"] or "", title or ""))
         node.runs.append(stage)
         for kind in KINDS:
             for source in stage["inputs"].get(kind) or []:
-                node.inputs.setdefault(node_of(source), kind)
+                node.inputs.setdefault(find_node(source), kind)
     return nodes
 
 
-def node_of(stage: str) -> str:
+def find_node(stage: str) -> str:
     return stage.partition(".")[0]
 
 

@@ -18,12 +18,12 @@ import yaml
 
 from ...errors import RecipeError
 from ...evaluation import metrics, tables
-from ...evaluation import over_seeds as evaluation_over_seeds
+from ...evaluation.over_seeds import compute_mean
 from ...system import run_files
-from ...system.run_files import Json, benchmarks_of, duration, read_json, read_rows, read_text
+from ...system.run_files import Json, format_seconds, list_benchmarks, read_json, read_rows, read_text
 from .. import curves, plots
 from ..plots import Models
-from ..rendering import drawn, render
+from ..rendering import render_page, render_plot
 from . import graph
 
 PROMPTS = 4  # answered by all models, shown of a benchmark
@@ -33,7 +33,7 @@ SHARES = ("format", "language", "truncated")
 HOUR = 3600
 
 
-def write(pipeline_dir: Path) -> Path:
+def write_pipeline_page(pipeline_dir: Path) -> Path:
     """Draw the page of a pipeline from what its directory holds.
 
     Args:
@@ -55,8 +55,8 @@ def write(pipeline_dir: Path) -> Path:
         "name": [state.get("title") or pipeline_dir.name],
         "state": state["state"],
         "facts": _facts(pipeline_dir, state),
-        "graph": graph.drawn(state["stages"]),
-        "links": {graph.node_of(name): _link(pipeline_dir, runs[0]) for name, runs in reversed(stages.items())},
+        "graph": graph.draw_graph(state["stages"]),
+        "links": {graph.find_node(name): _link(pipeline_dir, runs[0]) for name, runs in reversed(stages.items())},
         "about": state.get("about"),
         "claims": claims,
         "marks_told": _marks_told(claims.get("lines") or []),
@@ -70,7 +70,7 @@ def write(pipeline_dir: Path) -> Path:
         "pipeline": read_text(pipeline_dir / "pipeline.yaml"),
     }
     target = pipeline_dir / "report.html"
-    render("pipeline.html.jinja", target, shown)
+    render_page("pipeline.html.jinja", target, shown)
     return target
 
 
@@ -109,7 +109,7 @@ def _ended(pipeline_dir: Path, runs: list[Json]) -> list[Path]:
 def _facts(pipeline_dir: Path, state: Json) -> list[str]:
     named = [f"{seed}" for seed in state["seeds"] if seed is not None]
     facts = [f"seed{'s' * (len(named) > 1)} {', '.join(named)}"] if named else []
-    facts += [duration(state["seconds"])] if state.get("seconds") else []
+    facts += [format_seconds(state["seconds"])] if state.get("seconds") else []
     facts.append(
         f"{state['jobs']} at a time on {state['cores']} cores" + f", {state['gpus']} GPUs" * bool(state["gpus"])
     )
@@ -156,7 +156,7 @@ def _evaluated(pipeline_dir: Path, stages: dict[str, list[Json]]) -> Evaluated:
 
 def _in_order(folder: Path) -> list[Path]:
     """The evaluations of a run, in the order of its recipe."""
-    names = benchmarks_of(folder)
+    names = list_benchmarks(folder)
     paths = {path.stem: path for path in sorted((folder / "evaluations").glob("*.json"))}
     return [paths[name] for name in names if name in paths] + [paths[name] for name in paths if name not in names]
 
@@ -199,7 +199,7 @@ def _benchmark(name: str, models: dict[str, list[tuple[Path, Json]]], folder: Pa
         "rows": rows,
         "most": max(map(len, models.values())),
         "unjudged": _unjudged(models),
-        "drawing": drawn(drawing, _made(folder) / f"{name}.png") if drawing else None,
+        "drawing": render_plot(drawing, _made(folder) / f"{name}.png") if drawing else None,
     }
 
 
@@ -212,7 +212,7 @@ def over_seeds(figures_S: list[Json]) -> Json:
     """The mean of a figure over the seeds with its band; of one seed, the figure with its interval over problems."""
     if len(figures_S) == 1:
         return {key: figures_S[0].get(key) for key in ("value", "low", "high")}
-    return evaluation_over_seeds.mean([figure["value"] for figure in figures_S])
+    return compute_mean([figure["value"] for figure in figures_S])
 
 
 def _cell(key: str, figures_S: list[Json] | None) -> tables.Cell:
@@ -220,17 +220,17 @@ def _cell(key: str, figures_S: list[Json] | None) -> tables.Cell:
         return "-", ""
     mean = over_seeds(figures_S)
     if key == "mean_length":
-        return tables.count(mean)
+        return tables.format_count(mean)
     if mean["low"] is not None:
         mean |= {"low": max(0.0, mean["low"]), "high": min(1.0, mean["high"])}
-    return tables.share(mean)
+    return tables.format_share(mean)
 
 
 def _unjudged(models: dict[str, list[tuple[Path, Json]]]) -> list[str]:
     """What the verifier could not judge of each model, in words."""
     told = []
     for model, of_seeds in models.items():
-        lines = [line for _, found in of_seeds for line in tables.without_evidence(found)[:1]]
+        lines = [line for _, found in of_seeds for line in tables.describe_unjudged(found)[:1]]
         told += [f"{model}: {lines[0]}"] if lines else []
     return told
 
@@ -244,8 +244,8 @@ def _trainings(pipeline_dir: Path, stages: dict[str, list[Json]]) -> Iterator[Js
             if (folder / "metrics.jsonl").is_file():
                 folders.setdefault(folder.resolve(), folder)
         rows_S = [list(read_rows(folder / "metrics.jsonl")) for folder in folders.values()]
-        if grid := curves.over_seeds(rows_S, runs[0]["task"]):
-            drawn_plots = [{"plot": plot, "svg": plots.svg(plot, plots.SMALL)} for plot in grid]
+        if grid := curves.plot_seeds(rows_S, runs[0]["task"]):
+            drawn_plots = [{"plot": plot, "svg": plots.render_svg(plot, plots.SMALL)} for plot in grid]
             about = {"name": name, "title": runs[0]["title"], "links": _links(pipeline_dir, runs)}
             yield about | {"seeds": len(rows_S), "plots": drawn_plots}
 
@@ -263,7 +263,7 @@ def _funnels(pipeline_dir: Path, stages: dict[str, list[Json]]) -> Iterator[Json
                 counts = {key: round(fmean(step[key] for step in steps_S)) for key in ("kept", "dropped")}
                 mean.append({"name": steps_S[0]["name"]} | counts)
         about = {"name": name, "title": runs[0]["title"], "seeds": len(found), "links": _links(pipeline_dir, runs)}
-        yield about | {"funnel": drawn(curves.funnel(mean))}
+        yield about | {"funnel": render_plot(curves.plot_funnel(mean))}
 
 
 def _answers(benchmark: str, models: dict[str, list[tuple[Path, Json]]]) -> Json:
@@ -336,7 +336,7 @@ def _spent(pipeline_dir: Path, run: Json) -> Json:
     environment, summary = (read_json(folder / f"{name}.json") for name in ("environment", "summary"))
     cores = (environment.get("threads") or 1) * (environment.get("processes") or 1)
     rows = list(read_rows(folder / "metrics.jsonl"))
-    lengths = run_files.series(rows, "completions/mean_length")
+    lengths = run_files.read_series(rows, "completions/mean_length")
     generated = _generated(lengths, folder, environment) if lengths else summary.get("tokens") or 0
     return {
         "cached": run["state"] == "cached",
@@ -360,7 +360,7 @@ def _generated(lengths: run_files.Points, folder: Path, environment: Json) -> fl
 def _trained(rows: list[Json]) -> float:
     """Tokens that a training has seen; SFT and DPO count from zero again where they were resumed."""
     total = before = 0.0
-    for tokens in run_files.series(rows, "num_tokens").values():
+    for tokens in run_files.read_series(rows, "num_tokens").values():
         total += tokens - before if tokens >= before else tokens
         before = tokens
     return total
@@ -370,7 +370,7 @@ def _cost_cells(row: Json) -> list[str]:
     runs = f"{row['runs']}" + (f", {row['cached']} cached" if row["cached"] else "")
     hours = [f"{row[key]:.3g}" if row[key] else "-" for key in ("core_hours", "gpu_hours")]
     tokens = [f"{row[key]:,.0f}" if row[key] else "-" for key in ("generated", "trained")]
-    return [row["name"], row["task"], runs, duration(row["seconds"]), *hours, *tokens]
+    return [row["name"], row["task"], runs, format_seconds(row["seconds"]), *hours, *tokens]
 
 
 def _held_up(stages: dict[str, list[Json]]) -> dict[str, list[str]]:

@@ -11,19 +11,18 @@ from typing import Any
 
 from ...errors import RecipeError
 from ...evaluation import metrics, tables
-from ...evaluation.reference.curves import DRAWN, FILE, UNITS, _logged
-from ...evaluation.reference.files import SHARE, Curves, Track, find
+from ...evaluation.reference.curves import DRAWN, FILE, UNITS, read_logged_metrics
+from ...evaluation.reference.files import SHARE, Curves, Track, find_reference
 from ...system import run_files
-from ...system.run_files import ROWS, Json, Points, as_text, duration, read_json, read_rows, value_text
-from .. import curves as report_curves
+from ...system.run_files import ROWS, Json, Points, format_seconds, format_turns, format_value, read_json, read_rows
 from .. import plots
-from ..curves import accuracy, length, rewards
+from ..curves import plot_accuracy, plot_curves, plot_length, plot_rewards
 from ..plots import Line, Plot
 
 EXAMPLES = 3  # samples shown of those without a verdict, and of disagreements
 
 
-def training(run_dir: Path, recipe: Json, status: Json, summary: Json) -> Json:
+def show_training(run_dir: Path, recipe: Json, status: Json, summary: Json) -> Json:
     """What the template shows of a training."""
     rows = list(read_rows(run_dir / "metrics.jsonl"))
     before, after = (read_json(run_dir / "evaluations" / f"{name}.json") for name in ("before", "after"))
@@ -34,14 +33,14 @@ def training(run_dir: Path, recipe: Json, status: Json, summary: Json) -> Json:
     shown = [metrics.summarize_evaluation(side) if side else summary.get(name) or {} for name, side in sides.items()]
     task = recipe.get("task") or _task(rows)
     weights = _weights(recipe)
-    large = [plot for plot in (accuracy(rows), length(rows)) if plot.lines]
-    grids = {"rewards": rewards(rows, list(weights)), "curves": report_curves.curves(rows, task)}
+    large = [plot for plot in (plot_accuracy(rows), plot_length(rows)) if plot.lines]
+    grids = {"rewards": plot_rewards(rows, list(weights)), "curves": plot_curves(rows, task)}
     grids["reference"] = reference_plots(run_dir)
     last = max((row["step"] for row in rows), default=0)
     return {
         "task": task,
         "counted": _steps(status, recipe, rows),
-        "table": tables.before_after(*shown) if any(shown) else [],
+        "table": tables.pair_before_after(*shown) if any(shown) else [],
         "before": before,
         "after": after,
         "live_rows": (recipe.get("evaluation") or {}).get("live_rows"),
@@ -84,13 +83,13 @@ def _draw_all(large: list[Plot], grids: dict[str, list[Plot]], last: int, folder
     large = [replace(plot, last=max(last, plot.last)) for plot in large]
     grids = {name: [replace(plot, last=max(last, plot.last)) for plot in grid] for name, grid in grids.items()}
     for plot in large:
-        plots.png([plot], plots.LARGE, folder / ("length.png" if plot.unit == "tokens" else "accuracy.png"))
+        plots.write_png([plot], plots.LARGE, folder / ("length.png" if plot.unit == "tokens" else "accuracy.png"))
     for name, grid in grids.items():
         if grid:
-            plots.png(grid, plots.SMALL, folder / f"{name}.png")
+            plots.write_png(grid, plots.SMALL, folder / f"{name}.png")
     groups = {"figures": (large, plots.LARGE)} | {name: (grid, plots.SMALL) for name, grid in grids.items()}
     return {
-        group: [{"plot": plot, "svg": plots.svg(plot, size)} for plot in drawn]
+        group: [{"plot": plot, "svg": plots.render_svg(plot, size)} for plot in drawn]
         for group, (drawn, size) in groups.items()
     }
 
@@ -101,8 +100,8 @@ def _steps(status: dict, recipe: dict, rows: list[dict]) -> list[str]:
     seconds = max([status.get("seconds") or 0, *(row.get("seconds") or 0 for row in rows)])
     wanted = recipe.get("max_steps") or 0
     counted = [f"step {step} of {wanted}" if status.get("state") != "finished" and wanted > step else f"{step} steps"]
-    counted.append(duration(seconds))
-    tokens = max(run_files.series(rows, "num_tokens").values(), default=0)
+    counted.append(format_seconds(seconds))
+    tokens = max(run_files.read_series(rows, "num_tokens").values(), default=0)
     return [*counted, f"{tokens:,.0f} tokens seen"] if tokens else counted
 
 
@@ -110,7 +109,7 @@ def _unjudged(rows: list[dict], sides: dict[str, Json]) -> list[str]:
     """What was left without a verdict, in words; empty if nothing was."""
     told = []
     for key in ("verdict/unknown", "verdict/error"):
-        points = run_files.series(rows, key)
+        points = run_files.read_series(rows, key)
         if any(points.values()):
             step, most = max(points.items(), key=lambda point: point[1])
             mean = sum(points.values()) / len(points)
@@ -118,7 +117,7 @@ def _unjudged(rows: list[dict], sides: dict[str, Json]) -> list[str]:
                 f"{key}: {100 * mean:.2g}% of the training completions, at most {100 * most:.2g}% (step {step})."
             )
     for name, evaluation in sides.items():
-        lines = tables.without_evidence(evaluation) if evaluation else []
+        lines = tables.describe_unjudged(evaluation) if evaluation else []
         told += [f"Evaluation {name} training: {line}." for line in lines]
     return told
 
@@ -141,7 +140,7 @@ def _disagreement(rows: list[dict]) -> dict[str, float]:
     """Share of second opinions that differed, for each reward that asked for them."""
     found = {}
     for key in sorted({key for row in rows for key in row if key.startswith("second_opinion/")}):
-        points = run_files.series(rows, key)
+        points = run_files.read_series(rows, key)
         found[key.partition("/")[2]] = sum(points.values()) / len(points) if points else 0.0
     return found
 
@@ -169,14 +168,14 @@ def _sampled(folder: Path) -> dict[str, Any] | None:
             continue
         by_prompt: dict[str, list[dict]] = {}
         for row in rows:
-            by_prompt.setdefault(as_text(row["prompt"]), []).append(row)
+            by_prompt.setdefault(format_turns(row["prompt"]), []).append(row)
         # The first of every group, then the second of every group, and so on.
         turns = [row for turn in itertools.zip_longest(*by_prompt.values()) for row in turn if row is not None][:ROWS]
         shown = [
             {
-                "prompt": as_text(row["prompt"]),
-                "completion": as_text(row["completion"]),
-                "values": {key: value_text(row[key]) for key in row if key not in ("step", "prompt", "completion")},
+                "prompt": format_turns(row["prompt"]),
+                "completion": format_turns(row["completion"]),
+                "values": {key: format_value(row[key]) for key in row if key not in ("step", "prompt", "completion")},
             }
             for row in turns
         ]
@@ -196,17 +195,17 @@ def reference_plots(run_dir: str | Path, name: str | None = None) -> list[Plot]:
     """
     run_dir = Path(run_dir)
     if name is not None:
-        curves = find(name)
+        curves = find_reference(name)
     elif (run_dir / FILE).is_file():
         curves = Curves.model_validate(json.loads((run_dir / FILE).read_text(encoding="utf-8"))["curves"])
     else:
         return []
     if not isinstance(curves, Curves):
         return []
-    rows, planned = _logged(run_dir)
+    rows, planned = read_logged_metrics(run_dir)
     drawn = []
     for key, track in curves.metrics.items():
-        points = run_files.series(rows, key)
+        points = run_files.read_series(rows, key)
         if points:
             stored = _scaled(track, curves, points, planned) if track.low is None else _banded(track, curves)
             drawn.append(_plot(key, points, stored))

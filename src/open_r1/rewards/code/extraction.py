@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ...sandbox.cases import AssertTest, Language, Program, StdinTest
-from .suites import Suite, helpers_of, language_named, unfinished
+from .suites import Suite, extract_helpers, find_language, find_unfinished
 
 _FENCE = re.compile(r"([ \t]*+)(`{3,}+|~{3,}+)[ \t]*+([^\r\n]*)\r?")
 # What tells a program in a block without an info string from sample output or a shell session.
@@ -41,12 +41,12 @@ from typing import *
 _FUTURE = re.compile(r"^from __future__ import .*\n?", re.MULTILINE)
 
 
-def code_in(prompt: str) -> str:
+def find_prompt_code(prompt: str) -> str:
     """A prompt that is code and ends in an unfinished function, as HumanEval's are."""
-    return prompt if prompt and unfinished(prompt) else ""
+    return prompt if prompt and find_unfinished(prompt) else ""
 
 
-def program_of(completion: str, language: Language = "python") -> str | None:
+def extract_program(completion: str, language: Language = "python") -> str | None:
     """The program in a completion: the last complete fenced block of its answer; None if there is none.
 
     The answer is what stands after the last `</think>`, and inside the last `<answer>` if there is one; a reasoning or
@@ -117,10 +117,10 @@ def _language_of(info: str) -> Language | None:
     """The language of an info string: `python`, `Python3 title=x`, `{.cpp .numberLines}`, `solution.py`."""
     word = info.lstrip("{.").split()[0] if info.lstrip("{.").split() else ""
     word = word.rstrip("}")
-    return language_named(word) or language_named(word.rpartition(".")[2])
+    return find_language(word) or find_language(word.rpartition(".")[2])
 
 
-def assembled(source: str, suite: Suite) -> Program:
+def assemble_program(source: str, suite: Suite) -> Program:
     """The program as it is run: with the parts of the suite's prefix that it lacks put before it.
 
     A prefix may end in an unfinished function, as HumanEval's prompts do. Then what stands before that function goes
@@ -140,12 +140,12 @@ def assembled(source: str, suite: Suite) -> Program:
 
 
 def _with_python_prefix(source: str, prefix: str) -> str:
-    unfinished_part = unfinished(prefix)
+    unfinished_part = find_unfinished(prefix)
     if unfinished_part is None:
         return f"{prefix}\n{source}" if prefix else source
     outer, function = unfinished_part
     if re.search(rf"^(?:(?:async )?def|class)[ \t]+{outer.name}\b|^{outer.name}[ \t]*=", source, re.MULTILINE):
-        return f"{helpers_of(prefix)}\n{source}"
+        return f"{extract_helpers(prefix)}\n{source}"
     indented = source.lstrip("\r\n")[:1] in (" ", "\t")
     return f"{prefix.rstrip()}\n{source if indented else _indented(source, function.body[0].col_offset)}"
 

@@ -11,8 +11,8 @@ from ...sandbox import judging, pool
 from ...sandbox.cases import CallTest, Language, Level, Limits, Outcome, Program, Test
 from ...sandbox.judging import NOT_RUN
 from ..verdict import Verdict
-from .extraction import assembled, code_in, program_of
-from .suites import Malformed, Suite, as_calls, language_named, one_by_one, read_suite
+from .extraction import assemble_program, extract_program, find_prompt_code
+from .suites import Malformed, Suite, convert_to_calls, find_language, read_suite, split_assertions
 
 
 def code(
@@ -60,7 +60,9 @@ def code(
         RecipeError: the sandbox or the service cannot be used as asked for.
     """
     judge = _judge(seconds, memory_mb, isolation, provider, url)
-    read = _read(completion, tests, provider, language, entry_point, prefix or code_in(prompt), setup, checker)
+    read = _read(
+        completion, tests, provider, language, entry_point, prefix or find_prompt_code(prompt), setup, checker
+    )
     if isinstance(read, Verdict):
         return read
     return _pass_all(*read, max_tests, judge)
@@ -91,11 +93,13 @@ def code_fraction(
         the share, 0 without a program; a verdict (unknown or error) if any test gave no evidence.
     """
     judge = _judge(seconds, memory_mb, isolation, provider, url)
-    read = _read(completion, tests, provider, language, entry_point, prefix or code_in(prompt), setup, checker)
+    read = _read(
+        completion, tests, provider, language, entry_point, prefix or find_prompt_code(prompt), setup, checker
+    )
     if isinstance(read, Verdict):
         return read if read.score is None else read.score
     program, suite = read
-    return _best(_fraction, program, one_by_one(suite), max_tests, judge)
+    return _best(_fraction, program, split_assertions(suite), max_tests, judge)
 
 
 def code_subtasks(
@@ -124,7 +128,9 @@ def code_subtasks(
         the share, 0 without a program; a verdict (unknown or error) if a subtask could not be decided.
     """
     judge = _judge(seconds, memory_mb, isolation, provider, url)
-    read = _read(completion, tests, provider, language, entry_point, prefix or code_in(prompt), setup, checker)
+    read = _read(
+        completion, tests, provider, language, entry_point, prefix or find_prompt_code(prompt), setup, checker
+    )
     if isinstance(read, Verdict):
         return read if read.score is None else read.score
     return _best(_subtasks, *read, None, judge)
@@ -149,7 +155,7 @@ def run_program(
 ) -> Verdict:
     """The same as `code` for a bare program instead of a completion."""
     judge = _judge(seconds, memory_mb, isolation, provider, url)
-    read = _suite(program, tests, provider, language, entry_point, prefix or code_in(prompt), setup, checker)
+    read = _suite(program, tests, provider, language, entry_point, prefix or find_prompt_code(prompt), setup, checker)
     if isinstance(read, Verdict):
         return read
     return _pass_all(*read, max_tests, judge)
@@ -171,14 +177,14 @@ def ready(
     Raises:
         RecipeError: it cannot be run; says what is missing.
     """
-    known = language_named(language)
+    known = find_language(language)
     if known is None:
         raise RecipeError(f"language: programs in {language!r} cannot be run; languages: {', '.join(_ECHO)}")
     test = [{"input": "ready", "output": "ready"}]
     verdict = run_program(_ECHO[known], test, language=known, isolation=isolation, provider=provider, url=url)
     if verdict.outcome != "correct":
         raise RecipeError(f"a program that prints what it reads could not be judged: {verdict}")
-    return pool.describe() if provider == "local" else f"programs run by {provider} at {url}"
+    return pool.describe_isolation() if provider == "local" else f"programs run by {provider} at {url}"
 
 
 # A column `language` says what the prompt is written in.
@@ -194,10 +200,10 @@ def _read(completion: str, tests: Any, provider: str, *told: str | None) -> tupl
     if isinstance(read, Verdict):
         return read
     _, suite = read
-    source = program_of(completion, suite.language)
+    source = extract_program(completion, suite.language)
     if source is None:
         return Verdict("wrong", f"no code block ({suite.language})")
-    return assembled(source, suite), suite
+    return assemble_program(source, suite), suite
 
 
 def _suite(source: str, tests: Any, provider: str, *told: str | None) -> tuple[Program, Suite] | Verdict:
@@ -208,10 +214,10 @@ def _suite(source: str, tests: Any, provider: str, *told: str | None) -> tuple[P
         )
     except Malformed as error:
         return Verdict("unknown", f"tests: {error}")
-    calls = as_calls(suite)
+    calls = convert_to_calls(suite)
     if provider != "local" or (suite.tests and all(isinstance(test, CallTest) for test in calls.tests)):
         suite = calls
-    return assembled(source, suite), suite
+    return assemble_program(source, suite), suite
 
 
 _Judge = Callable[[Program, list[Test], bool], list[Outcome]]
@@ -231,8 +237,8 @@ def _judge(seconds: float | None, memory_mb: int | None, isolation: Level, provi
     else:
         from ...sandbox import services
 
-        runner = services.runner(provider, url)
-    return lambda program, tests, stop_early: judging.judge(
+        runner = services.get_runner(provider, url)
+    return lambda program, tests, stop_early: judging.judge_program(
         program, tests, limits, weakest=isolation, stop_early=stop_early, runner=runner
     )
 

@@ -141,7 +141,7 @@ def read_suite(
     return _cached(tests, *told) if isinstance(tests, str) else _read(tests, *told)
 
 
-def language_named(name: str) -> Language | None:
+def find_language(name: str) -> Language | None:
     """The language that a name like `py`, `python3`, `C++17` or `node` stands for; None if it is not one of ours."""
     name = name.strip().lower()
     return next((language for language, pattern in LANGUAGE_NAMES.items() if pattern.fullmatch(name)), None)
@@ -159,7 +159,7 @@ def _read(tests: Any, language: str, entry_point: str, prefix: str, setup: str, 
         told["checker"] = _text_at(tests, "checker", _text_at(tests, "generated_checker", checker))
         own = [_lines(tests[key], key) for key in ("test_imports", "test_setup_code", "setup") if tests.get(key)]
         told["setup"] = "\n".join(own) or setup
-    known = language_named(language)
+    known = find_language(language)
     if known is None:
         raise Malformed(f"unknown language {language!r}; known: {', '.join(LANGUAGE_NAMES)}")
     found = _tests(tests, known, **told)
@@ -384,19 +384,19 @@ def with_helpers(test: AssertTest, prefix: str, entry_point: str) -> AssertTest:
     for node in _syntax_tree(test.source).body:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
             checked += [part.id for given in node.value.args for part in ast.walk(given) if isinstance(part, ast.Name)]
-    if not checked and unfinished(prefix) is None:
+    if not checked and find_unfinished(prefix) is None:
         return test
     try:
-        tree = _parsed(helpers_of(prefix), 0)
+        tree = _parsed(extract_helpers(prefix), 0)
     except Malformed:  # without them: the program has them too, and will fail as it should
         return test
     tree.body = [node for node in tree.body if not (isinstance(node, _Definition) and node.name in checked)]
     return replace(test, helpers=ast.unparse(tree))
 
 
-def helpers_of(prefix: str) -> str:
+def extract_helpers(prefix: str) -> str:
     """What stands in a Python prefix before its unfinished function; all of it if there is none."""
-    found = unfinished(prefix)
+    found = find_unfinished(prefix)
     if found is None:
         return prefix
     outer, _ = found
@@ -404,7 +404,7 @@ def helpers_of(prefix: str) -> str:
     return "\n".join(prefix.split("\n")[: start - 1])
 
 
-def unfinished(prefix: str) -> tuple[_Definition, _Definition] | None:
+def find_unfinished(prefix: str) -> tuple[_Definition, _Definition] | None:
     """The function without a body in which Python code ends, after the class it stands in (or itself)."""
     for ending in ("", "\n    pass", "\n        pass"):
         try:
@@ -421,7 +421,7 @@ def unfinished(prefix: str) -> tuple[_Definition, _Definition] | None:
     return None
 
 
-def one_by_one(suite: Suite) -> Suite:
+def split_assertions(suite: Suite) -> Suite:
     """The same suite with every assertion of its test code as a test of its own, where they do not need one another.
 
     They do not if the code (or the body of its `check`) is a list of assertions and nothing else.
@@ -432,7 +432,7 @@ def one_by_one(suite: Suite) -> Suite:
     return replace(suite, tests=tuple(tests))
 
 
-def as_calls(suite: Suite) -> Suite:
+def convert_to_calls(suite: Suite) -> Suite:
     """The same suite with assertions of the form `f(1, x=2) == [3]` as calls; other assertions stay as they are.
 
     Calls are judged on our side: a service that runs the program does not see what is expected, and the sandbox needs
@@ -443,7 +443,7 @@ def as_calls(suite: Suite) -> Suite:
         return replace(suite, tests=tuple(tests))
     if suite.language != "python":
         return suite
-    suite = one_by_one(suite)
+    suite = split_assertions(suite)
     return replace(
         suite, tests=tuple(_as_call(test) if isinstance(test, AssertTest) else test for test in suite.tests)
     )

@@ -14,19 +14,19 @@ from .exact import compare, parse
 STATEMENT = 4000  # characters at the end of an answer in which its final statement is looked for
 
 
-def final_answer(completion: str) -> str:
+def extract_answer(completion: str) -> str:
     """The text that a completion claims to be the answer; empty if there is none.
 
     A reasoning that is never closed has no answer, whatever it contains; nor has an `<answer>` or a box that is never
     closed. Boxes that stand together (`x = \\boxed{1} and y = \\boxed{2}`) are one answer, a list, so that naming
     several candidates is right only where all of them are wanted; otherwise the last box counts.
     """
-    text = answer_part(completion)
-    boxed = boxed_answer(text)
-    return statement(text) if boxed is None else boxed
+    text = extract_answer_part(completion)
+    boxed = extract_boxed(text)
+    return extract_statement(text) if boxed is None else boxed
 
 
-def answer_part(completion: str) -> str:
+def extract_answer_part(completion: str) -> str:
     """What stands after the reasoning, and inside the last `<answer>` if there is one."""
     start = completion.rfind("</think>") + len("</think>")
     if start < len("</think>"):
@@ -41,11 +41,11 @@ def answer_part(completion: str) -> str:
     return completion[start:end].strip() if end >= 0 else ""
 
 
-def gold_answer(solution: str) -> str:
+def extract_gold(solution: str) -> str:
     """The answer in a gold solution: behind GSM8K's `####`, in its boxes, or all of it."""
     if "####" in solution:
         return solution.rsplit("####", 1)[1].strip()
-    boxed = boxed_answer(solution)
+    boxed = extract_boxed(solution)
     if boxed == "":  # a gold may have lost its last brace
         boxed = _unclosed(solution)
     return (solution if boxed is None else boxed).strip()
@@ -63,7 +63,7 @@ _FINAL = re.compile(r"\bfinal answer(?: is\b|\W{0,4}:)", re.IGNORECASE)
 _GAP_WORDS = 4  # between boxes that stand together
 
 
-def boxed_answer(text: str) -> str | None:
+def extract_boxed(text: str) -> str | None:
     """The last box, with those that stand together with it; None without a box; empty if the last one is no answer.
 
     A "final answer is" behind it overrules it.
@@ -72,7 +72,7 @@ def boxed_answer(text: str) -> str | None:
     if not boxes:
         return None
     later = _FINAL.search(text, boxes[-1][1])
-    if later and compare.readable(overruling := statement(text[later.start() :])):
+    if later and compare.is_readable(overruling := extract_statement(text[later.start() :])):
         return overruling
     if len(boxes) == 1:
         return boxes[0][2].strip()
@@ -83,7 +83,7 @@ def boxed_answer(text: str) -> str | None:
             break
         first -= 1
     answers = [contents.strip() for _, _, contents in boxes[first:]]
-    if len({compare.key(answer) for answer in answers}) == 1:
+    if len({compare.compute_key(answer) for answer in answers}) == 1:
         return answers[-1]
     return ", ".join(answers)
 
@@ -157,11 +157,11 @@ _NUMBER = re.compile(
 )
 
 
-def statement(text: str) -> str:
+def extract_statement(text: str) -> str:
     """The answer that a text without a box states last."""
     text = _BOILERPLATE.sub("", text[-STATEMENT:]).strip()
     whole = _unmarked(text)
-    if len(whole) <= parse.LENGTH and (_is_formula(whole) or ("\n" not in whole and compare.readable(whole))):
+    if len(whole) <= parse.LENGTH and (_is_formula(whole) or ("\n" not in whole and compare.is_readable(whole))):
         return whole
     markers = [found.end() for found in _MARKER.finditer(text)]
     for end in reversed(markers):
@@ -189,14 +189,14 @@ def _is_formula(text: str) -> bool:
 def _claim(sentence: str, first: bool = False) -> str:
     """What a sentence says the answer is: in bold, after "is", LaTeX, a number (`first` or last); else all of it."""
     whole = _unmarked(sentence)
-    if compare.readable(whole):
+    if compare.is_readable(whole):
         return whole
     bold = [_last_member(found[1]) for found in _BOLD.finditer(sentence) if not _denied(sentence, found.start())]
-    bold = [text for text in bold if compare.readable(text)]
+    bold = [text for text in bold if compare.is_readable(text)]
     if bold:
         return bold[-1]
     stated = _unmarked(_STATES.split(sentence)[-1])
-    if compare.readable(stated) and not _denied(sentence, sentence.rindex(stated)):
+    if compare.is_readable(stated) and not _denied(sentence, sentence.rindex(stated)):
         return stated
     latex = _last_latex(sentence)
     if latex:
@@ -210,10 +210,10 @@ def _unmarked(text: str) -> str:
 
 def _last_member(text: str) -> str:
     """What stands after the last equals sign of a chain that cannot be read as a whole."""
-    if compare.readable(text) or "=" not in text:
+    if compare.is_readable(text) or "=" not in text:
         return text
     last = text.rsplit("=", 1)[1]
-    return last if compare.readable(last) else text
+    return last if compare.is_readable(last) else text
 
 
 def _last_latex(sentence: str) -> str | None:
@@ -222,7 +222,7 @@ def _last_latex(sentence: str) -> str | None:
     for found in _LATEX.finditer(sentence):
         contents = found[found.lastgroup or 0]
         spaced = found.lastgroup == "inline" and contents != contents.strip()
-        if spaced and "\\" not in contents and not compare.readable(contents):  # two amounts of money, not LaTeX
+        if spaced and "\\" not in contents and not compare.is_readable(contents):  # two amounts of money, not LaTeX
             continue
         if _denied(sentence, found.start()):
             continue
@@ -270,13 +270,13 @@ _SAID_CHOICE = re.compile(
 _WRAPPER = re.compile(r"\\(?:text\w*|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 
 
-def gold_choice(gold: str) -> str | None:
+def read_gold_choice(gold: str) -> str | None:
     """The letter of a multiple-choice gold: B, (B), \\text{B}, (B) forty-two."""
     found = _GOLD_CHOICE.fullmatch(_WRAPPER.sub(r"\1", gold.strip()).replace("$", ""))
     return found[1] if found else None
 
 
-def choice(text: str) -> str | None:
+def read_choice(text: str) -> str | None:
     """The one letter from A to J that an answer names; None if it names none, or several."""
     text = _WRAPPER.sub(r"\1", text[-STATEMENT:].strip()).replace("$", "")
     markers = [found.end() for found in _MARKER.finditer(text)]

@@ -17,7 +17,7 @@ import sympy
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 from sympy.core.random import seed
 
-from .exact.compare import readable
+from .exact.compare import is_readable
 
 PRECISION = 50  # decimal digits
 AGREEMENT = sympy.Float("1e-30", PRECISION)  # relative difference below which two values are the same
@@ -85,7 +85,7 @@ def _dropped(text: str, parsed: Any) -> bool:
     """Is there more in the text than Math-Verify has read? It evaluates nothing, so that a number must be written."""
     if not _UNDERSTOOD.issuperset(_COMMAND.findall(text)):
         return True
-    return isinstance(parsed, sympy.Number) and not readable(text)
+    return isinstance(parsed, sympy.Number) and not is_readable(text)
 
 
 def math_verify(text: str, gold: str) -> tuple[Outcome, str]:

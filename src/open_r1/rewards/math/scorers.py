@@ -14,7 +14,15 @@ from typing import NamedTuple
 from ...system import worker_pool
 from ..verdict import CORRECT, WRONG, Verdict
 from .exact import compare, tokens
-from .extraction import answer_part, boxed_answer, choice, final_answer, gold_answer, gold_choice, statement
+from .extraction import (
+    extract_answer,
+    extract_answer_part,
+    extract_boxed,
+    extract_gold,
+    extract_statement,
+    read_choice,
+    read_gold_choice,
+)
 
 SECONDS = 3.0  # of CPU that Math-Verify gets for one comparison
 LENGTH = 1000  # characters beyond which an answer is none, unless the gold is as long
@@ -53,8 +61,8 @@ def accuracy(completion: str, solution: str | int | float | list[str] | None) ->
     golds = _golds(solution)
     if not golds:
         return Verdict("unknown", "no gold answer")
-    text = answer_part(completion)
-    return _any_of(golds, text, boxed_answer(text))
+    text = extract_answer_part(completion)
+    return _any_of(golds, text, extract_boxed(text))
 
 
 def equal(answer: str, solution: str | int | float | list[str] | None) -> Verdict:
@@ -62,12 +70,12 @@ def equal(answer: str, solution: str | int | float | list[str] | None) -> Verdic
     golds = _golds(solution)
     if not golds:
         return Verdict("unknown", "no gold answer")
-    return _any_of(golds, "", gold_answer(str(answer)))
+    return _any_of(golds, "", extract_gold(str(answer)))
 
 
-def vote_key(answer: str) -> Hashable:
+def compute_vote_key(answer: str) -> Hashable:
     """The same for answers that are equal (0.5, \\frac12, 1/2; with or without a unit or `x =`), to count votes by."""
-    return compare.key(answer)
+    return compare.compute_key(answer)
 
 
 def ballot(completion: str, solution: str | int | float | list[str] | None) -> tuple[str, Hashable] | None:
@@ -79,12 +87,12 @@ def ballot(completion: str, solution: str | int | float | list[str] | None) -> t
     """
     golds = _golds(solution)
     if golds and all(gold.choice is not None for gold in golds):
-        text = answer_part(completion)
-        boxed = boxed_answer(text)
-        letter = choice(text if boxed is None else boxed)
+        text = extract_answer_part(completion)
+        boxed = extract_boxed(text)
+        letter = read_choice(text if boxed is None else boxed)
         return None if letter is None else (letter, letter)
-    answer = final_answer(completion)
-    return (answer, vote_key(answer)) if answer else None
+    answer = extract_answer(completion)
+    return (answer, compute_vote_key(answer)) if answer else None
 
 
 def math_verify_alone(completion: str, solution: str | int | float | None) -> Verdict:
@@ -92,7 +100,7 @@ def math_verify_alone(completion: str, solution: str | int | float | None) -> Ve
     golds = _golds(solution)
     if not golds:
         return Verdict("unknown", "no gold answer")
-    text = answer_part(completion)
+    text = extract_answer_part(completion)
     return _best([_in_pool("math_verify", text, gold.text) for gold in golds])
 
 
@@ -111,15 +119,15 @@ def _golds(solution: object) -> tuple[Gold, ...]:
 
 @lru_cache(maxsize=1 << 14)
 def _read_golds(*solutions: str) -> tuple[Gold, ...]:
-    texts = [gold_answer(solution) for solution in solutions]
-    return tuple(Gold(text, gold_choice(text)) for text in texts if text)
+    texts = [extract_gold(solution) for solution in solutions]
+    return tuple(Gold(text, read_gold_choice(text)) for text in texts if text)
 
 
 def _any_of(golds: tuple[Gold, ...], text: str, boxed: str | None) -> Verdict:
     """The verdict on what is boxed, or else on what the text states, against several golds of which one will do."""
     answer = boxed
     if boxed is None and any(gold.choice is None for gold in golds):
-        answer = statement(text)
+        answer = extract_statement(text)
     whole = text if boxed is None else boxed
     return _best([_judge(answer, gold.text) if gold.choice is None else _judge_choice(whole, gold) for gold in golds])
 
@@ -134,11 +142,11 @@ def _best(verdicts: list[Verdict]) -> Verdict:
 
 def _judge_choice(text: str, gold: Gold) -> Verdict:
     """A letter against a letter; the text of an option will do where the gold has it."""
-    given = choice(text)
+    given = read_choice(text)
     if given is not None:
         return CORRECT if given == gold.choice else WRONG
     option = re.sub(r"^\W*[A-J]\W+", "", gold.text).strip()
-    if option and compare.equal(text, option):
+    if option and compare.are_equal(text, option):
         return CORRECT
     return Verdict("wrong", "no single choice" if text.strip() else "no final answer")
 
@@ -148,7 +156,7 @@ def _judge(answer: str, gold: str) -> Verdict:
         return Verdict("wrong", "no final answer")
     if len(answer) > max(LENGTH, 2 * len(gold)):
         return Verdict("wrong", f"{len(answer)} characters are no final answer")
-    same = compare.equal(answer, gold)
+    same = compare.are_equal(answer, gold)
     if same is not None:
         return CORRECT if same else WRONG
     return _guard(answer, gold) or _symbolic(answer, gold)
@@ -156,17 +164,17 @@ def _judge(answer: str, gold: str) -> Verdict:
 
 def _symbolic(answer: str, gold: str) -> Verdict:
     """Math-Verify's verdict; it is shown values rather than their names, and no equation against a value."""
-    (given_name, given), (wanted_name, wanted) = (compare.without_name(_bare(text)) for text in (answer, gold))
+    (given_name, given), (wanted_name, wanted) = (compare.split_name(_bare(text)) for text in (answer, gold))
     if "=" in given or (given_name and wanted_name and given_name != wanted_name):
         given, wanted = _bare(answer), _bare(gold)
         if "=" not in wanted:
             return Verdict("wrong", "an equation is not a value")
-    return _in_pool("compare", given, wanted, compare.rounded_to(answer, gold))
+    return _in_pool("compare", given, wanted, compare.count_rounded_digits(answer, gold))
 
 
 def _bare(text: str) -> str:
     """Without what Math-Verify stumbles over: \\text{sin}, \\mathrm{e}, \\frac\\pi3, \\log_e, degrees."""
-    text = _TEXT.sub(r"\1", _NAMED_FUNCTION.sub(r"\\\1 ", tokens.clean(text)))
+    text = _TEXT.sub(r"\1", _NAMED_FUNCTION.sub(r"\\\1 ", tokens.clean_text(text)))
     text = _ACCENT.sub(r"\\\1{\2}", text.replace("\\lg ", "\\log_{10} "))
     text = _NATURAL.sub(r"\\ln ", _BARE_FRACTION.sub(r"\\frac{\1}{\2}", text))
     if "degrees" in text and _TRIGONOMETRIC.search(text):
@@ -176,7 +184,7 @@ def _bare(text: str) -> str:
 
 def _guard(answer: str, gold: str) -> Verdict | None:
     """What must not be left to Math-Verify: it drops words and subscripts, and takes the last part of any chain."""
-    given, wanted = tokens.clean(answer), tokens.clean(gold)
+    given, wanted = tokens.clean_text(answer), tokens.clean_text(gold)
     if _says_words(wanted):
         if _squeezed(given) == _squeezed(wanted):
             return CORRECT
@@ -210,7 +218,7 @@ def _squeezed(text: str) -> str:
 def _in_pool(function: str, answer: str, gold: str, *more: object) -> Verdict:
     pair = f"{answer[:SHOWN]!r} against {gold[:SHOWN]!r}"
     try:
-        outcome, reason = worker_pool.call(
+        outcome, reason = worker_pool.call_in_worker(
             f"open_r1.rewards.math.math_verify:{function}", answer, gold, *more, seconds=SECONDS
         )
     except worker_pool.LimitReached as reached:

@@ -174,7 +174,7 @@ def variable(name: str) -> Value:
 IMAGINARY = Value({Term(i=1): Fraction(1)}, _UNIT)
 
 
-def proportional(a: Polynomial, b: Polynomial) -> bool:
+def are_proportional(a: Polynomial, b: Polynomial) -> bool:
     """Is one polynomial a non-zero rational multiple of the other?"""
     if a.keys() != b.keys() or not a:
         return not a and not b

@@ -19,7 +19,7 @@ import re
 from collections.abc import Hashable, Iterable
 from fractions import Fraction
 
-from .arithmetic import Unreadable, Value, number, proportional, rational, variable
+from .arithmetic import Unreadable, Value, are_proportional, number, rational, variable
 from .expression import NUMERAL, Scalar
 from .parse import (
     INTEGER,
@@ -39,8 +39,8 @@ from .parse import (
     Sequence,
     Text,
     Union,
-    name_of,
-    parse,
+    parse_answer,
+    read_name,
 )
 from .tokens import tokenize
 from .units import ANGLE, PERCENT, TEMPERATURES
@@ -56,7 +56,7 @@ _PROSE = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{4,}(?= )")
 _SEPARATORS = dict.fromkeys(map(ord, ",\\!{}"))
 
 
-def equal(answer: str, gold: str) -> bool | None:
+def are_equal(answer: str, gold: str) -> bool | None:
     """Is `answer` equal to `gold`? None where that cannot be told here."""
     if INTEGER.fullmatch(gold):
         if INTEGER.fullmatch(answer):
@@ -67,7 +67,7 @@ def equal(answer: str, gold: str) -> bool | None:
             return not cents and int(amount["whole"].translate(_SEPARATORS)) == int(gold)
     if answer == gold and answer.strip():
         return True
-    given, wanted = parse(answer), parse(gold)
+    given, wanted = parse_answer(answer), parse_answer(gold)
     if given.text and given.text == wanted.text:
         return True
     if not given.readings or not wanted.readings:
@@ -76,33 +76,35 @@ def equal(answer: str, gold: str) -> bool | None:
     return True if True in results else None if None in results else False
 
 
-def key(answer: str) -> Hashable:
+def compute_key(answer: str) -> Hashable:
     """The same for answers that `equal` calls equal up to units and names; the cleaned text where it cannot read."""
-    parsed = parse(answer)
+    parsed = parse_answer(answer)
     return _key(parsed.readings[0]) if parsed.readings else parsed.text
 
 
-def readable(text: str) -> bool:
+def is_readable(text: str) -> bool:
     """Can `text` be read as an answer, other than as words?"""
     if len(_PROSE.findall(text)) > PHRASE:  # what most sentences are, told without parsing them
         return False
-    return any(not isinstance(reading, Text) for reading in parse(text).readings)
+    return any(not isinstance(reading, Text) for reading in parse_answer(text).readings)
 
 
-def rounded_to(answer: str, gold: str) -> int | None:
+def count_rounded_digits(answer: str, gold: str) -> int | None:
     """Digits after the point of the one that is a decimal with enough of them to stand for the other, if one is."""
     for text, other, digits in ((answer, gold, DIGITS), (gold, answer, GOLD_DIGITS)):
-        decimal = next((r for r in parse(text).readings if isinstance(r, Number) and r.decimals is not None), None)
-        if decimal is not None and decimal.digits >= digits and not parse(other).readings:
+        decimal = next(
+            (r for r in parse_answer(text).readings if isinstance(r, Number) and r.decimals is not None), None
+        )
+        if decimal is not None and decimal.digits >= digits and not parse_answer(other).readings:
             return decimal.decimals
     return None
 
 
-def without_name(text: str) -> tuple[str | None, str]:
+def split_name(text: str) -> tuple[str | None, str]:
     """The name before the only equals sign of a cleaned text, and what stands after it."""
     left, equals, right = text.partition("=")
     try:
-        name = name_of(tuple(tokenize(left.strip()))) if equals and "=" not in right else None
+        name = read_name(tuple(tokenize(left.strip()))) if equals and "=" not in right else None
     except Unreadable:
         name = None
     return (None, text) if name is None else (name[0], right.strip())
@@ -401,7 +403,7 @@ def _same_equation(gold: Equation, answer: Equation) -> bool | None:
     a, b = gold.difference, answer.difference
     if gold.relation != answer.relation:
         return False
-    if proportional(a.numerator, b.numerator) and (gold.relation == "=" or a.denominator == b.denominator):
+    if are_proportional(a.numerator, b.numerator) and (gold.relation == "=" or a.denominator == b.denominator):
         term = next(iter(a.numerator), None)
         return gold.relation == "=" or term is None or a.numerator[term] * b.numerator[term] > 0
     degrees = [sum(e for _, e in term.variables) for value in (a, b) for term in value.numerator]

@@ -21,14 +21,14 @@ from .tokens import (
     OPEN,
     Token,
     Tokens,
-    clean,
+    clean_text,
+    find_relation,
     is_conjunction,
-    one_of,
-    relation_of,
-    split,
+    match_any,
+    split_tokens,
     tokenize,
 )
-from .units import MONEY, PERCENT, Unit, is_unit, unit_of
+from .units import MONEY, PERCENT, Unit, find_unit, is_unit
 
 LENGTH = 600  # characters; longer answers are not read
 ITEMS = 60  # of a list
@@ -169,11 +169,11 @@ def _variants(text: str) -> Iterator[str]:
 
 
 @lru_cache(maxsize=1 << 15)
-def parse(text: str) -> Parsed:
+def parse_answer(text: str) -> Parsed:
     """Read an answer; never raises."""
     if len(text) > LENGTH:
         return Parsed(text.strip(), ())
-    cleaned = clean(text)
+    cleaned = clean_text(text)
     if INTEGER.fullmatch(cleaned):
         return Parsed(cleaned, (Number(number(int(cleaned))),))
     clock = _clock(cleaned)
@@ -281,7 +281,7 @@ def _answer(tokens: Tokens, letters_are_units: bool = False, depth: int = 0) -> 
     inner = _enclosed(tokens, "{", "}")
     if inner is not None:  # braces that only group
         return _answer(inner, letters_are_units, depth + 1)
-    pieces, conjunctions = split(tokens, is_conjunction)
+    pieces, conjunctions = split_tokens(tokens, is_conjunction)
     groups = [_items(piece) for piece in pieces]
     groups = [group for group in groups if group]
     if len(groups) == 1 and len(groups[0]) == 1:
@@ -349,7 +349,7 @@ def _compound(items: list[Answer]) -> Number | None:
 
 
 def _items(tokens: Tokens) -> list[Tokens]:
-    return [piece for piece in split(tokens, one_of(","))[0] if piece]
+    return [piece for piece in split_tokens(tokens, match_any(","))[0] if piece]
 
 
 def _are_records(items_GI: list[list[Answer]], conjunctions: list[Token]) -> bool:
@@ -390,20 +390,22 @@ def _enclosed(tokens: Tokens, opening: str, closing: str) -> Tokens | None:
 
 
 def _item(tokens: Tokens, letters_are_units: bool, depth: int) -> Answer:
-    parts, signs = split(tokens, lambda token: relation_of(token) is not None and token.kind in ("symbol", "command"))
-    relations = [relation_of(sign) for sign in signs]
+    parts, signs = split_tokens(
+        tokens, lambda token: find_relation(token) is not None and token.kind in ("symbol", "command")
+    )
+    relations = [find_relation(sign) for sign in signs]
     if not relations:
         return _object(tokens, letters_are_units, depth)
     if "~" in relations:  # what is exact stands before; after a name it is all there is
         at = relations.index("~")
         head = tuple(token for i in range(at + 1) for token in (*parts[i], *signs[i : i + (i < at)]))
-        if name_of(head) is not None:
+        if read_name(head) is not None:
             head = (*head, Token("symbol", "="), *parts[at + 1])
         return _item(head, letters_are_units, depth + 1)
     if set(relations) == {"="}:
         return _equation(parts, letters_are_units, depth)
     if relations == ["in"] or relations == ["!="]:
-        name = name_of(parts[0])
+        name = read_name(parts[0])
         if name is None:
             raise Unreadable("relation")
         answer = _answer(parts[1], depth=depth + 1) if relations == ["in"] else _all_but(_bound(parts[1]))
@@ -412,7 +414,7 @@ def _item(tokens: Tokens, letters_are_units: bool, depth: int) -> Answer:
 
 
 def _equation(parts: list[Tokens], letters_are_units: bool, depth: int) -> Answer:
-    names = [name_of(part) for part in parts]
+    names = [read_name(part) for part in parts]
     if not parts[0] or not parts[-1]:
         raise Unreadable("half an equation")
     if parts[0][0].text in _OPERATORS and len(parts) == 2:  # what is evaluated names the value
@@ -461,7 +463,7 @@ _NAMING = frozenset("(){}[]|_',:") | {
 _NAMING |= {"\\mathbf", "\\frac", "\\dfrac", "\\widehat", "\\overrightarrow", "\\lvert", "\\rvert"}
 
 
-def name_of(tokens: Tokens) -> tuple[str, str | None] | None:
+def read_name(tokens: Tokens) -> tuple[str, str | None] | None:
     """The name that `tokens` are (x, x_1, f(x), (x, y), |AB|, \\frac{NO}{BO}, ...) and the parameter of a function."""
     inverse = [token.text for token in tokens[1:6]] == ["^", "{", "-", "1", "}"] and len(tokens) > 6
     if inverse and tokens[6].text == "(":  # f^{-1}(x)
@@ -498,7 +500,7 @@ _FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
 def _inequality(parts: list[Tokens], relations: list[str]) -> Answer:
-    if len(parts) > 2 and len(set(relations)) == 1 and relations[0] in "<>" and name_of(parts[0]) is not None:
+    if len(parts) > 2 and len(set(relations)) == 1 and relations[0] in "<>" and read_name(parts[0]) is not None:
         return Sequence(relations[0], tuple(_quantity(part, False) for part in parts))
     if any(relation not in _FLIPPED for relation in relations) or len(parts) > 3:
         raise Unreadable("relation")
@@ -508,7 +510,7 @@ def _inequality(parts: list[Tokens], relations: list[str]) -> Answer:
         raise Unreadable("relations that point both ways")
     if relations[0][0] == ">":
         parts, relations = parts[::-1], [_FLIPPED[relation] for relation in relations[::-1]]
-    name = name_of(parts[1])
+    name = read_name(parts[1])
     low, high = _bound(parts[0]), _bound(parts[2])
     if name is None or "|" in name[0]:
         raise Unreadable("between two bounds")
@@ -519,8 +521,8 @@ def _inequality(parts: list[Tokens], relations: list[str]) -> Answer:
 def _half_line(parts: list[Tokens], relation: str) -> Answer:
     """x > 3, 2x <= 6 as an interval; an inequality in several variables as it is."""
     for name, other, way in (
-        (name_of(parts[0]), parts[1], relation),
-        (name_of(parts[1]), parts[0], _FLIPPED[relation]),
+        (read_name(parts[0]), parts[1], relation),
+        (read_name(parts[1]), parts[0], _FLIPPED[relation]),
     ):
         if name is not None and "|" not in name[0]:
             bound = _bound(other)
@@ -569,10 +571,10 @@ def _object(tokens: Tokens, letters_are_units: bool, depth: int) -> Answer:
     """Anything without a relation."""
     if not tokens:
         raise Unreadable("nothing")
-    parts, _ = split(tokens, one_of("\\setminus", "\\backslash"))
+    parts, _ = split_tokens(tokens, match_any("\\setminus", "\\backslash"))
     if len(parts) == 2:
         return _all_reals_but(parts)
-    parts, _ = split(tokens, one_of("\\cup"))
+    parts, _ = split_tokens(tokens, match_any("\\cup"))
     if len(parts) > 1:
         return Union(tuple(_object(part, False, depth + 1) for part in parts))
     if tokens[0].text == "\\begin":
@@ -605,7 +607,7 @@ def _object(tokens: Tokens, letters_are_units: bool, depth: int) -> Answer:
 def _all_reals_but(parts: list[Tokens]) -> Union:
     r"""\mathbb{R} \setminus \{a, b\}, as intervals."""
     inner = _enclosed(parts[1], "\\{", "\\}")
-    points = [_bound(point) for point in split(inner, one_of(","))[0]] if inner else []
+    points = [_bound(point) for point in split_tokens(inner, match_any(","))[0]] if inner else []
     values = [point.value.approximate() if isinstance(point, Number) else None for point in points]
     if [token.text for token in parts[0]] not in _REALS or not points or None in values:
         raise Unreadable("difference of sets")
@@ -632,8 +634,8 @@ def _plus_minus(tokens: Tokens, letters_are_units: bool, depth: int) -> Answer:
 def _set(inner: Tokens, depth: int) -> Answer:
     if not inner:
         return Sequence("{}", ())
-    parts, _ = split(inner, one_of("|", "\\mid", ":"))
-    if len(parts) == 2 and name_of(split(parts[0], one_of("\\in"))[0][0]) is not None:  # {x | 0 < x < 1}
+    parts, _ = split_tokens(inner, match_any("|", "\\mid", ":"))
+    if len(parts) == 2 and read_name(split_tokens(parts[0], match_any("\\in"))[0][0]) is not None:  # {x | 0 < x < 1}
         condition = _answer(parts[1], depth=depth + 1)
         if isinstance(condition, Named) and condition.relation == "in":
             return condition.answer
@@ -650,7 +652,7 @@ def _bracketed(tokens: Tokens, depth: int) -> Answer | None:
             inner = _enclosed(tokens, opening, closing)
             if inner is None:
                 continue
-            items = split(inner, one_of(",", ";"))[0]
+            items = split_tokens(inner, match_any(",", ";"))[0]
             if 1 < len(items) <= ITEMS:
                 answers = tuple(_answer(item, depth=depth + 1) for item in items)
                 if any(isinstance(answer, Sequence) and not answer.brackets for answer in answers):
@@ -675,8 +677,8 @@ def _matrix(tokens: Tokens, depth: int) -> Matrix | Sequence:
     body = tokens[4:-4]
     if any(token.text == "\\begin" for token in body):
         raise Unreadable("nested environment")
-    rows = [row for row in split(body, one_of("\\\\"))[0] if row]
-    cells_RC = [split(row, one_of("&"))[0] for row in rows]
+    rows = [row for row in split_tokens(body, match_any("\\\\"))[0] if row]
+    cells_RC = [split_tokens(row, match_any("&"))[0] for row in rows]
     if sum(map(len, cells_RC)) > ITEMS:
         raise Unreadable("many cells")
     if kind == "cases":
@@ -718,7 +720,7 @@ def _based(texts: list[str]) -> Based | None:
 
 
 def _ratio(tokens: Tokens) -> Ratio | None:
-    parts, _ = split(tokens, lambda token: token.text in (":", "to") and token.kind != "command")
+    parts, _ = split_tokens(tokens, lambda token: token.text in (":", "to") and token.kind != "command")
     if len(parts) < 2:
         return None
     return Ratio(tuple(_quantity(part, False) for part in parts))
@@ -740,7 +742,7 @@ def _quantity(tokens: Tokens, letters_are_units: bool) -> Number:
     if scalar.position and rest:
         rest = _after_number(rest, value)
     decimals, digits = _places(tokens[: len(tokens) - len(rest)])
-    return Number(value, decimals, digits, MONEY if money else unit_of(rest))
+    return Number(value, decimals, digits, MONEY if money else find_unit(rest))
 
 
 def _after_number(rest: Tokens, value: Value) -> Tokens:

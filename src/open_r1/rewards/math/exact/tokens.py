@@ -47,7 +47,7 @@ _TAIL = re.compile(
 )
 
 
-def clean(text: str) -> str:
+def clean_text(text: str) -> str:
     """One line in a reduced LaTeX: no spacing commands, no delimiters, no punctuation at its ends; ¤ is money."""
     text = text.strip()
     if not text.isascii() or "\n" in text or "\t" in text:
@@ -166,11 +166,11 @@ def _relation(text: str, found: re.Match[str]) -> Token | None:
     return Token("symbol", {"**": "^", "==": "="}.get(both, both), bool(found["space"]))
 
 
-def relation_of(token: Token) -> str | None:
+def find_relation(token: Token) -> str | None:
     return token.text if token.text in ("<=", ">=", "!=") else _RELATIONS.get(token.text)
 
 
-def split(tokens: Tokens, at: Callable[[Token], bool]) -> tuple[list[Tokens], list[Token]]:
+def split_tokens(tokens: Tokens, at: Callable[[Token], bool]) -> tuple[list[Tokens], list[Token]]:
     """Pieces between the separators that stand outside all brackets, and the separators."""
     pieces, separators, depth, start = [], [], 0, 0
     for i, token in enumerate(tokens):
@@ -186,7 +186,7 @@ def split(tokens: Tokens, at: Callable[[Token], bool]) -> tuple[list[Tokens], li
     return pieces, separators
 
 
-def one_of(*texts: str) -> Callable[[Token], bool]:
+def match_any(*texts: str) -> Callable[[Token], bool]:
     return lambda token: token.text in texts and token.kind in ("symbol", "command")
 
 

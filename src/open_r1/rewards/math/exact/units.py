@@ -63,7 +63,7 @@ def is_unit(word: str) -> bool:
     return word in _UNITS or word in _SPEEDS
 
 
-def unit_of(tokens: Tokens) -> Unit | None:
+def find_unit(tokens: Tokens) -> Unit | None:
     """The unit at the head of the words after a number; None for nouns that are only counted."""
     dimensions: dict[str, int] = {}
     factor, sign, power, i = Fraction(1), 1, 1, 0
