@@ -1,25 +1,29 @@
-"""A reward model from preferences: R1's reward for what no rule can judge."""
+"""A reward model from preference pairs: R1's reward for what no rule can judge.
+
+A head on the last token gives each answer a score s; the loss of a pair is -log sigmoid(s(chosen) - s(rejected)).
+"""
 
 from __future__ import annotations
 
 from trl import RewardTrainer, get_peft_config, get_quantization_config
 
-from . import models
 from .config.recipe import Recipe
-from .data import contamination, presenting
-from .run import lifecycle
+from .data.contamination import apply_gate
+from .data.presenting import load_datasets, load_eval_datasets
+from .models import build_model_kwargs, keep_head_precision, load_tokenizer, prepare_weights
+from .run.lifecycle import finish_training, run_from_command_line, start_run
 from .run.run import Run
-from .training import callbacks
+from .training.callbacks import run_trainer
 
 
 def main(recipe: Recipe) -> Run:
-    this = lifecycle.start_run(recipe)
-    tokenizer = models.load_tokenizer(recipe)
-    rows = presenting.load_datasets(recipe.data.datasets, "reward", recipe.data, recipe.args.seed)
-    rows = contamination.apply_gate(this, rows, recipe.data.contamination)
-    held_out = presenting.load_eval_datasets(recipe)
-    base = models.prepare_weights(recipe, tokenizer)
-    recipe.args.model_init_kwargs = models.build_model_kwargs(recipe)
+    run = start_run(recipe)
+    tokenizer = load_tokenizer(recipe)
+    rows = load_datasets(recipe.data.datasets, "reward", recipe.data, recipe.args.seed)
+    rows = apply_gate(run, rows, recipe.data.contamination)
+    held_out = load_eval_datasets(recipe)
+    base = prepare_weights(recipe, tokenizer)
+    recipe.args.model_init_kwargs = build_model_kwargs(recipe)
     trainer = RewardTrainer(
         model=base,
         args=recipe.args,
@@ -29,11 +33,11 @@ def main(recipe: Recipe) -> Run:
         quantization_config=get_quantization_config(recipe.model),
         peft_config=get_peft_config(recipe.model),
     )
-    models.keep_head_precision(trainer.model)
-    callbacks.run_trainer(trainer, this)
-    lifecycle.finish_training(this, trainer, tokenizer, base)
-    return this
+    keep_head_precision(trainer.model)
+    run_trainer(trainer, run)
+    finish_training(run, trainer, tokenizer, base)
+    return run
 
 
 if __name__ == "__main__":
-    lifecycle.run_from_command_line(main)
+    run_from_command_line(main)

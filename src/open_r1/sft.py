@@ -1,30 +1,36 @@
-"""Supervised fine-tuning: cold start, the 800k mixture, distillation."""
+"""Supervised fine-tuning: cold start, the 800k mixture, distillation.
+
+The loss is the cross-entropy of each next token. In conversations only the assistant's tokens count, unless the recipe
+sets `assistant_only_loss: false`; in rows of a prompt and a completion, only the completion's.
+"""
 
 from __future__ import annotations
 
 from trl import SFTTrainer, get_peft_config, get_quantization_config
 
-from . import models
 from .config.recipe import Recipe
-from .data import columns, contamination, presenting
-from .run import lifecycle
+from .data.columns import list_columns
+from .data.contamination import apply_gate
+from .data.presenting import load_datasets, load_eval_datasets
+from .models import build_model_kwargs, check_turns_end, load_tokenizer, prepare_weights
+from .run.lifecycle import finish_training, run_from_command_line, start_run
 from .run.run import Run
-from .training import callbacks
+from .training.callbacks import run_trainer
 
 
 def main(recipe: Recipe) -> Run:
-    this = lifecycle.start_run(recipe)
-    tokenizer = models.load_tokenizer(recipe)
-    rows = presenting.load_datasets(recipe.data.datasets, "sft", recipe.data, recipe.args.seed)
-    rows = contamination.apply_gate(this, rows, recipe.data.contamination)
-    held_out = presenting.load_eval_datasets(recipe)
-    base = models.prepare_weights(recipe, tokenizer)
-    recipe.args.model_init_kwargs = models.build_model_kwargs(recipe)
-    if "messages" in columns.list_columns(rows):
-        models.check_turns_end(tokenizer)
-    if "messages" in columns.list_columns(rows) and "assistant_only_loss" not in recipe.given:
-        # TRL would train on the user's words as well.
-        recipe.args.assistant_only_loss = True
+    run = start_run(recipe)
+    tokenizer = load_tokenizer(recipe)
+    rows = load_datasets(recipe.data.datasets, "sft", recipe.data, recipe.args.seed)
+    rows = apply_gate(run, rows, recipe.data.contamination)
+    held_out = load_eval_datasets(recipe)
+    base = prepare_weights(recipe, tokenizer)
+    recipe.args.model_init_kwargs = build_model_kwargs(recipe)
+    if "messages" in list_columns(rows):
+        check_turns_end(tokenizer)
+        if "assistant_only_loss" not in recipe.given:
+            # TRL's default trains on the user's words as well.
+            recipe.args.assistant_only_loss = True
     trainer = SFTTrainer(
         model=base,
         args=recipe.args,
@@ -34,10 +40,10 @@ def main(recipe: Recipe) -> Run:
         quantization_config=get_quantization_config(recipe.model),
         peft_config=get_peft_config(recipe.model),
     )
-    callbacks.run_trainer(trainer, this)
-    lifecycle.finish_training(this, trainer, tokenizer, base)
-    return this
+    run_trainer(trainer, run)
+    finish_training(run, trainer, tokenizer, base)
+    return run
 
 
 if __name__ == "__main__":
-    lifecycle.run_from_command_line(main)
+    run_from_command_line(main)

@@ -90,13 +90,13 @@ def test_a_borrowed_model_comes_back_as_it_was(evaluated):
 
 def test_repeated_prompts_have_ids_of_their_own():
     prompts = [{"prompt": "a"}, {"prompt": "b"}, {"prompt": "a"}, {"prompt": "a", "id": 7}]
-    names = live_evaluation.ids(prompts)
+    names = live_evaluation.list_ids(prompts)
     assert len(set(names)) == 4 and names[2] == f"{names[0]}-2" and names[3] == "7"
 
 
 def test_one_sample_has_no_vote(write_recipe):
-    assert live_evaluation.named(1) == ["pass@1"] and [
-        registry.resolve_metric(name, 2) for name in live_evaluation.named(2)
+    assert live_evaluation.list_metrics(1) == ["pass@1"] and [
+        registry.resolve_metric(name, 2) for name in live_evaluation.list_metrics(2)
     ] == ["pass@1", "maj@2"]
     recipe = load_recipe(write_recipe("grpo", evaluation={"datasets": [HELD_OUT], "k": 1}))
     done = grpo.main(recipe)

@@ -9,7 +9,6 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -203,30 +202,6 @@ def _text(value: str | list[dict[str, Any]]) -> str:
 def _shorten(text: str, length: int = 400) -> str:
     text = "".join(c if c.isprintable() or c == "\n" else "\N{MIDDLE DOT}" for c in text)
     return text if len(text) <= length else f"{text[: length * 2 // 3]} ... {text[-length // 3 :]}"
-
-
-class LiveEvaluation(TrainerCallback):
-    """Judges held-out problems before the first step and every so many steps.
-
-    Args:
-        record: judges the model as it is at a step: all problems under a name, or the live subset without one.
-        every: steps between evaluations; 0 for none during training.
-        resumed: the run goes on from a checkpoint, so `before` is there already.
-    """
-
-    def __init__(self, record: Callable[..., Any], every: int, resumed: bool):
-        self.record = record
-        self.every = every
-        self.resumed = resumed
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not self.resumed:
-            self.record(0, name="before")
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # The last step is judged on all problems once training has ended.
-        if self.every and state.global_step % self.every == 0 and state.global_step < state.max_steps:
-            self.record(state.global_step)
 
 
 class WandbRecipe(TrainerCallback):

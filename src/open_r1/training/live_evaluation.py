@@ -1,6 +1,7 @@
-"""Evaluation inside a training: held-out problems judged before, every so many steps, and after.
+"""Evaluation during training: before the first step, every so many steps, and after the last.
 
-The sampling is the engines', the judge is the one that trains, and the figures are those of an `evaluate` run.
+Completions come from the transformers engine, verdicts from the accuracy scorer, and the figures are those of an
+`evaluate` run.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from trl.models import unwrap_model_for_generation
 
 from ..benchmarks import registry
@@ -40,49 +41,64 @@ def load_problems(recipe: Recipe) -> list[dict[str, Any]]:
     return list(load_datasets(recipe.run.evaluation.datasets, "grpo", recipe.data, recipe.args.seed, [VERIFIER]))
 
 
-class Evaluator:
-    """Judges a trainer's model on the recipe's `evaluation` problems; made once, used at any step.
+class LiveEvaluation(TrainerCallback):
+    """Evaluates a trainer's model on held-out problems before the first step and every `evaluation.every` steps.
 
-    Every completion has random numbers of its own, from the recipe's seed and the step, so an evaluation changes
-    nothing in the training around it, and is the same in however many processes.
+    Every completion has a random generator seeded by the recipe's seed and the step, so an evaluation changes nothing
+    in the training around it, and gives the same figures on any number of processes. Without problems it does nothing.
     """
 
     def __init__(self, problems: list[dict[str, Any]], trainer: Trainer, run: Run):
-        recipe = run.recipe
-        assert recipe.run.evaluation is not None
-        self.settings = recipe.run.evaluation
+        self.problems = problems
         self.trainer = trainer
         self.run = run
-        self.seed = recipe.args.seed
-        self.max_tokens = self.settings.max_completion_length or recipe.args.max_completion_length
-        self.problems = problems
-        self.ids = ids(problems)
+        self.seed = run.recipe.args.seed
+        if not problems:
+            return
+        assert run.recipe.run.evaluation is not None
+        self.settings = run.recipe.run.evaluation
+        self.max_tokens = self.settings.max_completion_length or run.recipe.args.max_completion_length
+        self.ids = list_ids(problems)
         self.grader = Grader(VERIFIER, self.max_tokens)
-        self.metrics = [registry.resolve_metric(name, self.settings.k) for name in named(self.settings.k)]
+        self.metrics = [registry.resolve_metric(name, self.settings.k) for name in list_metrics(self.settings.k)]
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.problems and self.run.checkpoint is None:
+            self.record(0, name="before")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # The last step is evaluated by `summarize`, on all problems.
+        due = self.problems and self.settings.every and state.global_step % self.settings.every == 0
+        if due and state.global_step < state.max_steps:
+            self.record(state.global_step)
 
     def record(self, step: int, name: str | None = None) -> dict[str, Any]:
-        """Judge the model as it is and log the figures.
+        """Evaluate the model in its current state and log the figures.
 
-        Under a name all problems are judged, and kept as `evaluations/<name>.json`; without one the first `live_rows`.
+        Args:
+            step: of the training.
+            name: evaluates all problems and writes `evaluations/<name>.json`; None evaluates the first `live_rows`.
         """
-        judged = self.judge(step, None if name else self.settings.live_rows)
+        judged = self.evaluate(step, None if name else self.settings.live_rows)
         if name and self.run.main:
             folder = self.run.dir / "evaluations"
             folder.mkdir(exist_ok=True)
             write_json(folder / f"{name}.json", {"name": name} | judged)
         logs = {f"evaluation/{key}": figure["value"] for key, figure in metrics.summarize_evaluation(judged).items()}
         logs["evaluation/unknown"] = sum(judged["shares"][kind]["value"] for kind in ("unknown", "error"))
-        # Not through `trainer.log`, which would also close the books on the training step under way.
+        # `trainer.log` would also close the sums of the training step under way.
         trainer = self.trainer
         known = {key: value for key, value in logs.items() if value is not None}
         due = trainer.control.should_log
         trainer.callback_handler.on_log(trainer.args, trainer.state, trainer.control, known)
-        # The handler takes it for the step's own log, which is still to come.
+        # The handler cleared it, and the step's own log is still to come.
         trainer.control.should_log = due
         return judged
 
     def summarize(self) -> None:
-        """Judge the trained model, write summary.json, and print before and after."""
+        """Evaluate the trained model, write summary.json, and print the figures before and after."""
+        if not self.problems:
+            return
         after = self.record(self.trainer.state.global_step, name="after")
         if not self.run.main:
             return
@@ -96,13 +112,13 @@ class Evaluator:
         write_json(self.run.dir / "summary.json", summary)
         print(run_report.format_before_after(summary["before"], summary["after"]))
 
-    def judge(self, step: int, rows: int | None = None) -> dict[str, Any]:
+    def evaluate(self, step: int, rows: int | None = None) -> dict[str, Any]:
         """The evaluation of the first `rows` problems (all of them by default)."""
         problems = self.problems[:rows]
-        judged_PK, completions_PK = self._judged(problems, step)
+        judged_PK, completions_PK = self._sample_and_grade(problems, step)
         settings, recipe = self.settings, self.run.recipe
-        told = metrics.compute_figures(judged_PK, self.metrics, level=LEVEL, seed=self.seed)
-        for line, problem in zip(told["by_problem"], problems, strict=True):
+        figures = metrics.compute_figures(judged_PK, self.metrics, level=LEVEL, seed=self.seed)
+        for line, problem in zip(figures["by_problem"], problems, strict=True):
             line["question"] = grading.shorten_question(problem["prompt"])
         return {
             "title": "Held-out problems",
@@ -129,14 +145,14 @@ class Evaluator:
             "verifier": VERIFIER.name,
             "grader": self.grader.version,
             "level": LEVEL,
-            **told,
+            **figures,
             "examples": [
                 grading.pick_example(problem, judged_K, completions_K)
                 for problem, judged_K, completions_K in zip(problems[:SHOWN], judged_PK, completions_PK, strict=False)
             ],
         }
 
-    def _judged(
+    def _sample_and_grade(
         self, problems: list[dict[str, Any]], step: int
     ) -> tuple[list[list[dict[str, Any]]], list[list[str | None]]]:
         """Judged samples and their texts (problems x k); the problems are divided among the processes."""
@@ -166,7 +182,7 @@ class Evaluator:
         return [judged for judged, _ in ordered], [texts for _, texts in ordered]
 
     def _sample(self, prompts: list[Any], rows: list[int], step: int) -> list[list[Any]]:
-        """`k` completions of each prompt by the model as it is."""
+        """`k` completions of each prompt by the model in its current state."""
         sampling = Sampling(
             temperature=self.settings.temperature,
             top_p=self.settings.top_p,
@@ -188,17 +204,17 @@ class Evaluator:
             model.train(training)
 
 
-def ids(problems: list[dict[str, Any]]) -> list[str]:
-    """The problems' own ids, or their prompts' hashes; of what is there several times, all but the first numbered."""
+def list_ids(problems: list[dict[str, Any]]) -> list[str]:
+    """The problems' ids, or hashes of their prompts; a repeated id gets its count: `a`, `a-2`, `a-3`."""
     seen: Counter[str] = Counter()
-    named = []
+    ids = []
     for problem in problems:
         name = hash_prompt(problem["prompt"]) if problem.get("id") is None else str(problem["id"])
         seen[name] += 1
-        named.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
-    return named
+        ids.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+    return ids
 
 
-def named(k: int) -> list[str]:
+def list_metrics(k: int) -> list[str]:
     """Metrics of `k` samples: a vote takes at least two."""
     return ["pass@1", "maj@k"] if k > 1 else ["pass@1"]
