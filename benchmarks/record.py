@@ -25,7 +25,7 @@ def machine() -> dict[str, Any]:
     found["date"] = datetime.now(UTC).isoformat(timespec="seconds")
     found["load"] = round(os.getloadavg()[0], 1)
     if torch.cuda.is_available():
-        found["packages"] |= environment.versions("flash-attn", "kernels", "triton", "deepspeed", "liger-kernel")
+        found["packages"] |= environment.find_versions("flash-attn", "kernels", "triton", "deepspeed", "liger-kernel")
         found["cuda"] = torch.version.cuda
         found["gpu_memory_bytes"] = torch.cuda.get_device_properties(0).total_memory
         found["nvidia_smi"] = _nvidia_smi()

@@ -87,7 +87,7 @@ SOURCE = DatasetConfig("a.jsonl")
     ],
 )
 def test_amounts(sources, available, rows, expected):
-    assert mix.sizes([DatasetConfig("a.jsonl", **source) for source in sources], available, rows) == expected
+    assert mix.compute_sizes([DatasetConfig("a.jsonl", **source) for source in sources], available, rows) == expected
 
 
 @pytest.mark.parametrize(
@@ -102,14 +102,14 @@ def test_amounts(sources, available, rows, expected):
         ),
         ([{"weight": 0.5, "epochs": 2}, {"weight": 0.5}], [10, 99], 60, ["30 rows", "20 in 2 epochs", "`epochs: 3`"]),
         ([{"weight": 0.999}, {"weight": 0.001}], [600, 10], 100, ["datasets.1", "none of its 10 rows"]),
-        ([{}, {}], [7, 0], None, ["datasets.1", "none of its rows is left, as all repeat others or are contaminated"]),
+        ([{}, {}], [7, 0], None, ["datasets.1", "none of its rows is left: all are repeats or contaminated"]),
         ([{"epochs": 0.01}], [7], None, ["none of its 7 rows"]),
         ([{"rows": 0}], [7], None, ["none of its 7 rows"]),
     ],
 )
 def test_amounts_that_cannot_be_had(sources, available, rows, told):
     with pytest.raises(RecipeError) as error:
-        mix.sizes([DatasetConfig("a.jsonl", **source) for source in sources], available, rows)
+        mix.compute_sizes([DatasetConfig("a.jsonl", **source) for source in sources], available, rows)
     assert all(part in str(error.value) for part in told), error.value
 
 
@@ -118,7 +118,7 @@ def test_amounts_that_cannot_be_had(sources, available, rows, told):
 def test_shares_are_as_near_as_whole_rows_allow(parts, drawn):
     weights = [part / sum(parts) for part in parts]
     available = [drawn.draw(st.integers(100, 3000)) for _ in parts]
-    counts = mix.sizes([DatasetConfig("a.jsonl", weight=w) for w in weights], available, None)
+    counts = mix.compute_sizes([DatasetConfig("a.jsonl", weight=w) for w in weights], available, None)
     total = sum(counts)
     assert all(abs(count - total * weight) < 1 for count, weight in zip(counts, weights, strict=True))
     assert all(count <= n for count, n in zip(counts, available, strict=True))

@@ -21,14 +21,14 @@ from open_r1 import selection
 from open_r1.config.loading import load_recipe
 from open_r1.config.schema import DataConfig, DatasetConfig, PairsConfig, SelectConfig
 from open_r1.curation import by_prompt, rejection_sampling, scoring
-from open_r1.curation.funnel import MOST_REASONS, OTHERS, Funnel, band
+from open_r1.curation.funnel import MOST_REASONS, OTHERS, Funnel, find_band
 from open_r1.data import presenting, shards
 from open_r1.data.sources import load_source
 from open_r1.errors import RecipeError
 from open_r1.filters.registry import FilterConfig
 from open_r1.prompts import hash_prompt
 from open_r1.rewards.verdict import Verdict
-from open_r1.system import files, locks, worker_pool
+from open_r1.system import files, locks
 
 FIRST = ["sampled", "judged"]
 
@@ -165,7 +165,7 @@ def paired(rows: list[dict], filters: tuple = ("correct",), **pairs) -> list[tup
 
 def test_unknown_is_not_wrong():
     rows = [judged_row(v, k) for k, v in enumerate(["correct", "wrong", "unknown", "error", "unknown", ""])]
-    assert rejection_sampling.pass_rate(rows) == 0.5 and rejection_sampling.pass_rate(rows[2:]) is None
+    assert rejection_sampling.compute_pass_rate(rows) == 0.5 and rejection_sampling.compute_pass_rate(rows[2:]) is None
     assert paired(rows, per_prompt=9) == [(0, 1)]
     assert paired([rows[0], *rows[2:]], per_prompt=9) == []
     scored = [row | {"scores": {"q": 1.0 - row["sample"] / 9}} for row in rows]
@@ -287,7 +287,7 @@ def test_nothing_is_dropped_without_being_counted(prompts, filters, output, reas
 def test_a_filter_that_names_every_case_does_not_fill_memory():
     funnel = Funnel(["own"], examples=2)
     for i in range(3 * MOST_REASONS):
-        funnel.passed("own", [judged_row("", i)], [f"case {i}"])
+        funnel.apply_step("own", [judged_row("", i)], [f"case {i}"])
     step = funnel.steps["own"]
     assert len(step.reasons) == MOST_REASONS + 1 and step.dropped == 3 * MOST_REASONS
     assert step.reasons[OTHERS] == 2 * MOST_REASONS and len(step.examples[OTHERS]) == 2
@@ -295,7 +295,7 @@ def test_a_filter_that_names_every_case_does_not_fill_memory():
 
 def test_bands_hold_their_upper_bounds():
     rates = [None, 0.0, 1.0, 1 / 64, 0.1, 0.1001, 0.3, 0.7, 63 / 64]
-    assert [band(rate) for rate in rates] == ["unjudged", "never", "always", 0, 0, 1, 2, 6, 9]
+    assert [find_band(rate) for rate in rates] == ["unjudged", "never", "always", 0, 0, 1, 2, 6, 9]
 
 
 def test_a_list_of_completions_is_several_samples(selected):
@@ -402,11 +402,16 @@ def _stored(folder: Path, rows: list[dict]) -> Path:
     return path
 
 
-def test_a_full_disk_says_so(tmp_path):
-    with pytest.raises(RecipeError, match=r"the disk is full.*verdicts are kept"), by_prompt.space(tmp_path):
+def test_a_full_disk_says_so(selected, monkeypatch):
+    apart = samples(4)
+    random.Random(0).shuffle(apart)
+
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
-    with pytest.raises(PermissionError), by_prompt.space(tmp_path):
-        raise PermissionError(13, "no")
+
+    monkeypatch.setattr(pyarrow.ipc, "new_stream", full)
+    with pytest.raises(RecipeError, match=r"the disk is full: .*buckets could not be written"):
+        selected(apart)
 
 
 def test_contaminated_prompts_are_dropped_before_they_are_judged(selected, tmp_path):
@@ -442,14 +447,13 @@ def test_prompts_whose_samples_lie_apart_are_brought_together(selected, monkeypa
     mixed = selected(apart, "mixed", **keys)
     scratch = mixed / "scratch"
     scratch.mkdir()
-    assert not by_prompt.stand_together(mixed / "judged", scratch) and by_prompt.stand_together(
-        together / "judged", scratch
-    )
-    assert len({len(group) for group in by_prompt.regrouped(mixed / "judged", scratch)}) == 1
+    assert not by_prompt.are_prompts_contiguous(mixed / "judged")
+    assert by_prompt.are_prompts_contiguous(together / "judged")
+    assert len({len(group) for group in by_prompt.regroup(mixed / "judged", scratch)}) == 1
     assert not list(scratch.iterdir())
     opened, limit = [], pyarrow.parquet.ParquetFile
     monkeypatch.setattr(pyarrow.parquet, "ParquetFile", lambda path: opened.append(limit(path)) or opened[-1])
-    list(by_prompt.regrouped(mixed / "judged", scratch))
+    list(by_prompt.regroup(mixed / "judged", scratch))
     assert opened and all(file.closed for file in opened[:-1]), "many files are not all open at once"
     assert steps_of(mixed) == steps_of(together)
     lineage = [
@@ -463,7 +467,7 @@ def test_many_samples_are_sifted_in_other_processes_with_the_same_result(selecte
     keys = {"filters": ["correct", "pass_rate"], "curriculum": [0.5], "shard_rows": 7}
     alone = everything(selected(samples(12), "alone", **keys))
     monkeypatch.setattr(selection, "CHUNK_ROWS", 5)
-    monkeypatch.setattr(worker_pool, "count_cores", lambda: 2)
+    monkeypatch.setattr(selection, "count_cores", lambda: 2)
     many = everything(selected(samples(12), "many", **keys | {"datasets": [alone_source(alone)]}))
     assert many == alone
     (tmp_path / "crashing.py").write_text("def crash(samples):\n    return samples[0]['no such key']\n")

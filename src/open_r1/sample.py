@@ -1,4 +1,4 @@
-"""Sampling: prompts in, n completions each out, to be judged and selected from (R1's step 3a)."""
+"""Sampling: n completions of each prompt, for rejection sampling (R1's step 3a)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import numpy as np
 
 from .config.recipe import Recipe
 from .config.schema import SamplingConfig
-from .data import contamination, deduplicate, hub, shards
+from .data import shards
+from .data.contamination import apply_gate
+from .data.deduplicate import drop_duplicates
 from .data.rows import StoredRows, load_rows
 from .data.shards import Shards
 from .engines import registry
@@ -20,63 +22,62 @@ from .engines.sampling import COLUMNS, Asked, complete_prompts, fill_files, meas
 from .errors import RecipeError
 from .models import ensure_model
 from .prompts import read_last_text
-from .run import job_array, lifecycle
+from .run.job_array import check_same_rows, claim_finish, list_own_files
+from .run.lifecycle import finish_dataset, run_from_command_line, start_run
 from .run.run import Run
 from .system.progress import Progress
 
-BINS = 32  # of the histogram of lengths, at most
-SHOWN = 5  # completions kept for the report
+BINS = 32  # at most, in the histogram of lengths
+SHOWN = 5  # completions in the report
 
 
 def main(recipe: Recipe) -> Run:
     args = recipe.args
     registry.check_engine(args.engine)
-    problem = hub.check_push(args.hub_dataset_id)
-    this = lifecycle.start_run(recipe)
-    if problem:
-        this.say(problem)
+    run = start_run(recipe)
     rows = load_rows(recipe)
-    refuse_columns(rows)
-    rows, repeated = deduplicate.drop_duplicates(rows, args.deduplicate)
-    rows = contamination.apply_gate(this, rows, recipe.data.contamination)
-    job_array.check_same_rows(this, rows.identity())
-    files = Shards(this.dir / "data", len(rows), args.shard_rows)
-    # Before the files are divided: a process that has none to fill loads no model, and the others would wait for it.
-    this.recipe = ensure_model(recipe)
-    todo = job_array.list_own_files(this, files)
+    check_columns(rows)
+    rows, repeated = drop_duplicates(rows, args.deduplicate)
+    rows = apply_gate(run, rows, recipe.data.contamination)
+    check_same_rows(run, rows.identity())
+    files = Shards(run.dir / "data", len(rows), args.shard_rows)
+    # All processes make the model together, also those without files to write.
+    run.recipe = ensure_model(recipe)
+    todo = list_own_files(run, files)
     if todo:
         total = args.sampling.n * sum(len(files.range(number)) for number in todo)
-        make = partial(completions, recipe, rows, files)
-        fill_files(this, files, todo, total, make, datasets.Features({**rows.features, **COLUMNS}))
-    with job_array.claim_finish(this, files) as last:
+        complete = partial(complete_file, recipe, rows, files)
+        fill_files(run, files, todo, total, complete, datasets.Features({**rows.features, **COLUMNS}))
+    with claim_finish(run, files) as last:
         if last:
-            summary = summarize(this.dir, len(rows), args.sampling.max_tokens)
-            lifecycle.finish_dataset(this, summary | {"engine": args.engine.name, "repeated": repeated})
-            this.say(told(summary))
-    return this
+            summary = summarize(run.dir, len(rows), args.sampling.max_tokens)
+            finish_dataset(run, summary | {"engine": args.engine.name, "repeated": repeated})
+            run.say(format_summary(summary))
+    return run
 
 
-def refuse_columns(rows: StoredRows) -> None:
+def check_columns(rows: StoredRows) -> None:
+    """Raise RecipeError if a source already has a column that sampling writes."""
     taken = sorted(COLUMNS.keys() & rows.features.keys())
     if taken:
         raise RecipeError(
-            f"datasets: sampling writes the columns {', '.join(taken)}, which a source has already; rename its own, "
+            f"datasets: sampling writes the columns {', '.join(taken)}, which a source has already; rename them, "
             f"e.g. `columns: {{source_{taken[0]}: {taken[0]}}}`"
         )
 
 
-def completions(
+def complete_file(
     recipe: Recipe, rows: StoredRows, files: Shards, engine: registry.Engine, number: int, progress: Progress
 ) -> list[dict[str, Any]]:
-    """The rows of one file: those of its prompts, once for each completion."""
+    """The rows of one file: each prompt's row, once for each of its completions."""
     settings, span = recipe.args.sampling, files.range(number)
     stored, numbers = rows.slice(span.start, span.stop), rows.numbers(span.start, span.stop).tolist()
-    asked = Asked(settings.n, as_sampling(settings, recipe.seed), recipe.data.prompt, recipe.data.system_prompt)
+    asked = Asked(settings.n, build_sampling(settings, recipe.seed), recipe.data.prompt, recipe.data.system_prompt)
     made_PN = complete_prompts(engine, stored, numbers, asked, progress)
     return [row | made for row, made_N in zip(stored, made_PN, strict=True) for made in made_N]
 
 
-def as_sampling(settings: SamplingConfig, seed: int) -> registry.Sampling:
+def build_sampling(settings: SamplingConfig, seed: int) -> registry.Sampling:
     return registry.Sampling(
         temperature=settings.temperature,
         top_p=settings.top_p,
@@ -88,8 +89,8 @@ def as_sampling(settings: SamplingConfig, seed: int) -> registry.Sampling:
 
 
 def summarize(directory: Path, prompts: int, max_tokens: int) -> dict[str, Any]:
-    """Figures of a run, read back from its files."""
-    # Bins of whole tokens, so that none holds more lengths than its neighbour.
+    """The contents of summary.json, computed from the run's files."""
+    # Edges between whole numbers of tokens, so that all bins hold equally many lengths.
     width = -(-max_tokens // BINS)
     edges = np.arange(0, max_tokens + width, width) + 0.5
     counts, truncated = np.zeros(len(edges) - 1, int), np.zeros(len(edges) - 1, int)
@@ -99,7 +100,7 @@ def summarize(directory: Path, prompts: int, max_tokens: int) -> dict[str, Any]:
     models: set[str] = set()
     for batch in shards.read_folder(directory / "data", ["tokens", "finish_reason", "refused", "model"]):
         reasons.update(row["finish_reason"] for row in batch)
-        # A reason names the cause first and, after a colon, the case.
+        # A reason is a cause, and after a colon the single case.
         refused.update(row["refused"].split(": ")[0] for row in batch if row["refused"])
         models.update(row["model"] for row in batch)
         answered = [row for row in batch if row["finish_reason"] != "refused"]
@@ -122,11 +123,11 @@ def summarize(directory: Path, prompts: int, max_tokens: int) -> dict[str, Any]:
             "truncated": truncated.tolist(),
         },
         "model": ", ".join(sorted(models)),
-        "samples": examples(directory / "data"),
+        "samples": pick_examples(directory / "data"),
     }
 
 
-def examples(folder: Path) -> list[dict[str, Any]]:
+def pick_examples(folder: Path) -> list[dict[str, Any]]:
     """The first completions of the first few prompts."""
     shown = ("prompt", "completion", "tokens", "finish_reason")
     first = next(shards.read_folder(folder, [*shown, "sample"]))
@@ -134,10 +135,10 @@ def examples(folder: Path) -> list[dict[str, Any]]:
     return [{key: row[key] for key in shown} | {"prompt": read_last_text(row["prompt"])} for row in rows]
 
 
-def told(summary: dict[str, Any]) -> str:
+def format_summary(summary: dict[str, Any]) -> str:
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in summary["finish_reasons"].items())
     return f"{summary['completions']:,} completions of {summary['prompts']:,} prompts ({reasons})"
 
 
 if __name__ == "__main__":
-    lifecycle.run_from_command_line(main)
+    run_from_command_line(main)

@@ -1,4 +1,4 @@
-"""Rejection sampling: judge, filter, and choose what is trained on (R1's step 3a)."""
+"""Rejection sampling: score samples, filter them, and write training rows (R1's step 3a)."""
 
 from __future__ import annotations
 
@@ -18,28 +18,31 @@ import datasets
 
 from .config.recipe import Recipe
 from .config.schema import SelectConfig
-from .curation import by_prompt, rejection_sampling, scoring
+from .curation import rejection_sampling, scoring
+from .curation.by_prompt import group_by_prompt
 from .curation.curriculum import Curriculum
-from .curation.funnel import Funnel
-from .data import contamination, deduplicate, hub, shards
+from .curation.funnel import Funnel, Row
+from .curation.rejection_sampling import Selection
+from .data import shards
 from .data.columns import MESSAGES
-from .data.deduplicate import Deduplicator
+from .data.contamination import apply_gate
+from .data.deduplicate import Deduplicator, build_deduplicator, read_compared_text
 from .data.rows import load_rows
 from .data.shards import Shards
 from .errors import RecipeError
-from .filters import registry
-from .report import run_report
+from .filters.registry import build_filters, check_filters
+from .report.run_report import write_report
 from .rewards.registry import Findings, check_ready
-from .run import job_array, lifecycle
+from .run.job_array import check_same_rows, claim_finish, list_own_files
+from .run.lifecycle import finish_dataset, run_from_command_line, start_run
 from .run.run import Run
 from .system import worker_pool
-from .system.files import replace_file, write_json
+from .system.files import write_json, write_text
+from .system.processes import count_cores
 from .system.progress import EVERY, format_duration
 
-Row = dict[str, Any]
-
 WRITE_ROWS = 500
-# What a worker gets at once: enough to be worth the way there, and not much to hold.
+# Samples sent to a worker at once: enough to outweigh the transfer, few enough to hold.
 CHUNK_ROWS = 1000
 CHUNK_CHARACTERS = 8 << 20
 CHUNK_SECONDS = 3600.0  # of CPU; a filter that takes longer hangs
@@ -47,40 +50,36 @@ CHUNK_MEMORY_MB = 4096
 
 
 def main(recipe: Recipe) -> Run:
-    args = recipe.args
-    problem = hub.check_push(args.hub_dataset_id)
-    this = lifecycle.start_run(recipe)
-    if problem:
-        this.say(problem)
+    run = start_run(recipe)
     rows = load_rows(recipe)
     scoring.check_sources(recipe, rows)
     features = scoring.build_features(rows, recipe)
     check_columns(recipe, features)
-    rows = contamination.apply_gate(this, rows, recipe.data.contamination)
-    job_array.check_same_rows(this, rows.identity())
-    files = Shards(this.dir / "judged", len(rows), args.shard_rows)
-    todo = job_array.list_own_files(this, files)
+    rows = apply_gate(run, rows, recipe.data.contamination)
+    check_same_rows(run, rows.identity())
+    files = Shards(run.dir / "judged", len(rows), recipe.args.shard_rows)
+    todo = list_own_files(run, files)
     if todo:
-        try_judges(this)
-        scoring.score_files(this, rows, files, todo)
-    with job_array.claim_finish(this, files) as last:
+        check_verifiers(run)
+        scoring.score_files(run, rows, files, todo)
+    with claim_finish(run, files) as last:
         if last:
-            lifecycle.finish_dataset(this, select(this, features))
-    return this
+            finish_dataset(run, select(run, features))
+    return run
 
 
 def check_columns(recipe: Recipe, features: datasets.Features) -> None:
-    """Refuse filters, before anything is judged, that read what the rows will not have.
+    """Check before judging that the rows will have the columns that the filters read.
 
     Raises:
         RecipeError: naming the filter, the column and what to do.
     """
     scores = features.get("scores")
     metrics = list(scores) if isinstance(scores, dict) else []
-    registry.check_filters(recipe.args.filters, metrics)
+    check_filters(recipe.args.filters, metrics)
     if recipe.args.pairs.by not in ("verdict", *metrics):
         raise RecipeError(f"pairs.by: {recipe.args.pairs.by!r} is neither `verdict` nor a score of these rows")
-    for step in registry.build_filters(recipe.args.filters):
+    for step in build_filters(recipe.args.filters):
         if step.kinds is not None and "kind" not in features:
             raise RecipeError(
                 f"filters: {step.name} is for `kinds` of rows, and these have none; add e.g. `kind: math`"
@@ -96,53 +95,60 @@ def check_columns(recipe: Recipe, features: datasets.Features) -> None:
             raise RecipeError(f"filters: {step.name} needs the column {column!r}; the rows have {', '.join(features)}")
 
 
-def try_judges(this: Run) -> None:
-    """Before hours of judging: are the sandboxes and endpoints there that the rewards rest on?"""
-    if not this.recipe.run.preflight:
+def check_verifiers(run: Run) -> None:
+    """Check before judging that the sandboxes and endpoints of the rewards can be reached.
+
+    Raises:
+        RecipeError: one cannot be reached.
+    """
+    if not run.recipe.run.preflight:
         return
     findings = Findings()
-    check_ready(this.recipe.run.rewards, findings)
-    for told in findings.said:
-        this.say(f"check: {told}")
+    check_ready(run.recipe.run.rewards, findings)
+    for message in findings.said:
+        run.say(f"check: {message}")
     if findings.fatal:
         raise RecipeError(f"check: {'; '.join(findings.fatal)}. `preflight: false` starts anyway")
 
 
-def select(this: Run, features: datasets.Features) -> dict[str, Any]:
-    """From the judged rows to the files of the run directory; begun anew if a kill interrupted it.
+def select(run: Run, features: datasets.Features) -> dict[str, Any]:
+    """Select from the judged rows and write `data`, `curriculum`, rejected.jsonl and funnel.json.
+
+    After a kill it starts from the beginning.
 
     Args:
-        this: the run.
-        features: of the judged rows.
+        run: the run.
+        features: features of the judged rows.
 
     Returns:
-        figures for summary.json.
+        The contents of summary.json.
 
     Raises:
-        RecipeError: no row is left; the funnel says why.
+        RecipeError: no row is left; the message names the step that dropped the last ones.
     """
-    args = this.recipe.args
-    staging = this.dir / ".selecting"
+    args = run.recipe.args
+    staging = run.dir / ".selecting"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
     funnel = Funnel(rejection_sampling.plan_selection(args).steps, args.examples)
     with Curriculum(staging / "curriculum", args.curriculum, features) as curriculum:
-        parts = sifted(by_prompt.group_by_prompt(this.dir / "judged", staging), args)
-        total = shards.count_rows(this.dir / "judged")
-        rows = selected(told(parts, total, this.say), args, funnel, curriculum)
-        count = write_shards(staging / "data", rows, output_features(args.output, features), args.shard_rows)
-    write_jsonl(staging / "rejected.jsonl", funnel.rejected())
+        parts = select_in_chunks(group_by_prompt(run.dir / "judged", staging), args)
+        parts = report_progress(parts, shards.count_rows(run.dir / "judged"), run.say)
+        rows = collect_rows(parts, args, funnel, curriculum)
+        count = write_shards(staging / "data", rows, build_output_features(args.output, features), args.shard_rows)
+    # Escaped, because a model may write half of a surrogate pair.
+    write_text(staging / "rejected.jsonl", "".join(json.dumps(row) + "\n" for row in funnel.rejected()))
     counts = funnel.as_json(args.output, curriculum.counts)
     if not count:
         shutil.rmtree(staging / "data")  # a folder without a file cannot be loaded
-    publish(staging, this.dir, ["rejected.jsonl", "curriculum", "data"])
-    write_json(this.dir / "funnel.json", counts)
-    this.say(funnel.table())
+    publish_files(staging, run.dir, ["rejected.jsonl", "curriculum", "data"])
+    write_json(run.dir / "funnel.json", counts)
+    run.say(funnel.table())
     if not count:
-        run_report.write_report(this.dir)
+        write_report(run.dir)
         raise RecipeError(
-            f"filters: nothing is left to train on: {funnel.end()}. Loosen that filter or leave it out, or sample "
-            f"more (`sampling.n`, more prompts, a better model); {this.dir}/rejected.jsonl has examples, and the "
+            f"filters: nothing is left to train on: {funnel.explain_empty()}. Loosen that filter or leave it out, or "
+            f"sample more (`sampling.n`, more prompts, a better model); {run.dir}/rejected.jsonl has examples. The "
             "verdicts are kept"
         )
     return {
@@ -154,27 +160,25 @@ def select(this: Run, features: datasets.Features) -> dict[str, Any]:
     }
 
 
-def selected(
-    parts: Iterable[rejection_sampling.Sifted], args: SelectConfig, funnel: Funnel, curriculum: Curriculum
+def collect_rows(
+    parts: Iterable[Selection], args: SelectConfig, funnel: Funnel, curriculum: Curriculum
 ) -> Iterator[Row]:
-    """Rows to train on, from what came of some prompts after another; counted, and their prompts written."""
-    seen = None if args.deduplicate is None else deduplicate.build_deduplicator(args.deduplicate)
+    """Training rows of all parts without repeats; counts go to the funnel, prompts to the curriculum."""
+    seen = None if args.deduplicate is None else build_deduplicator(args.deduplicate)
     for part in parts:
         funnel.add(part.funnel)
         curriculum.add(part.prompts)
         prompts = [list(rows) for _, rows in groupby(part.rows, key=itemgetter("prompt_id"))]
         if seen is not None:
-            prompts = distinct(prompts, args.deduplicate.column, seen, funnel)
+            prompts = drop_repeats(prompts, args.deduplicate.column, seen, funnel)
         for rows in prompts:
             if args.output == "messages":
-                rows = funnel.passed("selected", rows, [None] * len(rows))
+                rows = funnel.apply_step("selected", rows, [None] * len(rows))
             yield from rows
 
 
-def told(
-    parts: Iterable[rejection_sampling.Sifted], total: int, say: Callable[[str], None]
-) -> Iterator[rejection_sampling.Sifted]:
-    """The parts, and now and then a line that says how far it is."""
+def report_progress(parts: Iterable[Selection], total: int, say: Callable[[str], None]) -> Iterator[Selection]:
+    """Pass the parts on; every few seconds say how many of `total` samples are done."""
     began = said = time.monotonic()
     done = 0
     for part in parts:
@@ -187,22 +191,21 @@ def told(
             say(f"filtered {done:,} of {total:,} samples, about {left} left")
 
 
-def distinct(prompts: list[list[Row]], column: str, seen: Deduplicator, funnel: Funnel) -> list[list[Row]]:
-    """The rows of each prompt that repeat no earlier one; a prompt that repeats another loses all of them."""
-    # The samples of one prompt share it, and are no repetition.
-    texts_of = [compared(rows[:1] if column == "prompt" else rows, column) for rows in prompts]
-    repeats = iter(seen.repeats([text for texts in texts_of for text in texts]))
+def drop_repeats(prompts: list[list[Row]], column: str, seen: Deduplicator, funnel: Funnel) -> list[list[Row]]:
+    """Drop rows that repeat an earlier `column`; a prompt that repeats another loses all of its rows."""
+    # The samples of one prompt share it, which is no repeat: one of them is compared.
+    texts_P = [list_compared_texts(rows[:1] if column == "prompt" else rows, column) for rows in prompts]
+    repeats = iter(seen.repeats([text for texts in texts_P for text in texts]))
     kept = []
-    for rows, texts in zip(prompts, texts_of, strict=True):
-        found = [next(repeats) is not None for _ in texts]
-        reason = f"repeats an earlier {column}"
-        reasons = [reason if repeated else None for repeated in (found * len(rows) if column == "prompt" else found)]
-        kept.append(funnel.passed("deduplicate", [as_sample(row) for row in rows], reasons))
+    for rows, texts in zip(prompts, texts_P, strict=True):
+        reasons = [None if next(repeats) is None else f"repeats an earlier {column}" for _ in texts]
+        reasons = reasons * len(rows) if column == "prompt" else reasons
+        kept.append(funnel.apply_step("deduplicate", [add_sample_columns(row) for row in rows], reasons))
     return kept
 
 
-def as_sample(row: Row) -> Row:
-    """A selected row with what an example of a rejected sample shows; of a pair its better side."""
+def add_sample_columns(row: Row) -> Row:
+    """A selected row with the columns that rejected.jsonl shows; of a pair, those of the chosen side."""
     if "messages" in row:
         *prompt, answer = row["messages"]
         return row | {"prompt": prompt, "completion": answer["content"]}
@@ -210,41 +213,41 @@ def as_sample(row: Row) -> Row:
     return row | better | {"completion": row["chosen"][-1]["content"]}
 
 
-def compared(rows: list[Row], column: str) -> list[str]:
+def list_compared_texts(rows: list[Row], column: str) -> list[str]:
     """The texts of a column of selected rows; in messages the last one is the completion."""
     if "messages" not in rows[0]:
-        return [deduplicate.read_compared_text(row[column]) for row in rows]
+        return [read_compared_text(row[column]) for row in rows]
     part = slice(-1) if column == "prompt" else slice(-1, None)
-    return [deduplicate.read_compared_text(row["messages"][part]) for row in rows]
+    return [read_compared_text(row["messages"][part]) for row in rows]
 
 
-def sifted(prompts: Iterable[list[Row]], args: SelectConfig) -> Iterator[rejection_sampling.Sifted]:
-    """What came of all prompts, in their order, some at a time; on all cores if there are many.
+def select_in_chunks(prompts: Iterable[list[Row]], args: SelectConfig) -> Iterator[Selection]:
+    """Select from chunks of prompts, in order; on all cores if there are several chunks.
 
     Raises:
         RecipeError: a filter failed.
     """
-    several = chunks(prompts)
-    few = list(islice(several, 2))
-    several = chain(few, several)
-    workers = worker_pool.count_cores()
-    if len(few) < 2 or workers == 1:
-        yield from (rejection_sampling.select_from_prompts(chunk, args) for chunk in several)
+    chunks = split_chunks(prompts)
+    first = list(islice(chunks, 2))
+    chunks = chain(first, chunks)
+    workers = count_cores()
+    if len(first) < 2 or workers == 1:
+        yield from (rejection_sampling.select_from_prompts(chunk, args) for chunk in chunks)
         return
     with (
         closing(worker_pool.Pool(workers, preload=rejection_sampling.__name__)) as processes,
         ThreadPoolExecutor(workers) as threads,
     ):
-        waiting: deque[Future[rejection_sampling.Sifted]] = deque()
-        for chunk in several:
-            waiting.append(threads.submit(_in_process, processes, chunk, args))
+        waiting: deque[Future[Selection]] = deque()
+        for chunk in chunks:
+            waiting.append(threads.submit(_select_in_worker, processes, chunk, args))
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _in_process(processes: worker_pool.Pool, chunk: list[list[Row]], args: SelectConfig) -> rejection_sampling.Sifted:
+def _select_in_worker(processes: worker_pool.Pool, chunk: list[list[Row]], args: SelectConfig) -> Selection:
     try:
         function = f"{rejection_sampling.__name__}:{rejection_sampling.select_from_prompts.__name__}"
         return processes.call(function, chunk, args, seconds=CHUNK_SECONDS, memory_mb=CHUNK_MEMORY_MB)
@@ -254,8 +257,8 @@ def _in_process(processes: worker_pool.Pool, chunk: list[list[Row]], args: Selec
         raise RecipeError(f"filters: {failed}, on {sum(map(len, chunk))} samples; the verdicts are kept") from failed
 
 
-def chunks(prompts: Iterable[list[Row]]) -> Iterator[list[list[Row]]]:
-    """Some prompts with all of their samples at a time, by the number of samples and of characters."""
+def split_chunks(prompts: Iterable[list[Row]]) -> Iterator[list[list[Row]]]:
+    """Split prompts with all of their samples into chunks of about CHUNK_ROWS or CHUNK_CHARACTERS."""
     chunk: list[list[Row]] = []
     rows = characters = 0
     for samples in prompts:
@@ -269,8 +272,8 @@ def chunks(prompts: Iterable[list[Row]]) -> Iterator[list[list[Row]]]:
         yield chunk
 
 
-def output_features(output: str, features: datasets.Features) -> datasets.Features:
-    """Columns of what is selected: the messages, or both sides of a pair, and where they come from."""
+def build_output_features(output: str, features: datasets.Features) -> datasets.Features:
+    """Features of the selected rows: the messages, or both sides of a pair, and their lineage."""
     known = features | {"pass_rate": datasets.Value("float64")}
     if output == "messages":
         return datasets.Features(
@@ -286,7 +289,7 @@ def output_features(output: str, features: datasets.Features) -> datasets.Featur
 
 
 def write_shards(folder: Path, rows: Iterator[Row], features: datasets.Features, per_shard: int) -> int:
-    """Write a stream of rows as numbered files, whose names tell how many they are; how many rows."""
+    """Write rows to numbered files, whose final names hold the number of files; returns the number of rows."""
     folder.mkdir(parents=True)
     count = 0
     parts: list[Path] = []
@@ -306,14 +309,8 @@ def batched(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
         yield batch
 
 
-def write_jsonl(path: Path, rows: list[Row]) -> None:
-    # Escaped, because a model may write half of a surrogate pair.
-    with replace_file(path) as partial:
-        partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def publish(staging: Path, directory: Path, names: list[str]) -> None:
-    """Give finished files and folders their places in the run directory."""
+def publish_files(staging: Path, directory: Path, names: list[str]) -> None:
+    """Move finished files and folders from the staging folder to the run directory."""
     for name in names:
         target = directory / name
         if target.is_dir():
@@ -326,4 +323,4 @@ def publish(staging: Path, directory: Path, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    lifecycle.run_from_command_line(main)
+    run_from_command_line(main)

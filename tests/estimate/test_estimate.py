@@ -52,7 +52,7 @@ def test_model_state_is_the_zero_papers(sharding, gigabytes):
     counts = Parameters(total=7_500_000_000, trained=7_500_000_000, linear=0, layer=1, active=0)
     changes = {"gpus": 64, "gradient_accumulation_steps": 1, "accelerate_config": "zero2", "dtype": "float32"}
     work = replace(workload.build_workload(workload.load_planned_recipe(DISTILL, changes)), gpus=64, sharding=sharding)
-    state = memory._state(work, counts)
+    state = memory._count_state(work, counts)
     own = ("weights", "gradients", "float32 copy of the weights", "optimizer")
     assert sum(state.get(name, 0.0) for name in own) / 1e9 == pytest.approx(gigabytes, rel=0.02)
 
@@ -165,7 +165,7 @@ def test_time_follows_the_length_the_rate_and_the_gpus():
 def test_forward_passes_beside_the_policys_own(path, keys, passes):
     """As trl's GRPOTrainer._generate_and_score_completions takes them, once for each rollout."""
     work = workload.build_workload(workload.load_planned_recipe(path, keys))
-    assert speed.extra_passes(work) == passes
+    assert speed.count_extra_passes(work) == passes
 
 
 def test_a_dense_step_is_six_flops_for_each_parameter_and_token():
@@ -173,7 +173,7 @@ def test_a_dense_step_is_six_flops_for_each_parameter_and_token():
     work = workload.build_workload(workload.load_planned_recipe(DISTILL, {}))
     taken = of(DISTILL).speed
     head_and_layers = 14.77e9 - 152_064 * 5120
-    attention = 4.5 * speed.attention(work, workload.MEAN_TOKENS["sft"])
+    attention = 4.5 * speed.count_attention_flops(work, workload.MEAN_TOKENS["sft"])
     assert taken.flops == pytest.approx(taken.tokens * (8 * head_and_layers + attention), rel=0.01)
 
 
@@ -235,7 +235,7 @@ def test_a_model_whose_shape_is_unknown():
 
 
 def test_a_folder_with_a_config_is_enough(tmp_path):
-    workload.config_of("Qwen/Qwen2.5-14B").save_pretrained(tmp_path)
+    workload.find_model_config("Qwen/Qwen2.5-14B").save_pretrained(tmp_path)
     assert of(DISTILL, model_name_or_path=str(tmp_path)).memory.peak == of(DISTILL).memory.peak
 
 
@@ -268,7 +268,7 @@ def test_a_recipe_without_a_gpu(recipe, told):
 def test_several_recipes_are_a_table_and_a_pipeline_goes_alone():
     lines = list(command.report_estimates(["recipes/tiny/grpo/r1_zero.yaml", "recipes/tiny/sft/base.yaml"]))
     assert len(lines) == 3 and all(line.startswith("|") for line in lines)
-    with pytest.raises(RecipeError, match="is a pipeline, which is estimated by itself"):
+    with pytest.raises(RecipeError, match="is a pipeline, which is estimated alone"):
         list(command.report_estimates(["recipes/tiny/grpo/r1_zero.yaml", "recipes/pipelines/r1_tiny.yaml"]))
 
 

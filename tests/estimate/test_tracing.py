@@ -10,7 +10,7 @@ from open_r1.config import architectures
 from open_r1.errors import RecipeError
 from open_r1.estimate import tracing
 from open_r1.estimate.tracing import Setting
-from open_r1.estimate.workload import config_of
+from open_r1.estimate.workload import find_model_config
 from open_r1.system.internals import add_fused_lm_head, simulate_lm_head
 
 LORA = (("lora_alpha", 16), ("lora_dropout", 0.05), ("r", 8), ("target_modules", "all-linear"))
@@ -22,14 +22,14 @@ SMALL = AutoConfig.for_model(
 
 @pytest.mark.parametrize("name", architectures.list_architectures())
 def test_a_shape_has_as_many_parameters_as_its_card_says(name):
-    counts = tracing.count_parameters(config_of(name))
+    counts = tracing.count_parameters(find_model_config(name))
     assert counts.total / 1e9 == pytest.approx(architectures.parameters(name), rel=0.01)
     assert counts.trained == counts.total
 
 
 def test_of_experts_a_token_uses_a_few():
     """DeepSeek-V3 activates 37 of 671 billion parameters for each token, embeddings included (arXiv 2412.19437)."""
-    counts = tracing.count_parameters(config_of("deepseek-ai/DeepSeek-V3-Base"))
+    counts = tracing.count_parameters(find_model_config("deepseek-ai/DeepSeek-V3-Base"))
     assert counts.active / 1e9 == pytest.approx(37 - 129_280 * 7168 / 1e9, rel=0.02)
 
 
@@ -59,7 +59,7 @@ def really(setting: Setting) -> tuple[int, int]:
     if setting.rows > 1:
         inputs["attention_mask"] = torch.ones_like(ids)
         inputs["attention_mask"][0, -9:] = 0
-    live = tracing._Live(iter([*model.parameters(), *model.buffers(), *inputs.values()]))
+    live = tracing._MemoryMeter(iter([*model.parameters(), *model.buffers(), *inputs.values()]))
     with live, simulate_lm_head(False, SMALL.vocab_size):
         with torch.autocast("cpu", torch.bfloat16, enabled=setting.autocast):
             loss = model(**inputs, labels=ids, fused_lm_head=True).loss
@@ -90,7 +90,7 @@ def test_a_step_takes_what_real_tensors_take(keys):
 
 def test_computing_again_and_a_fused_head_take_less():
     setting = Setting(rows=1, tokens=2048)
-    wide = tracing.with_layers(SMALL, 6)
+    wide = tracing.set_layers(SMALL, 6)
     wide.vocab_size = 40_000
     whole = tracing.trace_step(wide, setting)
     assert tracing.trace_step(wide, Setting(rows=1, tokens=2048, checkpointing=True)).kept < 0.1 * whole.kept

@@ -449,10 +449,10 @@ def selected(run: Path, **reasons_by_step: list[str | None]) -> Path:
     counts.saw(rows[:4])
     counts.saw(rows[4:])
     for step in ("sampled", "judged"):
-        counts.passed(step, left, [None] * 8)
+        counts.apply_step(step, left, [None] * 8)
     for step, reasons in reasons_by_step.items():
-        left = counts.passed(step, left, reasons[: len(left)])
-    counts.passed("selected", left, [None] * len(left))
+        left = counts.apply_step(step, left, reasons[: len(left)])
+    counts.apply_step("selected", left, [None] * len(left))
     put(run / "recipe.yaml", "task: select\n")
     put(run / "funnel.json", counts.as_json("messages", {"never": 0, "0-1": 1, "always": 1}))
     put(run / "rejected.jsonl", "".join(json.dumps(row) + "\n" for row in counts.rejected()))

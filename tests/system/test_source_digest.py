@@ -24,7 +24,7 @@ def test_what_counts_as_an_import():
         "a table of names is no import"
     )
     assert "open_r1.run.lifecycle" not in digest_modules(
-        ["open_r1.run.lifecycle", "open_r1.errors"], leave_out=r"open_r1\.run"
+        ["open_r1.run.lifecycle", "open_r1.errors"], leave_out=r"open_r1\.run\.lifecycle"
     )
     assert find_libraries(["open_r1.rewards.math.math_verify", "no_such_module"]).keys() == {
         "math-verify", "no_such_module", "sympy",
@@ -35,27 +35,28 @@ VERIFIERS = ("accuracy", "code", "language_consistency", "tag_count", "llm_judge
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "changed"),
+    ("file", "line", "changed"),
     [
-        ("rewards/math.py", "import re\n", "# A comment.\nimport re\n", []),
-        ("rewards/math.py", "import re\n", "import re\nMORE = 1\n", ["accuracy"]),
-        ("rewards/symbolic.py", "import re\n", "import re\nMORE = 1\n", ["accuracy"]),
-        ("rewards/exact/ring.py", "\ndef ", "\nMORE = 1\n\ndef ", ["accuracy"]),
-        ("rewards/code.py", "import re\n", "import re\nMORE = 1\n", ["code"]),
-        ("sandbox/judging.py", "import re\n", "import re\nMORE = 1\n", ["code"]),
-        ("sandbox/tester.py", "import re\n", "import re\nMORE = 1\n", ["code"]),
-        ("rewards/format.py", "\ndef ", "\nMORE = 1\n\ndef ", ["language_consistency", "tag_count"]),
-        ("prompts.py", "import json\n", "import json\nMORE = 1\n", ["llm_judge"]),
-        ("rewards/__init__.py", "REWARDS: ", "MORE = 1\nREWARDS: ", []),
-        ("rewards/batch.py", "import json\n", "import json\nMORE = 1\n", VERIFIERS),
-        ("metrics.py", "import re\n", "import re\nMORE = 1\n", []),
+        ("rewards/math/scorers.py", "# A comment.", []),
+        ("rewards/math/scorers.py", "MORE = 1", ["accuracy"]),
+        ("rewards/math/math_verify.py", "MORE = 1", ["accuracy"]),
+        ("rewards/math/exact/arithmetic.py", "MORE = 1", ["accuracy"]),
+        ("rewards/code/scorers.py", "MORE = 1", ["code"]),
+        ("sandbox/judging.py", "MORE = 1", ["code"]),
+        ("sandbox/guest/tester.py", "MORE = 1", ["code"]),
+        ("rewards/format.py", "MORE = 1", ["language_consistency", "tag_count"]),
+        ("rewards/judge_prompts.py", "MORE = 1", ["llm_judge"]),
+        ("rewards/registry.py", "MORE = 1", []),
+        ("rewards/scoring.py", "MORE = 1", VERIFIERS),
+        ("evaluation/metrics.py", "MORE = 1", []),
     ],
 )
-def test_a_version_changes_with_the_code_of_its_own_verifier_only(file, old, new, changed, source):
+def test_a_version_changes_with_the_code_of_its_own_verifier_only(file, line, changed, source):
     before = {name: registry.version(name) for name in VERIFIERS}
     text = (source / file).read_text()
-    assert old in text
-    (source / file).write_text(text.replace(old, new, 1))
+    start = "from __future__ import annotations\n"
+    assert start in text
+    (source / file).write_text(text.replace(start, f"{start}\n{line}\n", 1))
     registry.version.cache_clear()
     assert [name for name in VERIFIERS if registry.version(name) != before[name]] == list(changed)
 

@@ -242,7 +242,7 @@ def test_a_directory_of_other_files_is_left_alone(write_recipe, tmp_path):
     other = tmp_path / "run" / "checkpoint-500"
     other.mkdir(parents=True)
     (other / "model.safetensors").write_text("precious")
-    with pytest.raises(RecipeError, match="holds files that are not a run's"):
+    with pytest.raises(RecipeError, match="holds other files and no recipe"):
         prepared(write_recipe("sft"))
     assert (other / "model.safetensors").read_text() == "precious"
 
@@ -260,8 +260,8 @@ def test_a_data_task_that_is_told_twice_puts_things_in_order():
 def test_a_directory_has_one_process(write_recipe, tmp_path):
     recipe = write_recipe("sft")
     hold = (
-        "import sys; from open_r1.system.locks import lock; from pathlib import Path; "
-        "lock(Path(sys.argv[1])); print(1); input()"
+        "import sys; from open_r1.system.locks import lock_directory; from pathlib import Path; "
+        "lock_directory(Path(sys.argv[1])); print(1); input()"
     )
     (tmp_path / "run").mkdir()
     holder = warm.Popen(["-c", hold, tmp_path / "run"], stdin=warm.PIPE, stdout=warm.PIPE)
@@ -280,14 +280,14 @@ def test_a_run_is_resumed_by_as_many_processes(write_recipe, tmp_path, monkeypat
     checkpoints.seal_checkpoint(checkpoint, seconds=1.0)
     monkeypatch.undo()
     files.write_text(tmp_path / "run" / "recipe.yaml", json.dumps(recipe.given))
-    with pytest.raises(RecipeError, match="was written by 2, and this start has 1"):
+    with pytest.raises(RecipeError, match="was written by 2 processes, and there are now 1"):
         lifecycle.start_run(recipe)
 
 
 def test_overwrite_leaves_other_directories_alone(write_recipe, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("precious")
-    with pytest.raises(RecipeError, match="holds files that are not a run's"):
+    with pytest.raises(RecipeError, match="holds other files and no recipe"):
         prepared(write_recipe("sft"), "--overwrite")
     assert (tmp_path / "run" / "thesis.txt").read_text() == "precious"
 

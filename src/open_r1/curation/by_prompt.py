@@ -1,32 +1,29 @@
-"""The rows of a folder prompt by prompt, in memory that does not grow with their number.
+"""The rows of a folder, prompt by prompt, without holding them all in memory.
 
-Samples of one prompt mostly stand side by side. Whether they do is found out from the ids alone; where they do not,
-the rows are first spread over bucket files by a hash of the id, each small enough to be read at once.
+Samples of one prompt mostly stand side by side, which the ids alone show. If they do not, the rows are first
+distributed to bucket files by a hash of the id, each small enough to be read at once.
 """
 
 from __future__ import annotations
 
-import errno
 import shutil
-import sqlite3
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pyarrow
 import pyarrow.ipc
 import pyarrow.parquet
 
 from ..data import shards
-from ..errors import RecipeError
+from ..system.files import explain_full_disk
+from .funnel import Row
 
-Row = dict[str, Any]
-
-BUCKET_BYTES = 64 << 20  # of rows in memory, about; one prompt's rows are never parted
+BUCKET_BYTES = 64 << 20  # approximate size of a bucket in memory; the rows of one prompt share a bucket
 OPEN_FILES = 128  # buckets written in one pass over the rows
 READ_ROWS = 1000
 
@@ -36,68 +33,39 @@ def group_by_prompt(folder: Path, scratch: Path) -> Iterator[list[Row]]:
 
     Args:
         folder: parquet files with the columns `prompt_id`, `sample` and `row`.
-        scratch: a folder for files that are deleted again.
+        scratch: a folder for temporary files.
     """
-    if stand_together(folder, scratch):
+    if are_prompts_contiguous(folder):
         rows = chain.from_iterable(shards.read_folder(folder, batch_rows=READ_ROWS))
         groups = (list(rows) for _, rows in groupby(rows, key=itemgetter("prompt_id")))
     else:
-        groups = regrouped(folder, scratch)
-    # Sorting is stable: rows that say the same of themselves stay in the order of the sources.
+        groups = regroup(folder, scratch)
+    # Sorting is stable: rows with the same (sample, row) stay in the order of the sources.
     return (sorted(group, key=itemgetter("sample", "row")) for group in groups)
 
 
-def stand_together(folder: Path, scratch: Path) -> bool:
+def are_prompts_contiguous(folder: Path) -> bool:
     """True if no prompt's rows are interrupted by another's."""
-    path = scratch / "prompts.sqlite"
-    path.unlink(missing_ok=True)
-    with space(scratch), closing(sqlite3.connect(path)) as known:
-        # The file is thrown away: it need not survive a crash.
-        known.execute("PRAGMA journal_mode = OFF")
-        known.execute("PRAGMA synchronous = OFF")
-        known.execute("CREATE TABLE prompts (id TEXT PRIMARY KEY) WITHOUT ROWID")
-        try:
-            known.executemany("INSERT INTO prompts VALUES (?)", ((prompt,) for prompt, _ in groupby(_ids(folder))))
-        except sqlite3.IntegrityError:
-            return False
-        finally:
-            path.unlink()
-    return True
+    # 8 bytes a prompt. Two prompts with one hash are harmless: the rows are regrouped.
+    hashes = np.fromiter((hash(prompt) for prompt, _ in groupby(_read_ids(folder))), np.int64)
+    return len(np.unique(hashes)) == len(hashes)
 
 
-@contextmanager
-def space(folder: Path) -> Iterator[None]:
-    """Says what to do where the disk is full.
-
-    Raises:
-        RecipeError: it is.
-    """
-    try:
-        yield
-    except (OSError, sqlite3.OperationalError) as error:
-        if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT) and "disk is full" not in str(error):
-            raise
-        raise RecipeError(
-            f"the disk is full: {folder} could not be written. The verdicts are kept; free some space, and the same "
-            "command goes on"
-        ) from error
-
-
-def _ids(folder: Path) -> Iterator[str]:
+def _read_ids(folder: Path) -> Iterator[str]:
     for path in sorted(folder.glob("*.parquet")):
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(columns=["prompt_id"]):
                 yield from batch.column(0).to_pylist()
 
 
-def regrouped(folder: Path, scratch: Path) -> Iterator[list[Row]]:
-    """The rows of each prompt, in the order of the buckets, and there in that of their first rows."""
+def regroup(folder: Path, scratch: Path) -> Iterator[list[Row]]:
+    """The rows of each prompt: bucket after bucket, and in a bucket in the order of the prompts' first rows."""
     buckets = scratch / "buckets"
-    count = 1 + _bytes(folder) // BUCKET_BYTES
+    count = 1 + _count_bytes(folder) // BUCKET_BYTES
     for first in range(0, count, OPEN_FILES):
         shutil.rmtree(buckets, ignore_errors=True)
         buckets.mkdir(parents=True)
-        for path in _spread(folder, buckets, range(first, min(first + OPEN_FILES, count)), count):
+        for path in _write_buckets(folder, buckets, range(first, min(first + OPEN_FILES, count)), count):
             groups: dict[str, list[Row]] = {}
             with pyarrow.ipc.open_stream(path) as stream:
                 for batch in stream:
@@ -108,19 +76,23 @@ def regrouped(folder: Path, scratch: Path) -> Iterator[list[Row]]:
     shutil.rmtree(buckets, ignore_errors=True)
 
 
-def _bytes(folder: Path) -> int:
-    """Of all rows, before compression."""
+def _count_bytes(folder: Path) -> int:
+    """Bytes of all rows before compression."""
     files = [pyarrow.parquet.read_metadata(path) for path in folder.glob("*.parquet")]
     return sum(file.row_group(i).total_byte_size for file in files for i in range(file.num_row_groups))
 
 
-def _spread(folder: Path, buckets: Path, chosen: range, count: int) -> list[Path]:
-    """Write the rows of the chosen buckets, of `count`, each to its file."""
+def _write_buckets(folder: Path, buckets: Path, chosen: range, count: int) -> list[Path]:
+    """Write the rows of the chosen buckets, out of `count`, each to its file.
+
+    Raises:
+        RecipeError: the disk is full.
+    """
     schema = pyarrow.parquet.read_schema(min(folder.glob("*.parquet")))
     paths = [buckets / f"{number:06d}.arrow" for number in chosen]
-    # A stream has no footer that would grow with every batch until it is closed.
+    # The file format keeps a footer in memory that grows with every batch; the stream format has none.
     options = pyarrow.ipc.IpcWriteOptions(compression="zstd")
-    with space(buckets), ExitStack() as stack:
+    with explain_full_disk(buckets), ExitStack() as stack:
         writers = [stack.enter_context(pyarrow.ipc.new_stream(path, schema, options=options)) for path in paths]
         for path in sorted(folder.glob("*.parquet")):
             with pyarrow.parquet.ParquetFile(path) as file:

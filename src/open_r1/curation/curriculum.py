@@ -1,4 +1,4 @@
-"""Prompts by difficulty: one parquet file for each band of pass rates, to be trained on in turn."""
+"""Prompts by difficulty: one parquet file for each band of pass rates, to train on in turn."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ import pyarrow
 import pyarrow.parquet
 
 from ..system.files import replace_file
+from .funnel import Row
 from .rejection_sampling import SAMPLE_COLUMNS
 
-Row = dict[str, Any]
-
-WRITE_ROWS = 500  # prompts held for each file
+WRITE_ROWS = 500  # prompts buffered for each file
 
 
 class Curriculum:
-    """Prompts with their pass rate, one file for each difficulty; a context, whose files are whole once it is left.
+    """Writes prompts with their pass rates to one file for each difficulty; a context manager.
 
     Args:
-        folder: of the files.
-        bounds: pass rates that part the prompts between never and always solved; None writes nothing.
-        features: of the judged rows.
+        folder: folder of the files.
+        bounds: pass rates that divide the prompts between never and always solved; None writes nothing.
+        features: features of the judged rows.
     """
 
     def __init__(self, folder: Path, bounds: list[float] | None, features: datasets.Features):
@@ -54,16 +53,16 @@ class Curriculum:
         return self
 
     def add(self, prompts: list[Row]) -> None:
-        """Rows of prompts, each by its `pass_rate`."""
+        """Add rows of prompts to the files of their `pass_rate`."""
         for row in prompts:
-            name = self._name(row["pass_rate"])
+            name = self._find_file(row["pass_rate"])
             self.counts[name] += 1
             if row["pass_rate"] is not None:
                 self._waiting[name].append(row)
                 if len(self._waiting[name]) >= WRITE_ROWS:
                     self._flush(name)
 
-    def _name(self, rate: float | None) -> str:
+    def _find_file(self, rate: float | None) -> str:
         names = [*self.counts]
         if rate is None or rate in (0, 1):
             return "unjudged" if rate is None else "always" if rate else "never"
@@ -75,14 +74,14 @@ class Curriculum:
         self._waiting[name] = []
 
     def _finish(self, *raised: Any) -> None:
-        """Before the files are closed, so that what fails here is told as theirs: a full disk, say."""
+        """Flush before the files are closed, while `replace_file` still explains a full disk."""
         if raised[0] is None:
             for name in self._writers:
                 self._flush(name)
 
     def __exit__(self, *raised: Any) -> None:
         self._files.__exit__(*raised)
-        # A difficulty without prompts is no file: nothing could be loaded from it.
+        # A file without rows cannot be loaded.
         for name in self._writers:
             if not self.counts[name]:
                 (self.folder / f"{name}.parquet").unlink()

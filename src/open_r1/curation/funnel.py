@@ -1,4 +1,4 @@
-"""How many rows each step of a selection kept, why it dropped the others, and the first examples of each reason."""
+"""Counts of the rows that each step of a selection kept and dropped, with reasons and examples."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 Row = dict[str, Any]
 
-BANDS = 10  # of the pass rates between never and always
-MOST_REASONS = 50  # of a step, counted one by one; a filter that names the case and not the cause must not fill memory
+BANDS = 10  # intervals of the pass rates between never and always
+MOST_REASONS = 50  # counted for each step; a filter whose reasons name single cases must not fill the memory
 OTHERS = "other reasons"
-# Columns of rejected.jsonl after `step` and `reason`; `verdict_reason` is what the judge said.
+# Columns of rejected.jsonl after `step` and `reason`; `verdict_reason` is the verdict's own reason.
 SHOWN = (
     "prompt", "completion", "prompt_id", "row", "sample", "verdict", "verdict_reason", "scores", "tokens",
     "finish_reason", "pass_rate", "model", "seed", "source", "kind", "solution",
@@ -21,7 +21,7 @@ SHOWN = (
 
 @dataclass
 class Step:
-    """The counts of one step; `reasons` sum up to what it dropped."""
+    """The counts of one step: samples and prompts kept, and samples dropped by reason."""
 
     kept: int = 0
     prompts: int = 0
@@ -34,11 +34,11 @@ class Step:
 
 
 class Funnel:
-    """Counts the samples of one prompt after another through all steps.
+    """Counts the samples that enter and leave each step, one prompt at a time.
 
     Args:
-        steps: names, in order.
-        examples: rejected samples kept for each reason of a step, the first ones.
+        steps: names of the steps, in order.
+        examples: number of rejected samples kept for each reason of a step.
     """
 
     def __init__(self, steps: list[str], examples: int):
@@ -48,21 +48,21 @@ class Funnel:
         self.finish_known = self.truncated = 0
         self.pass_rates: Counter[int | str] = Counter()
 
-    def saw(self, samples: list[Row]) -> None:
-        """Count what was read: all samples of one prompt."""
+    def count_samples(self, samples: list[Row]) -> None:
+        """Count the verdicts, truncations and pass rate of all samples of one prompt."""
         self.verdicts.update(row["verdict"] for row in samples)
         reasons = [reason for row in samples if (reason := row.get("finish_reason"))]
         self.finish_known += len(reasons)
         self.truncated += reasons.count("length")
-        self.pass_rates[band(samples[0]["pass_rate"])] += 1
+        self.pass_rates[find_band(samples[0]["pass_rate"])] += 1
 
-    def passed(self, name: str, samples: list[Row], reasons: list[str | None]) -> list[Row]:
-        """Count one step over samples of one prompt, and return those it keeps.
+    def apply_step(self, name: str, samples: list[Row], reasons: list[str | None]) -> list[Row]:
+        """Count one step over the samples of one prompt, and return those it keeps.
 
         Args:
-            name: of the step.
-            samples: that reached it.
-            reasons: why each goes; None keeps it.
+            name: name of the step.
+            samples: samples that reach the step.
+            reasons: for each sample why it is dropped, or None to keep it.
         """
         step = self.steps[name]
         kept = [row for row, reason in zip(samples, reasons, strict=True) if reason is None]
@@ -71,28 +71,23 @@ class Funnel:
         if len(kept) < len(samples):
             for row, reason in zip(samples, reasons, strict=True):
                 if reason is not None:
-                    self._drop(step, row, reason)
+                    self._drop(step, reason, 1, [row])
         return kept
 
-    def _drop(self, step: Step, row: Row, reason: str) -> None:
+    def _drop(self, step: Step, reason: str, count: int, examples: list[Row]) -> None:
         if reason not in step.reasons and len(step.reasons) >= MOST_REASONS:
             reason = OTHERS
-        step.reasons[reason] += 1
-        if len(step.examples[reason]) < self.examples:
-            step.examples[reason].append(row)
+        step.reasons[reason] += count
+        step.examples[reason] += examples[: self.examples - len(step.examples[reason])]
 
     def add(self, later: Funnel) -> None:
-        """Add the counts of samples that were read after this funnel's own."""
+        """Add the counts of samples that come after this funnel's own."""
         for name, step in later.steps.items():
             mine = self.steps[name]
             mine.kept += step.kept
             mine.prompts += step.prompts
             for reason, count in step.reasons.items():
-                new = reason not in mine.reasons and len(mine.reasons) >= MOST_REASONS
-                known = OTHERS if new else reason
-                mine.reasons[known] += count
-                room = self.examples - len(mine.examples[known])
-                mine.examples[known] += step.examples[reason][: max(0, room)]
+                self._drop(mine, reason, count, step.examples[reason])
         self.verdicts += later.verdicts
         self.pass_rates += later.pass_rates
         self.finish_known += later.finish_known
@@ -100,19 +95,20 @@ class Funnel:
 
     def rejected(self) -> list[Row]:
         """Rows of rejected.jsonl, by step and reason."""
+        columns = {key: "reason" if key == "verdict_reason" else key for key in SHOWN}
         return [
-            {"step": name, "reason": reason} | {key: _shown(row, key) for key in SHOWN}
+            {"step": name, "reason": reason} | {key: row.get(column) for key, column in columns.items()}
             for name, step in self.steps.items()
             for reason, _ in step.reasons.most_common()
             for row in step.examples[reason]
         ]
 
     def as_json(self, output: str, curriculum: dict[str, int] | None) -> dict[str, Any]:
-        """What funnel.json holds.
+        """The contents of funnel.json.
 
         Args:
             output: `messages` or `pairs`.
-            curriculum: prompts of each file, if there are such files.
+            curriculum: number of prompts in each file of the curriculum, if there is one.
         """
         steps, examples, line = [], {}, 0
         for name, step in self.steps.items():
@@ -143,33 +139,29 @@ class Funnel:
             "examples": examples,
         }
 
-    def end(self) -> str:
-        """Which step dropped the last samples of a selection of which nothing is left, and why."""
+    def explain_empty(self) -> str:
+        """The step that dropped the last samples of an empty selection, and its most frequent reason."""
         name, step = next((name, step) for name, step in self.steps.items() if not step.kept)
         (reason, count), *_ = step.reasons.most_common()
         return f"{name} dropped the last {step.dropped:,} samples, {count:,} of them as `{reason}`"
 
     def table(self) -> str:
-        """The steps for the terminal, each with its most frequent reasons."""
+        """The steps as a table for the terminal, each with its most frequent reasons."""
         width = max(len(name) for name in [*self.steps, "step"])
         lines = [f"{'step':<{width}}  {'kept':>10}  {'dropped':>10}  {'prompts':>9}  reasons"]
         for name, step in self.steps.items():
-            told = ", ".join(f"{reason} {count:,}" for reason, count in step.reasons.most_common(3))
+            reasons = ", ".join(f"{reason} {count:,}" for reason, count in step.reasons.most_common(3))
             more = ", ..." if len(step.reasons) > 3 else ""
             lines.append(
-                f"{name:<{width}}  {step.kept:>10,}  {step.dropped:>10,}  {step.prompts:>9,}  {told}{more}".rstrip()
+                f"{name:<{width}}  {step.kept:>10,}  {step.dropped:>10,}  {step.prompts:>9,}  {reasons}{more}".rstrip()
             )
         return "\n".join(lines)
 
 
-def band(rate: float | None) -> int | str:
-    """Where a pass rate lies: never, always, unjudged, or the number of its band, which holds its upper bound."""
+def find_band(rate: float | None) -> int | str:
+    """The band of a pass rate: `never`, `always`, `unjudged`, or the number of an interval closed above."""
     if rate is None:
         return "unjudged"
     if rate in (0, 1):
         return "never" if rate == 0 else "always"
     return min(BANDS, math.ceil(round(rate * BANDS, 9))) - 1
-
-
-def _shown(row: Row, key: str) -> Any:
-    return row.get("reason") if key == "verdict_reason" else row.get(key)

@@ -1,6 +1,6 @@
-"""All samples of one prompt through the steps of a selection, and what is left as rows to train on.
+"""Rejection sampling: the samples of a prompt pass the steps of a selection and become training rows.
 
-Nothing here reads or writes files, or imports torch.
+Workers import this module, so it does not import torch.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 EMPTY_THINK = "<think>\n\n</think>\n\n"
-# Of a sample, where the data has them; `prompt_id`, `row`, `sample`, `verdict`, `reason` and `pass_rate` always are.
+# Columns of a sample that are kept beside its messages, where the data has them.
 LINEAGE = (
     "prompt_id", "row", "sample", "seed", "model", "source", "kind", "verdict", "reason", "scores", "tokens",
     "pass_rate", "solution", "language",
 )  # fmt: skip
-# Columns of one sample; all others are its prompt's.
+# Columns that differ between the samples of a prompt; all others belong to the prompt.
 SAMPLE_COLUMNS = (
     "sample", "completion", "tokens", "finish_reason", "refused", "seed", "model", "verdict", "reason", "scores",
 )  # fmt: skip
@@ -36,11 +36,11 @@ SIDE_LINEAGE = tuple(column for column in LINEAGE if column not in PROMPT_LINEAG
 
 @dataclass(frozen=True)
 class Plan:
-    """What is done with the samples of a prompt.
+    """The steps of a selection.
 
     Args:
-        args: of the recipe.
-        filters: its steps, built.
+        args: the recipe's arguments.
+        filters: its filters, built.
     """
 
     args: SelectConfig
@@ -49,11 +49,9 @@ class Plan:
     @property
     def steps(self) -> list[str]:
         """Names of all steps, in order."""
-        names = ["sampled", "judged", *(step.name for step in self.filters)]
         pairs = self.args.output == "pairs"
-        if not pairs and self.args.reasoning != "keep":
-            names.append("reasoning")
-        names += ["pairs"] if pairs else []
+        names = ["sampled", "judged", *(step.name for step in self.filters)]
+        names += ["pairs"] if pairs else [] if self.args.reasoning == "keep" else ["reasoning"]
         names += ["deduplicate"] if self.args.deduplicate else []
         return names if pairs else [*names, "selected"]
 
@@ -63,13 +61,13 @@ def plan_selection(args: SelectConfig) -> Plan:
 
 
 @dataclass(frozen=True)
-class Sifted:
-    """What came of some prompts.
+class Selection:
+    """The rows selected from some prompts.
 
     Args:
-        rows: to train on.
-        prompts: rows of the curriculum, if the recipe asks for one.
-        funnel: their counts.
+        rows: training rows.
+        prompts: rows of the curriculum; empty without one.
+        funnel: counts of the steps.
     """
 
     rows: list[Row]
@@ -77,46 +75,46 @@ class Sifted:
     funnel: Funnel
 
 
-def select_from_prompts(prompts: list[list[Row]], args: SelectConfig) -> Sifted:
-    """`sift` for several prompts, in one call that can be made in another process."""
-    steps = plan_selection(args)
-    funnel = Funnel(steps.steps, args.examples)
-    rows = [row for samples in prompts for row in select_from_prompt(samples, steps, funnel)]
-    of_prompts = [] if args.curriculum is None else [prompt_row(samples) for samples in prompts]
-    return Sifted(rows, of_prompts, funnel)
+def select_from_prompts(prompts: list[list[Row]], args: SelectConfig) -> Selection:
+    """Select rows from the samples of several prompts; one call of a worker process."""
+    plan = plan_selection(args)
+    funnel = Funnel(plan.steps, args.examples)
+    rows = [row for samples in prompts for row in select_from_prompt(samples, plan, funnel)]
+    prompt_rows = [] if args.curriculum is None else [build_prompt_row(samples) for samples in prompts]
+    return Selection(rows, prompt_rows, funnel)
 
 
-def prompt_row(samples: list[Row]) -> Row:
-    """A prompt without its samples: its own columns, `pass_rate`, and `samples`, how many there is evidence of."""
+def build_prompt_row(samples: list[Row]) -> Row:
+    """A prompt's own columns, its `pass_rate`, and the number of `samples` judged correct or wrong."""
     own = {column: value for column, value in samples[0].items() if column not in SAMPLE_COLUMNS}
     return own | {"samples": sum(row["verdict"] in ("correct", "wrong") for row in samples)}
 
 
 def select_from_prompt(samples: list[Row], plan: Plan, funnel: Funnel) -> list[Row]:
-    """Rows to train on from all samples of one prompt, in order.
+    """Training rows from all samples of one prompt, in order.
 
     Args:
-        samples: judged rows, ordered by (sample, row); they get their `pass_rate`.
+        samples: judged rows, ordered by (sample, row); the column `pass_rate` is added to them.
         plan: the steps.
-        funnel: counts them.
+        funnel: gets the counts.
     """
-    rate = pass_rate(samples)
+    rate = compute_pass_rate(samples)
     for row in samples:
         row["pass_rate"] = rate
-    funnel.saw(samples)
-    left = funnel.passed("sampled", samples, [None] * len(samples))
-    left = complete = funnel.passed("judged", left, [find_row_problem(row) for row in left])
+    funnel.count_samples(samples)
+    left = funnel.apply_step("sampled", samples, [None] * len(samples))
+    left = complete = funnel.apply_step("judged", left, [find_row_problem(row) for row in left])
     for step in plan.filters:
         if not left:
             return []
-        left = funnel.passed(step.name, left, step.reasons(left))
+        left = funnel.apply_step(step.name, left, step.reasons(left))
     if plan.args.output == "pairs":
-        return as_pairs(left, complete, plan.args, funnel) if left else []
-    return as_messages(left, plan.args, funnel)
+        return build_pairs(left, complete, plan.args, funnel) if left else []
+    return build_messages(left, plan.args, funnel)
 
 
 def find_row_problem(row: Row) -> str | None:
-    """Why a row has nothing to judge, or to train on."""
+    """Why a row cannot be judged or trained on; None if it can."""
     if row.get("refused"):
         return f"refused: {read_cause(row['refused'])}"
     if not row["prompt"]:
@@ -124,25 +122,25 @@ def find_row_problem(row: Row) -> str | None:
     return None if row["completion"] and not row["completion"].isspace() else "empty completion"
 
 
-def pass_rate(samples: list[Row]) -> float | None:
-    """right / (right + wrong); None without either. Unknown and error are no evidence."""
+def compute_pass_rate(samples: list[Row]) -> float | None:
+    """correct / (correct + wrong); None without either, as `unknown` and `error` are no evidence."""
     verdicts = [row["verdict"] for row in samples]
-    right, wrong = verdicts.count("correct"), verdicts.count("wrong")
-    return right / (right + wrong) if right + wrong else None
+    correct, wrong = verdicts.count("correct"), verdicts.count("wrong")
+    return correct / (correct + wrong) if correct + wrong else None
 
 
-def as_messages(samples: list[Row], args: SelectConfig, funnel: Funnel) -> list[Row]:
-    """Conversations for SFT, with the lineage of each."""
+def build_messages(samples: list[Row], args: SelectConfig, funnel: Funnel) -> list[Row]:
+    """Conversations for SFT with their lineage."""
     if not samples or args.reasoning == "keep":
         answers = [row["completion"] for row in samples]
     else:
-        answers = [written(row["completion"], row, args) for row in samples]
+        answers = [rewrite_completion(row["completion"], row, args) for row in samples]
         reasons = [None if answer else "no answer after the reasoning" for answer in answers]
-        samples, answers = funnel.passed("reasoning", samples, reasons), [answer for answer in answers if answer]
+        samples, answers = funnel.apply_step("reasoning", samples, reasons), [answer for answer in answers if answer]
     return [
-        {"messages": [*read_conversation(row["prompt"]), assistant(answer)]}
+        {"messages": [*read_conversation(row["prompt"]), _build_answer(answer)]}
         | {key: row.get(key) for key in LINEAGE}
-        # They were those of the completion with its reasoning.
+        # The count was of the completion with its reasoning.
         | ({} if answer == row["completion"] else {"tokens": None})
         for row, answer in zip(samples, answers, strict=True)
     ]
@@ -152,17 +150,20 @@ def read_conversation(prompt: str | Messages) -> Messages:
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
-def assistant(text: str) -> dict[str, str]:
+def _build_answer(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 
-def written(completion: str, row: Row, args: SelectConfig) -> str | None:
-    """A completion as it is trained on, by `reasoning` and `no_reasoning`; None if nothing but reasoning is there.
+def rewrite_completion(completion: str, row: Row, args: SelectConfig) -> str | None:
+    """A completion with or without its reasoning, by the keys `reasoning` and `no_reasoning`.
 
     Args:
-        completion: of the sample.
-        row: decides whether the query is simple.
-        args: of the recipe.
+        completion: text of the sample.
+        row: the row that decides whether the query is simple.
+        args: the recipe's arguments.
+
+    Returns:
+        None if the completion is nothing but reasoning.
     """
     if args.reasoning == "keep" or (args.reasoning == "auto" and not is_simple(row, args)):
         return completion
@@ -171,7 +172,7 @@ def written(completion: str, row: Row, args: SelectConfig) -> str | None:
 
 
 def is_simple(row: Row, args: SelectConfig) -> bool:
-    """A short question with a short answer that no verifier judges ("hello"): R1 gives no reasoning there."""
+    """True of a short question with a short answer that no verifier judges ("hello"); R1 gives no reasoning there."""
     if row["verdict"]:
         return False
     question = read_conversation(row["prompt"])[-1]["content"]
@@ -179,54 +180,54 @@ def is_simple(row: Row, args: SelectConfig) -> bool:
     return short and len(count_words(extract_answer_part(row["completion"]))) <= args.simple_answer_words
 
 
-def as_pairs(left: list[Row], complete: list[Row], args: SelectConfig, funnel: Funnel) -> list[Row]:
+def build_pairs(left: list[Row], complete: list[Row], args: SelectConfig, funnel: Funnel) -> list[Row]:
     """Preference pairs of one prompt, with the lineage of both sides.
 
     Args:
-        left: samples that passed the filters: the better sides come from them.
-        complete: all samples that there is something of.
-        args: of the recipe.
-        funnel: counts them.
+        left: samples that passed the filters; the chosen sides come from them.
+        complete: all samples with a prompt and a completion.
+        args: the recipe's arguments.
+        funnel: gets the counts.
     """
     config = args.pairs
-    score = scorer(config)
+    score = _find_score(config)
     better = [row for row in left if (score(row) == 1.0 if config.by == "verdict" else score(row) is not None)]
     worse = [row for row in complete if score(row) is not None and row.get("finish_reason") != "length"]
     if config.by == "verdict":
         worse = [row for row in worse if score(row) == 0.0]
     size = dict(zip(map(id, complete), rules.measure_lengths(complete), strict=True))
-    pairs = nearest_pairs(better, worse, score, lambda row: size[id(row)], args)
+    pairs = _match_nearest(better, worse, score, lambda row: size[id(row)], args)
     partner = {id(chosen): rejected for chosen, rejected in pairs}
     unpaired = "enough pairs, or no worse sample left" if pairs else "no worse sample of comparable length"
     if not worse:
         unpaired = "no wrong sample" if config.by == "verdict" else "no worse sample"
-    able = {id(row) for row in better}
+    candidates = {id(row) for row in better}
 
-    def reason(row: Row) -> str | None:
-        if id(row) in able:
+    def find_reason(row: Row) -> str | None:
+        if id(row) in candidates:
             return None if id(row) in partner else unpaired
         return f"no evidence by {config.by}" if score(row) is None else "wrong"
 
-    chosen = funnel.passed("pairs", left, [reason(row) for row in left])
-    return [_pair(row, partner[id(row)], score, size, args) for row in chosen]
+    chosen = funnel.apply_step("pairs", left, [find_reason(row) for row in left])
+    return [_build_pair(row, partner[id(row)], score, size, args) for row in chosen]
 
 
-def scorer(config: PairsConfig) -> Callable[[Row], float | None]:
-    """A sample's score by `pairs.by`; None without evidence."""
+def _find_score(config: PairsConfig) -> Callable[[Row], float | None]:
+    """The function that scores a sample by `pairs.by`; it returns None without evidence."""
     if config.by == "verdict":
         return lambda row: {"correct": 1.0, "wrong": 0.0}.get(row["verdict"])
-    # A verifier that could not judge the sample leaves no evidence of it, whatever another reward says.
+    # Without a verdict there is no evidence, whatever another reward says.
     return lambda row: None if row["verdict"] in ("unknown", "error") else rules.read_score(row, config.by)
 
 
-def nearest_pairs(
+def _match_nearest(
     better: list[Row],
     worse: list[Row],
     score: Callable[[Row], float | None],
     size: Callable[[Row], int],
     args: SelectConfig,
 ) -> list[tuple[Row, Row]]:
-    """Pairs of comparable length, the nearest in length first, each sample in one of them; the first of equal ones."""
+    """Pairs of comparable length, nearest in length first; each sample is in one pair, and ties go to the first."""
     config = args.pairs
     candidates = []
     for i, chosen in enumerate(better):
@@ -241,25 +242,25 @@ def nearest_pairs(
         chosen, rejected = better[i], worse[j]
         if len(pairs) == config.per_prompt:
             break
-        if not used & {id(chosen), id(rejected)} and all(both_written(chosen, rejected, args)):
+        if not used & {id(chosen), id(rejected)} and all(_rewrite_pair(chosen, rejected, args)):
             used |= {id(chosen), id(rejected)}
             pairs.append((chosen, rejected))
     return pairs
 
 
-def both_written(chosen: Row, rejected: Row, args: SelectConfig) -> tuple[str | None, str | None]:
-    """Both sides with or without reasoning: the better one decides whether the query is simple."""
-    return written(chosen["completion"], chosen, args), written(rejected["completion"], chosen, args)
+def _rewrite_pair(chosen: Row, rejected: Row, args: SelectConfig) -> tuple[str | None, str | None]:
+    """Both completions with or without reasoning; the chosen one decides whether the query is simple."""
+    return tuple(rewrite_completion(row["completion"], chosen, args) for row in (chosen, rejected))
 
 
-def _pair(chosen: Row, rejected: Row, score: Any, size: dict[int, int], args: SelectConfig) -> Row:
-    texts = both_written(chosen, rejected, args)
+def _build_pair(chosen: Row, rejected: Row, score: Any, size: dict[int, int], args: SelectConfig) -> Row:
+    texts = _rewrite_pair(chosen, rejected, args)
     short, long = sorted((size[id(chosen)], size[id(rejected)]))
     return (
         {
             "prompt": read_conversation(chosen["prompt"]),
-            "chosen": [assistant(texts[0])],
-            "rejected": [assistant(texts[1])],
+            "chosen": [_build_answer(texts[0])],
+            "rejected": [_build_answer(texts[1])],
             "margin": score(chosen) - score(rejected),
             "length_ratio": long / max(short, 1),
         }

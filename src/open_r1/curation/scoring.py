@@ -1,4 +1,4 @@
-"""Samples judged by the scorers of training: the expensive part of a selection, in files that survive a kill."""
+"""Scores samples with the scorers of training, the expensive part of a selection, and writes them to files."""
 
 from __future__ import annotations
 
@@ -26,20 +26,19 @@ from ..rewards.registry import RewardConfig
 from ..rewards.scoring import ScoredBatch, pick_gravest, read_score
 from ..run.run import Run
 from ..system.progress import format_duration
+from .funnel import Row
 from .rejection_sampling import find_row_problem
 
-Row = dict[str, Any]
-
-READ_ROWS = 256  # rows of a source held at once; a list of completions makes each of them many
-JUDGED_ROWS = 512  # samples judged at once, and the rest of the last one's group
+READ_ROWS = 256  # rows of a source read at once; each may hold many completions
+JUDGED_ROWS = 512  # least number of samples scored at once, but for the last ones
 INTEGERS = ("row", "sample", "seed", "tokens")
-# A row with a list of completions may have a list of these beside it.
+# A row with a list of completions may have lists of these columns too.
 PER_SAMPLE = ("sample", "seed", "tokens", "model", "finish_reason", "refused")
 OUTCOMES = ("correct", "wrong", "unknown", "error", "")
 
 
 def check_sources(recipe: Recipe, rows: StoredRows) -> None:
-    """Refuse sources that lack, in all of their rows, what the rewards read.
+    """Check that each source has the columns that the rewards read.
 
     Raises:
         RecipeError: naming the source, the column and what to do.
@@ -55,27 +54,27 @@ def check_sources(recipe: Recipe, rows: StoredRows) -> None:
             )
         for reward in recipe.run.rewards:
             applies = reward.kinds is None or (source.kind is not None and reward.applies(source.kind))
-            missing = [column for column in needs(reward) if column not in have]
+            missing = [column for column in list_needed(reward) if column not in have]
             if applies and missing:
                 raise RecipeError(
-                    f"{at}: {reward.metric} needs the column {missing[0]!r}; {_advice(missing[0], have)}"
+                    f"{at}: {reward.metric} needs the column {missing[0]!r}; {_advise(missing[0], have)}"
                 )
 
 
-def _advice(column: str, have: set[str]) -> str:
+def _advise(column: str, have: set[str]) -> str:
     if column == "tokens":
         return "set `tokenizer_name_or_path` to have tokens counted"
     return f"it has {', '.join(sorted(have))}. Name its source with `columns: {{{column}: <their name>}}`"
 
 
-def needs(reward: RewardConfig) -> list[str]:
-    """What a row must have for a reward to score its completion."""
+def list_needed(reward: RewardConfig) -> list[str]:
+    """Columns that a reward needs to score a completion."""
     wanted = registry.read_signature(registry.find_reward(reward.name))
     return [*wanted.columns, *(["tokens"] if "tokens" in wanted.context else [])]
 
 
 def build_features(rows: StoredRows, recipe: Recipe) -> datasets.Features:
-    """Columns of the judged rows: those of the sources, one completion each, and what the judges said."""
+    """Features of the judged rows: the sources' columns, one completion, and its verdict, reason and scores."""
     features = dict(rows.features)
     for column in {*PER_SAMPLE, "row"} & features.keys():
         features[column] = datasets.Value("int64") if column in INTEGERS else TEXT
@@ -92,77 +91,82 @@ def build_features(rows: StoredRows, recipe: Recipe) -> datasets.Features:
 
 
 def holds_conversations(source: DatasetConfig, part: datasets.Dataset) -> bool:
-    """True if a source's samples are its conversations, whether or not a prompt stands beside them."""
+    """True if a source's samples are its conversations, with or without a column `prompt`."""
     have = {*part.column_names, *source.template}
     return not {"prompt", "completion"} <= have
 
 
-def score_files(this: Run, rows: StoredRows, files: Shards, todo: list[int]) -> None:
-    """Write the files of judged rows that are missing.
+def score_files(run: Run, rows: StoredRows, files: Shards, todo: list[int]) -> None:
+    """Score samples and write the files `todo`.
 
     Raises:
-        RecipeError: the judges themselves failed on too many rows of a file, which is not written.
+        RecipeError: the verifiers themselves failed on too many samples of a file, which is not written.
     """
-    recipe = this.recipe
-    judged = partial(judged_batch, scored=ScoredBatch(recipe.run.rewards), count=build_token_counter(recipe))
+    recipe = run.recipe
+    score = partial(score_batch, scored=ScoredBatch(recipe.run.rewards), count=build_token_counter(recipe))
     features, began = build_features(rows, recipe), time.monotonic()
     done = 0
     for position, number in enumerate(todo, start=1):
-        batches = judged_rows(rows, files.range(number), features, judged, recipe.run.max_error_share)
+        batches = score_rows(rows, files.range(number), features, score, recipe.run.max_error_share)
         done += write_file(files.path(number), batches, features)
-        seconds = time.monotonic() - began
-        left = (
-            f", about {format_duration(seconds / position * (len(todo) - position))} left"
-            if position < len(todo)
-            else ""
-        )
-        this.say(f"judged {done:,} samples, file {position} of {len(todo)}{left}")
+        left = (time.monotonic() - began) / position * (len(todo) - position)
+        left = f", about {format_duration(left)} left" if left else ""
+        run.say(f"judged {done:,} samples, file {position} of {len(todo)}{left}")
 
 
 def build_token_counter(recipe: Recipe) -> Callable[[list[str]], list[int]] | None:
-    """Counts tokens by the recipe's tokenizer, if it names one."""
+    """The function that counts tokens with the recipe's tokenizer; None if the recipe names none."""
     if recipe.data.tokenizer_name_or_path is None:
         return None
     tokenizer = models.load_named_tokenizer(recipe.data.tokenizer_name_or_path)
     return lambda texts: [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
-def judged_rows(
+def score_rows(
     rows: StoredRows,
     span: range,
     features: datasets.Features,
-    judged: Callable[[list[Row]], list[Row]],
+    score: Callable[[list[Row]], list[Row]],
     max_error_share: float,
 ) -> Iterator[list[Row]]:
-    """The samples of the prompts that begin in `span`, judged, batch by batch; a prompt's neighbours stay together.
+    """Batches of scored samples, of the prompts whose first row is in `span`; one prompt's samples share a batch.
 
     Raises:
-        RecipeError: verdicts `error` on more than `max_error_share` of them.
+        RecipeError: more than `max_error_share` of the verdicts are `error`.
     """
-    start, stop = first_of_prompt(rows, span.start), first_of_prompt(rows, span.stop)
+    start, stop = find_prompt_start(rows, span.start), find_prompt_start(rows, span.stop)
     conversations = features["prompt"] == MESSAGES
     samples = (
         sample
         for first in range(start, stop, READ_ROWS)
-        for row, number in _numbered(rows, first, min(first + READ_ROWS, stop))
-        for sample in samples_of(row, number, conversations)
+        for row, number in _read_numbered(rows, first, min(first + READ_ROWS, stop))
+        for sample in split_samples(row, number, conversations)
     )
     seen, errors = 0, Counter[str]()
+    for batch in _batch_prompts(samples):
+        seen += len(batch)
+        scored = score(batch)
+        errors.update(row["reason"] for row in scored if row["verdict"] == "error")
+        # Too many errors for the whole span stop the run at once.
+        _check_errors(errors, max(seen, stop - start), max_error_share)
+        yield scored
+    _check_errors(errors, seen, max_error_share)
+
+
+def _batch_prompts(samples: Iterator[Row]) -> Iterator[list[Row]]:
+    """Batches of at least JUDGED_ROWS samples that keep neighbouring samples of one prompt together."""
     batch: list[Row] = []
     for _, group in groupby(samples, key=itemgetter("prompt_id")):
         batch += group
         if len(batch) >= JUDGED_ROWS:
-            seen += len(batch)
-            yield _watched(judged(batch), errors, max(seen, stop - start), max_error_share)
+            yield batch
             batch = []
     if batch:
-        seen += len(batch)
-        yield _watched(judged(batch), errors, seen, max_error_share)
-    _refuse(errors, seen, max_error_share)
+        yield batch
 
 
-def _numbered(rows: StoredRows, start: int, stop: int) -> Iterator[tuple[Row, int]]:
-    """Rows with their numbers; of a source of conversations without a prompt that only repeats how they begin."""
+def _read_numbered(rows: StoredRows, start: int, stop: int) -> Iterator[tuple[Row, int]]:
+    """Rows with their numbers; rows of conversations lose a prompt, which would only repeat their first messages."""
     whole = [holds_conversations(source, part) for source, part in rows.parts]
     numbers = rows.numbers(start, stop)
     of_source = np.searchsorted(rows.ends, numbers, side="right").tolist()
@@ -170,14 +174,7 @@ def _numbered(rows: StoredRows, start: int, stop: int) -> Iterator[tuple[Row, in
         yield row | ({"prompt": None, "completion": None} if whole[i] else {}), number
 
 
-def _watched(batch: list[Row], errors: Counter[str], expected: int, max_error_share: float) -> list[Row]:
-    """A batch whose errors are counted; too many of `expected` samples stop the run without waiting for the rest."""
-    errors.update(row["reason"] for row in batch if row["verdict"] == "error")
-    _refuse(errors, expected, max_error_share)
-    return batch
-
-
-def _refuse(errors: Counter[str], samples: int, max_error_share: float) -> None:
+def _check_errors(errors: Counter[str], samples: int, max_error_share: float) -> None:
     if errors.total() > max_error_share * samples:
         reason, times = errors.most_common(1)[0]
         raise RecipeError(
@@ -187,50 +184,50 @@ def _refuse(errors: Counter[str], samples: int, max_error_share: float) -> None:
         )
 
 
-def first_of_prompt(rows: StoredRows, position: int) -> int:
-    """The first position from this one on whose row has another prompt than the row before it."""
+def find_prompt_start(rows: StoredRows, position: int) -> int:
+    """The first position, from this one on, at which a new prompt begins."""
     if position == 0:
         return 0
-    before = _prompt_of(rows.slice(position - 1, position)[0])
+    before = _identify_prompt(rows.slice(position - 1, position)[0])
     while position < len(rows):
         for row in rows.slice(position, min(position + READ_ROWS, len(rows))):
-            if _prompt_of(row) != before:
+            if _identify_prompt(row) != before:
                 return position
             position += 1
     return position
 
 
-def _prompt_of(row: Row) -> Any:
+def _identify_prompt(row: Row) -> Any:
     return row.get("prompt_id") or (row["prompt"] if row.get("prompt") else (row.get("messages") or [])[:-1])
 
 
-def samples_of(row: Row, number: int, conversations: bool) -> list[Row]:
-    """A row as one sample, or as one for each of its completions.
+def split_samples(row: Row, number: int, conversations: bool) -> list[Row]:
+    """Split a row into samples, one for each of its completions.
 
     Args:
-        row: of a source.
-        number: its position in the sources.
-        conversations: prompts are messages, also where the row has a text.
+        row: row of a source.
+        number: its number in the sources.
+        conversations: turn a text prompt into a user message.
 
     Returns:
-        Rows with `prompt_id`, `row`, `sample`, `prompt`, `completion` (None if there is none) and `refused` (why).
+        Rows with `prompt_id`, `row`, `sample`, `prompt`, `completion` (or None) and `refused` (a reason, or None).
     """
     refused = row.get("refused")
     try:
-        prompt, completions = taken_apart(row)
+        prompt, completions = split_row(row)
     except RecipeError as error:
         prompt = row["prompt"] if isinstance(row.get("prompt"), str) else ""
         completions, refused = [None], f"malformed messages: {error}"
     if conversations and isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}] if prompt else []
-    # Rows without a prompt have nothing in common: each is a group of its own.
+    # Each row without a prompt is a group by itself.
     name = str(row.get("prompt_id") or hash_prompt(prompt or f"row {number}"))
     several = isinstance(row.get("completion"), list) and len(completions) == len(row["completion"])
     rest = {column: value for column, value in row.items() if column != "messages"}
     samples = []
     for k, completion in enumerate(completions):
         own = {
-            column: _own(row[column], k, len(completions) if several else 0) for column in PER_SAMPLE if column in row
+            column: _pick(row[column], k, len(completions) if several else 0) for column in PER_SAMPLE if column in row
         }
         own |= {column: _integer(own.get(column)) for column in INTEGERS if column in row}
         own["sample"] = k if own.get("sample") is None or several else own["sample"]
@@ -241,23 +238,23 @@ def samples_of(row: Row, number: int, conversations: bool) -> list[Row]:
     return samples
 
 
-def _own(value: Any, k: int, count: int) -> Any:
-    """A sample's part of a list with one value for each completion; another list says nothing of one sample."""
+def _pick(value: Any, k: int, count: int) -> Any:
+    """Sample k's value in a list with `count` values; None for a list of another length."""
     if not isinstance(value, list):
         return value
     return value[k] if k < len(value) == count else None
 
 
 def _integer(value: Any) -> int | None:
-    # A column with gaps may come as numbers with a point.
+    # A column with missing values may hold floats.
     return int(value) if isinstance(value, int) or (isinstance(value, float) and value.is_integer()) else None
 
 
-def taken_apart(row: Row) -> tuple[str | Messages, list[str | None]]:
-    """Prompt and completions of a row, whichever layout it has.
+def split_row(row: Row) -> tuple[str | Messages, list[str | None]]:
+    """The prompt and the completions of a row, in any of the layouts.
 
     Raises:
-        RecipeError: messages without a role or a text, or that do not end with the assistant's.
+        RecipeError: a message has no role or no text, or the last one is not the assistant's.
     """
     prompt, completion = row.get("prompt"), row.get("completion")
     for name, value in (("prompt", prompt), ("completion", completion)):
@@ -277,28 +274,30 @@ def taken_apart(row: Row) -> tuple[str | Messages, list[str | None]]:
     return prompt or "", [completion or None]
 
 
-def judged_batch(batch: list[Row], scored: ScoredBatch, count: Callable[[list[str]], list[int]] | None) -> list[Row]:
-    """Samples with what the judges say of them: `verdict`, `reason`, and `scores` by metric.
+def score_batch(batch: list[Row], scored: ScoredBatch, count: Callable[[list[str]], list[int]] | None) -> list[Row]:
+    """Add `verdict`, `reason` and `scores` (by metric) to samples.
 
-    Without rewards, samples that were judged before keep what was said of them.
+    Without rewards, samples that already have a verdict keep it.
     """
     if count is not None:
         uncounted = [row for row in batch if row.get("tokens") is None and row["completion"]]
         for row, tokens in zip(uncounted, count([row["completion"] for row in uncounted]), strict=True):
             row["tokens"] = tokens
-    problems = [find_row_problem(row) or _lacks(row, scored.rewards) for row in batch]
-    for row, told in zip(batch, problems, strict=True):
-        if told is not None:
-            row |= {"verdict": "unknown", "reason": told, "scores": None}
-    asked = [row for row, told in zip(batch, problems, strict=True) if told is None]
+    valid = []
+    for row in batch:
+        problem = find_row_problem(row) or _find_missing(row, scored.rewards)
+        if problem is None:
+            valid.append(row)
+        else:
+            row |= {"verdict": "unknown", "reason": problem, "scores": None}
     if not scored.rewards:
-        for row in asked:
+        for row in valid:
             known = row.get("verdict") if row.get("verdict") in OUTCOMES else None
             row |= {"verdict": known or "", "reason": str(row.get("reason") or "") if known else ""}
-    elif asked:
-        columns = {column: [row.get(column) for row in asked] for column in {c for row in asked for c in row}}
+    elif valid:
+        columns = {column: [row.get(column) for row in valid] for column in {c for row in valid for c in row}}
         completions = columns.pop("completion")
-        for row, results_R in zip(asked, zip(*scored.results(completions, columns), strict=True), strict=True):
+        for row, results_R in zip(valid, zip(*scored.results(completions, columns), strict=True), strict=True):
             verdict = pick_gravest(results_R)
             row["verdict"] = "" if verdict is None else verdict.outcome
             row["reason"] = "" if verdict is None else verdict.reason
@@ -306,11 +305,11 @@ def judged_batch(batch: list[Row], scored: ScoredBatch, count: Callable[[list[st
     return batch
 
 
-def _lacks(row: Row, entries: list[RewardConfig]) -> str | None:
-    """What a reward that applies to the row would miss."""
-    for reward in entries:
+def _find_missing(row: Row, rewards: list[RewardConfig]) -> str | None:
+    """A column that is empty in the row and needed by a reward that applies to it, as a reason."""
+    for reward in rewards:
         if reward.applies(row.get("kind")):
-            for column in needs(reward):
+            for column in list_needed(reward):
                 value = row.get(column)
                 if value is None or (isinstance(value, str | list | dict) and not value):
                     return f"{reward.metric} needs {column}, which the row leaves empty"

@@ -1,1 +1,1 @@
-"""Does a recipe fit its hardware, how long does it take, and what else would fit? Needs no weights and no GPU."""
+"""Estimates of the memory and time that a recipe takes, without its weights and without a GPU."""

@@ -1,4 +1,4 @@
-"""What else a recipe could do with its hardware, each as the words that ask for it."""
+"""Changes of a recipe that take less memory or time on its hardware."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Alternative:
     """A change of a recipe.
 
     Args:
-        title: in a table.
-        changes: keys of the recipe and their values.
-        same: it computes the same, but for rounding.
+        title: name in a table.
+        changes: new values of recipe keys.
+        same: the result stays the same, except for rounding.
     """
 
     title: str
@@ -28,13 +28,13 @@ class Alternative:
 
 
 def find_alternatives(work: Workload) -> Iterator[Alternative]:
-    """Changes that apply to a training, those that change nothing of what is learned first."""
+    """Changes that apply to a training; those that keep the result come first."""
     given, gpus = work.recipe.given, work.gpus
     lora, sharding = work.lora is not None, work.sharding
     batch, accumulation = int(work.get("per_device_train_batch_size")), work.accumulation
     known = {f.name for f in fields(find_args_class(work.recipe.task))}
     if not work.checkpointing:
-        yield Alternative("compute activations again", {"gradient_checkpointing": True})
+        yield Alternative("recompute activations", {"gradient_checkpointing": True})
     if batch > 1:
         halved = {"per_device_train_batch_size": batch // 2, "gradient_accumulation_steps": 2 * accumulation}
         if batch % 2 == 0 and not given.get("steps_per_generation"):

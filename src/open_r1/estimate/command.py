@@ -1,4 +1,4 @@
-"""What `open-r1 estimate` prints: the estimate of a recipe with its alternatives, or a table of several."""
+"""`open-r1 estimate`: prints the estimate of a recipe with its alternatives, or a table of several recipes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .workload import load_planned_recipe
 def find_others(
     path: str | Path, changes: dict[str, Any], estimate: Estimate, asked: Options
 ) -> list[tuple[Alternative, Estimate]]:
-    """Alternatives: those that fit first, of them those that compute the same, then by their cost."""
+    """Alternatives with their estimates, sorted by whether they fit, keep the result, and by cost."""
     found = []
     for alternative in alternatives.find_alternatives(estimate.work):
         try:
             recipe = load_planned_recipe(path, changes | alternative.changes)
             found.append((alternative, estimate_recipe(recipe, asked, estimate.work.config)))
         except RecipeError:
-            continue  # a combination that is refused is no alternative
+            continue  # the recipe's checks refuse this combination
 
     def cost(pair: tuple[Alternative, Estimate]) -> tuple[bool, bool, float]:
         return not pair[1].fits, not pair[0].same, pair[1].cost
@@ -35,13 +35,13 @@ def find_others(
 
 
 def report_estimates(words: list[str]) -> Iterator[str]:
-    """What `open-r1 estimate RECIPE [RECIPE ...] [--key value ...]` prints, as it is known."""
+    """The output of `open-r1 estimate RECIPE [RECIPE ...] [--key value ...]`, part by part."""
     from . import text
 
     paths = list(itertools.takewhile(lambda word: not word.startswith("--"), words))
     asked, changes = parse_options(parse_overrides(words[len(paths) :]))
     if len(paths) > 1:
-        yield from text.format_table(_several(paths, changes, asked))
+        yield from text.format_table(_estimate_several(paths, changes, asked))
         return
     path = paths[0]
     recipe = load_planned_recipe(path, changes)
@@ -54,11 +54,11 @@ def report_estimates(words: list[str]) -> Iterator[str]:
         yield text.format_alternatives(estimate, find_others(path, changes, estimate, asked))
 
 
-def _several(paths: list[str], changes: dict[str, Any], asked: Options) -> Iterator[tuple[str, Estimate]]:
-    """The estimates of those that run a model."""
+def _estimate_several(paths: list[str], changes: dict[str, Any], asked: Options) -> Iterator[tuple[str, Estimate]]:
+    """The estimates of the recipes that run a model."""
     for path in paths:
         if "stages" in read_yaml(Path(path)):
-            raise RecipeError(f"{path} is a pipeline, which is estimated by itself: open-r1 estimate {path}")
+            raise RecipeError(f"{path} is a pipeline, which is estimated alone: open-r1 estimate {path}")
         recipe = load_planned_recipe(path, changes)
         if needs_model(recipe):
             yield path, estimate_recipe(recipe, asked)

@@ -1,12 +1,11 @@
-"""`open-r1 estimate`: does a recipe fit its hardware, how long does it take, and what would fit or be quicker?
+"""Estimates of the memory and time of a recipe, from the model's configuration alone.
 
-From the model's configuration alone, without weights, on any machine. Memory is counted and traced (memory.py,
-traced.py), time follows from rates that are assumed (speed.py), and says so.
+Memory is counted and traced (memory.py, tracing.py); time is computed from assumed rates (speed.py).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from transformers import PretrainedConfig
@@ -25,19 +24,18 @@ if TYPE_CHECKING:
     from ..rewards.registry import Findings
 
 
-TIGHT = 0.92  # of a GPU's memory: more than the estimate is sure of
-OPTIONS = ("rows", "mean_tokens", "utilisation", "price")  # of an estimate, beside the recipe's keys
+TIGHT = 0.92  # share of a GPU's memory above which the estimate's error decides whether the recipe fits
 
 
 @dataclass(frozen=True)
 class Options:
-    """What an estimate is asked for.
+    """Options of an estimate, beside the recipe's keys.
 
     Args:
-        rows: of the data.
-        mean_tokens: of a completion, or of a row that is not packed.
-        utilisation: share of the GPUs' rate that training reaches.
-        price: of a GPU for an hour.
+        rows: number of rows of the data.
+        mean_tokens: mean length of a completion, or of a row that is not packed.
+        utilisation: share of the GPUs' peak rate that training reaches.
+        price: price of a GPU-hour.
     """
 
     rows: int | None = None
@@ -48,14 +46,14 @@ class Options:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a recipe takes.
+    """The memory and time of a recipe.
 
     Args:
-        work: the recipe as its hardware sees it.
-        gpu: the kind of its GPUs; None is a CPU.
-        memory: of each.
-        speed: None on a CPU, whose speed nobody states.
-        price: of a GPU for an hour.
+        work: the recipe's workload.
+        gpu: model of its GPUs; None for a CPU.
+        memory: memory of each GPU.
+        speed: None on a CPU, for which no rate is known.
+        price: price of a GPU-hour.
     """
 
     work: Workload
@@ -66,12 +64,12 @@ class Estimate:
 
     @property
     def room(self) -> float | None:
-        """Bytes of a GPU."""
+        """Memory of a GPU, in bytes."""
         return None if self.gpu is None else self.gpu.memory * GIB
 
     @property
     def fits(self) -> bool:
-        """Always true of a CPU, whose memory is not asked for."""
+        """Always true of a CPU, whose memory is not known."""
         return self.room is None or (self.memory.peak <= self.room and self.memory.cache_tokens >= 1)
 
     @property
@@ -82,7 +80,7 @@ class Estimate:
 
     @property
     def cost(self) -> float:
-        """GPU-hours of the whole training, or of a token if its length is not known; bytes on a CPU."""
+        """GPU-hours of the training, or GPU-seconds a token if the number of steps is unknown; bytes on a CPU."""
         if self.speed is None:
             return self.memory.peak
         if self.gpu_hours is not None:
@@ -91,27 +89,26 @@ class Estimate:
 
 
 def format_headline(estimate: Estimate) -> str:
-    """Does it fit, in one line."""
+    """One line that says whether the recipe fits its hardware."""
     work = estimate.work
     peak = estimate.memory.peak / GIB
     if estimate.gpu is None:
         return f"{peak:.2f} GiB on a CPU, beside Python and its libraries (about 0.7 GiB)"
-    several = f"{work.gpus} x {estimate.gpu.name}" + (
-        f", {work.sharding.name}" if work.sharding.kind != "none" else ""
-    )
+    gpus = f"{work.gpus} x {estimate.gpu.name}"
+    gpus += f", {work.sharding.name}" if work.sharding.kind != "none" else ""
     verdict = "fits" if estimate.fits else "DOES NOT FIT"
     if estimate.fits and peak > TIGHT * estimate.gpu.memory:
         verdict = "fits, but barely"
-    return f"{verdict}: {peak:.1f} of {estimate.gpu.memory:.1f} GiB on each GPU ({several})"
+    return f"{verdict}: {peak:.1f} of {estimate.gpu.memory:.1f} GiB on each GPU ({gpus})"
 
 
 def parse_options(changes: dict[str, Any]) -> tuple[Options, dict[str, Any]]:
-    """An estimate's own options, and what is left for the recipe; `gpus` may be `8xH100`.
+    """Split overrides into options of the estimate and keys of the recipe; `gpus` may be `8xH100`.
 
     Raises:
-        RecipeError: a value that makes no sense.
+        RecipeError: a value is out of range.
     """
-    given = {key: changes.pop(key) for key in OPTIONS if key in changes}
+    given = {field.name: changes.pop(field.name) for field in fields(Options) if field.name in changes}
     for key, value in given.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
             raise RecipeError(f"{key}: a number above 0, got {value!r}")
@@ -124,15 +121,15 @@ def parse_options(changes: dict[str, Any]) -> tuple[Options, dict[str, Any]]:
 
 
 def estimate_recipe(recipe: Recipe, asked: Options | None = None, config: PretrainedConfig | None = None) -> Estimate:
-    """The estimate of a recipe.
+    """Estimate the memory and time of a recipe.
 
     Args:
         recipe: loaded with `planned`.
         asked: options.
-        config: of its model, if that is another stage's.
+        config: configuration of its model, if another stage makes the model.
 
     Raises:
-        RecipeError: a model whose shape is not known or cannot be traced.
+        RecipeError: the model's configuration is not known or cannot be traced.
     """
     asked = asked or Options()
     work = workload.build_workload(recipe, config)
@@ -145,7 +142,7 @@ def estimate_recipe(recipe: Recipe, asked: Options | None = None, config: Pretra
 
 
 def needs_model(recipe: Recipe) -> bool:
-    """False of data recipes that only read and write, and of what is generated elsewhere."""
+    """False if a recipe only reads and writes data, or a server generates for it."""
     if recipe.task in DATA_TASKS and recipe.task != "sample":
         return False
     if recipe.task in ("sample", "evaluate"):
@@ -157,9 +154,9 @@ def needs_model(recipe: Recipe) -> bool:
 
 
 def note_memory(recipe: Recipe, findings: Findings) -> None:
-    """Note in the findings of `open-r1 check` whether a recipe fits, and whether its model is as long as its context.
+    """Add to the findings of `open-r1 check` whether the recipe fits its hardware and its model's context.
 
-    It refuses nothing, because an estimate may be wrong.
+    These are warnings only, because an estimate may be wrong.
     """
     from .. import models
 
@@ -170,12 +167,12 @@ def note_memory(recipe: Recipe, findings: Findings) -> None:
     except RecipeError as error:
         findings.warnings.append(f"its memory cannot be estimated: {error}")
         return
-    told = format_headline(taken)
+    headline = format_headline(taken)
     if taken.fits:
-        findings.said.append(f"memory, estimated: {told}")
+        findings.said.append(f"memory, estimated: {headline}")
     else:
         findings.warnings.append(
-            f"memory, estimated: {told}; `make estimate RECIPE={recipe.path}` says what would fit"
+            f"memory, estimated: {headline}; `make estimate RECIPE={recipe.path}` says what would fit"
         )
     try:
         models.check_shape(recipe, taken.work.config)
@@ -183,7 +180,7 @@ def note_memory(recipe: Recipe, findings: Findings) -> None:
         findings.warnings.append(str(error))
     if taken.work.trains and taken.work.rounds_updates:
         findings.warnings.append(
-            "dtype: bfloat16 weights are updated in bfloat16, where a change of less than about 1/256 of a weight is "
-            "lost, as most are at a small learning rate; set `dtype: float32` (it still computes in bfloat16), or an "
+            "dtype: bfloat16 weights are updated in bfloat16, which loses changes below about 1/256 of a weight: most "
+            "changes at a small learning rate. Set `dtype: float32` (it still computes in bfloat16), or an "
             "accelerate_config that keeps a float32 copy (zero2, zero3, fsdp2)"
         )

@@ -1,4 +1,4 @@
-"""Arithmetic, time and GPU-hours of a workload, from rates that are assumed and told."""
+"""FLOPs and time of a workload, from assumed rates that the notes name."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ..system.hardware import GPU
 from . import memory, tracing
 from .workload import MEAN_SHARE, MEAN_TOKENS, PROMPT_TOKENS, Workload
 
-# Share of a GPU's dense rate that training reaches. Llama 3 was trained at 0.38 to 0.43 (arXiv 2407.21783, Table 4);
-# this is a little less, for a stack that is less tuned.
+# Share of a GPU's dense peak rate that training reaches. Llama 3 reached 0.38 to 0.43 (arXiv 2407.21783, Table 4),
+# with a better tuned stack.
 UTILISATION = 0.35
-# Of generation: shares of the memory's bandwidth and of the arithmetic that a decoding step reaches, and seconds that
-# it takes at least. Ours, not measured on a GPU.
+# Shares of the memory bandwidth and of the peak rate that a decoding step reaches, and its least seconds. Our choice,
+# not measured on a GPU.
 DECODE_BANDWIDTH, DECODE_ARITHMETIC = 0.7, 0.4
 STEP_SECONDS = {"vllm": 0.002, "transformers": 0.03}
 SEQUENCES_AT_ONCE = 256  # vLLM's default
-HOST_LINK = 25e9  # bytes a second between host and GPU, PCIe 4; ours
-HOST_ADAM = 1e9  # parameters a second that a host's Adam updates, for each 8 GPUs; ours
-# Rows of the public datasets that the recipes name, as their cards state them (not counted here).
+HOST_LINK = 25e9  # bytes a second between host and GPU, PCIe 4; our choice
+HOST_ADAM = 1e9  # parameters that Adam updates a second on a host of 8 GPUs; our choice
+# Rows of the recipes' public datasets, as stated on their cards.
 ROWS = {
     "open-r1/Mixture-of-Thoughts": 349_317,
     "open-r1/OpenR1-Math-220k": 93_733,
@@ -34,7 +34,7 @@ ROWS = {
     "HuggingFaceH4/ultrafeedback_binarized": 61_135,
     "HuggingFaceH4/ultrachat_200k": 207_865,
     "trl-lib/ultrafeedback_binarized": 62_135,
-    # Made by recipes: as many as the paper's (arXiv 2501.12948v2, Table 5; of the cold start it says "thousands").
+    # Made by recipes: the paper's numbers (arXiv 2501.12948v2, Table 5; it has "thousands" for the cold start).
     "mix/r1_800k.yaml": 804_745,
     "select/cold_start.yaml": 5_000,
 }
@@ -42,14 +42,14 @@ ROWS = {
 
 @dataclass
 class Speed:
-    """What a workload takes.
+    """FLOPs and time of an optimizer step, or of the whole generation if nothing is trained.
 
     Args:
-        tokens: of an optimizer step; of all of it where nothing is trained.
-        flops: of the same.
-        seconds: of the same, by what takes them.
-        steps: of the whole training; None if it is not known how many rows there are.
-        notes: what was assumed.
+        tokens: number of tokens.
+        flops: number of FLOPs.
+        seconds: seconds, by the part that takes them.
+        steps: optimizer steps of the training; None if the number of rows is not known.
+        notes: assumptions.
     """
 
     tokens: float
@@ -64,26 +64,28 @@ class Speed:
 
     @property
     def hours(self) -> float | None:
-        """Of all steps; None if their number is not known, or vLLM has no room to work."""
+        """Hours of all steps; None if their number is not known, or vLLM has no room for a sequence."""
         return None if self.steps is None or math.isinf(self.step_seconds) else self.steps * self.step_seconds / 3600
 
 
 def estimate_time(
     work: Workload, gpu: GPU, utilisation: float = UTILISATION, rows: int | None = None, mean: float | None = None
 ) -> Speed:
-    """Time of a workload.
+    """The FLOPs and time of a workload.
 
     Args:
         work: the workload.
-        gpu: the kind of its GPUs.
-        utilisation: share of the GPU's rate that training reaches.
-        rows: of the data, if it is not to be found out.
-        mean: tokens of a completion, or of a row that is not packed, on average.
+        gpu: model of its GPUs.
+        utilisation: share of the GPU's peak rate that training reaches.
+        rows: number of rows of the data; None looks it up.
+        mean: mean tokens of a completion, or of a row that is not packed; None assumes a length.
     """
-    return (_training if work.trains else _sampling)(work, gpu, utilisation, rows, mean)
+    if work.trains:
+        return _estimate_training(work, gpu, utilisation, rows, mean)
+    return _estimate_sampling(work, gpu, rows, mean)
 
 
-def _training(work: Workload, gpu: GPU, utilisation: float, rows: int | None, mean: float | None) -> Speed:
+def _estimate_training(work: Workload, gpu: GPU, utilisation: float, rows: int | None, mean: float | None) -> Speed:
     counts = tracing.count_parameters(work.config, work.lora, head=work.recipe.task != "reward")
     completion = mean or (work.mean_completion if work.samples else 0.0)
     length = completion + min(work.prompt_tokens, 256) if work.samples else (mean or work.mean_tokens)
@@ -92,10 +94,11 @@ def _training(work: Workload, gpu: GPU, utilisation: float, rows: int | None, me
     if packed:
         length = work.mean_tokens
     tokens = work.rows_per_step * length
-    forward = 2 * counts.active + attention(work, span)
-    backward = 2 * counts.active + 2.5 * attention(work, span) + 2 * min(counts.trained, counts.active)
+    attention = count_attention_flops(work, span)
+    forward = 2 * counts.active + attention
+    backward = 2 * counts.active + 2.5 * attention + 2 * min(counts.trained, counts.active)
     passes = forward + backward + (forward if work.checkpointing else 0.0)
-    passes += forward * extra_passes(work)
+    passes += forward * count_extra_passes(work)
     flops = tokens * passes
     seconds = {"forward and backward": flops / (work.processes * gpu.tflops * 1e12 * utilisation)}
     speed = Speed(tokens, flops, seconds, None)
@@ -110,17 +113,17 @@ def _training(work: Workload, gpu: GPU, utilisation: float, rows: int | None, me
         seconds["weights from the host"] = work.accumulation * moved / HOST_LINK
     if work.recipe.given.get("activation_offloading"):
         kept = 2 * work.config.hidden_size * work.config.num_hidden_layers * length / work.sharding.sequence_parallel
-        # Both ways; half of it is hidden behind the arithmetic.
+        # Both ways; half of it overlaps with the arithmetic.
         seconds["activations to the host"] = 0.5 * 2 * work.rows * work.accumulation * kept / HOST_LINK
     if work.samples:
         speed.notes.append(f"{completion:,.0f} tokens a completion on average (--mean_tokens)")
         _add_generation(work, gpu, completion, seconds, speed.notes)
-    speed.steps = steps(work, rows, span, packed, speed.notes)
+    speed.steps = count_steps(work, rows, span, packed, speed.notes)
     return speed
 
 
-def attention(work: Workload, span: float) -> float:
-    """FLOPs of causal attention for each token of a sequence of `span` tokens, forward."""
+def count_attention_flops(work: Workload, span: float) -> float:
+    """Forward FLOPs of causal attention for each token of a sequence of `span` tokens."""
     config = work.config
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if getattr(config, "v_head_dim", None):
@@ -128,12 +131,12 @@ def attention(work: Workload, span: float) -> float:
     return 2 * config.num_hidden_layers * config.num_attention_heads * size * span
 
 
-def extra_passes(work: Workload) -> float:
-    """Forward passes of each step for the reference and for the policy that sampled; once for each rollout."""
+def count_extra_passes(work: Workload) -> float:
+    """Forward passes for each step by the reference and by the sampling policy, which come once for each rollout."""
     if not work.samples:
         return float(work.recipe.task == "dpo")
     reference = float(work.get("beta")) != 0.0
-    # TRL has the policy's own to correct for vLLM's, and where a rollout's steps do not end with an optimizer step.
+    # TRL computes the sampling policy's probabilities to correct vLLM's, and for rollouts that span optimizer steps.
     corrected = bool(work.recipe.given.get("use_vllm")) and bool(
         work.recipe.given.get("vllm_importance_sampling_correction", True)
     )
@@ -145,29 +148,29 @@ def _add_generation(work: Workload, gpu: GPU, mean: float, seconds: dict[str, fl
     given = work.recipe.given
     vllm = bool(given.get("use_vllm"))
     if vllm and work.get("vllm_mode") != "colocate" and not work.server_gpus:
-        notes.append("generation is a server's, whose GPUs are not known: its time is left out")
+        notes.append("the GPUs of the generation server are not known: its time is left out")
         return
     tensor = work.server_gpus or (int(given.get("vllm_tensor_parallel_size") or 1) if vllm else 1)
     share = work.vllm_share if vllm else None
     replicas = 1 if work.server_gpus else max(1, work.processes // tensor)
     longest = int(work.get("max_completion_length"))
-    spent = generation(work, gpu, work.rollout / replicas, mean, longest, share, tensor)
+    spent = estimate_generation(work, gpu, work.rollout / replicas, mean, longest, share, tensor)
     seconds["generation"] = spent * work.rows_per_step / work.rollout / work.iterations
 
 
-def generation(
+def estimate_generation(
     work: Workload, gpu: GPU, sequences: float, mean: float, longest: int, share: float | None, tensor: int
 ) -> float:
-    """Seconds until one engine has generated so many sequences, the longest of them alone at the end.
+    """Seconds in which one engine generates all sequences, with the longest one alone at the end.
 
     Args:
         work: the workload.
-        gpu: the kind of its GPUs.
-        sequences: in all.
-        mean: tokens of each on average.
-        longest: tokens of the longest.
-        share: of a GPU's memory that vLLM has; None generates by transformers, all at once.
-        tensor: GPUs that share the weights.
+        gpu: model of its GPUs.
+        sequences: number of sequences.
+        mean: mean tokens of a sequence.
+        longest: tokens of the longest sequence.
+        share: share of a GPU's memory that vLLM has; None generates with transformers, all sequences at once.
+        tensor: number of GPUs that share the weights.
 
     Returns:
         Infinity if vLLM's share does not hold the weights.
@@ -179,23 +182,23 @@ def generation(
             return math.inf
         at_once, least = min(sequences, room, SEQUENCES_AT_ONCE), STEP_SECONDS["vllm"]
 
-    def step(running: float) -> float:
+    def time_step(running: float) -> float:
         read = 2 * counts.total / tensor + running * mean / 2 * memory.count_kv_bytes(work) / tensor
         arithmetic = 2 * counts.active * running / tensor
         rate = gpu.tflops * 1e12 * DECODE_ARITHMETIC
         return max(read / (gpu.bandwidth * 1e9 * DECODE_BANDWIDTH), arithmetic / rate) + least
 
-    return sequences * mean / at_once * step(at_once) + (longest - mean) * step(1)
+    return sequences * mean / at_once * time_step(at_once) + (longest - mean) * time_step(1)
 
 
-def steps(work: Workload, rows: int | None, span: float, packed: bool, notes: list[str]) -> int | None:
-    """Optimizer steps of the whole training; None if it is not known how many rows there are."""
+def count_steps(work: Workload, rows: int | None, span: float, packed: bool, notes: list[str]) -> int | None:
+    """Optimizer steps of the whole training; None if the number of rows is not known."""
     given = work.recipe.given
     if given.get("max_steps") and int(given["max_steps"]) > 0:
         return int(given["max_steps"])
-    rows = rows or rows_of(work.recipe.data.datasets)
+    rows = rows or count_rows(work.recipe.data.datasets)
     if rows is None:
-        notes.append("how many rows there are is not known, so neither is the whole time (--rows N)")
+        notes.append("the number of rows is not known, so neither is the whole time (--rows N)")
         return None
     epochs = float(work.get("num_train_epochs"))
     if packed:
@@ -208,14 +211,13 @@ def steps(work: Workload, rows: int | None, span: float, packed: bool, notes: li
     return max(1, round(epochs * rows * work.iterations / per_step))
 
 
-def rows_of(sources: list[DatasetConfig]) -> int | None:
-    """Rows of the sources together; None if one of them is not known."""
-    counted = [_rows(source) for source in sources]
-    known = [count for count in counted if count is not None]
-    return sum(known) if len(known) == len(counted) else None
+def count_rows(sources: list[DatasetConfig]) -> int | None:
+    """Rows of all sources; None if those of one are not known."""
+    counts = [_count_source_rows(source) for source in sources]
+    return None if None in counts else sum(counts)
 
 
-def _rows(source: DatasetConfig) -> int | None:
+def _count_source_rows(source: DatasetConfig) -> int | None:
     if source.rows is not None:
         return source.rows
     for name, rows in ROWS.items():
@@ -229,12 +231,12 @@ def _rows(source: DatasetConfig) -> int | None:
     return int(given) if isinstance(given, int) else None
 
 
-def _sampling(work: Workload, gpu: GPU, utilisation: float, rows: int | None, mean: float | None) -> Speed:
+def _estimate_sampling(work: Workload, gpu: GPU, rows: int | None, mean: float | None) -> Speed:
     recipe = work.recipe
     jobs: list[tuple[int | None, int, int]]  # prompts, samples of each, longest
     if recipe.task == "sample":
         sampling = recipe.args.sampling
-        jobs = [(rows or rows_of(recipe.data.datasets), sampling.n, sampling.max_tokens)]
+        jobs = [(rows or count_rows(recipe.data.datasets), sampling.n, sampling.max_tokens)]
     else:
         jobs = [(benchmark.problems, benchmark.k, benchmark.max_tokens) for benchmark in recipe.args.benchmarks]
     parameters: dict[str, Any] = recipe.args.engine.parameters
@@ -246,14 +248,14 @@ def _sampling(work: Workload, gpu: GPU, utilisation: float, rows: int | None, me
     for prompts, n, longest in jobs:
         if prompts is None:
             speed.steps = None
-            speed.notes.append("how many prompts there are is not known, so neither is the time (--rows N)")
+            speed.notes.append("the number of prompts is not known, so neither is the time (--rows N)")
             continue
         length = mean or max(16.0, MEAN_SHARE * longest)
         tokens = prompts * n * length
         speed.tokens += tokens
-        speed.flops += tokens * (2 * counts.active + attention(work, length / 2))
+        speed.flops += tokens * (2 * counts.active + count_attention_flops(work, length / 2))
         replicas = max(1, work.processes // tensor)
-        spent = generation(work, gpu, prompts * n / replicas, length, longest, share, tensor)
-        speed.seconds["generation"] += spent
+        sequences = prompts * n / replicas
+        speed.seconds["generation"] += estimate_generation(work, gpu, sequences, length, longest, share, tensor)
         speed.notes.append(f"{prompts * n:,} completions of {length:,.0f} tokens on average (--mean_tokens)")
     return speed

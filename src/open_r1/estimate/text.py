@@ -1,4 +1,4 @@
-"""An estimate as a person reads it."""
+"""Estimates as text for the terminal."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ SHOWN = 9  # alternatives
 
 
 def format_estimate(estimate: Estimate) -> str:
-    """All of an estimate."""
-    return "\n".join([format_headline(estimate), "", *_memory(estimate), *_speed(estimate)])
+    """The whole estimate: headline, memory and time."""
+    return "\n".join([format_headline(estimate), "", *_format_memory(estimate), *_format_speed(estimate)])
 
 
-def _memory(estimate: Estimate) -> list[str]:
+def _format_memory(estimate: Estimate) -> list[str]:
     used = estimate.memory
     lines = []
     for title, part in (
@@ -38,7 +38,7 @@ def _memory(estimate: Estimate) -> list[str]:
     return [*lines, *used.notes]
 
 
-def _speed(estimate: Estimate) -> list[str]:
+def _format_speed(estimate: Estimate) -> list[str]:
     taken, work = estimate.speed, estimate.work
     if taken is None:
         return []
@@ -48,29 +48,26 @@ def _speed(estimate: Estimate) -> list[str]:
             "vLLM's share of the GPUs does not hold the weights: raise vllm_gpu_memory_utilization or "
             "vllm_tensor_parallel_size",
         ]
-    of = "an optimizer step" if work.trains else "all of it"
-    parts = ", ".join(f"{name} {seconds(value)}" for name, value in taken.seconds.items())
-    lines = ["", f"{of}: {taken.tokens:,.0f} tokens, {taken.flops:.2g} FLOPs, {seconds(taken.step_seconds)} ({parts})"]
+    title = "an optimizer step" if work.trains else "all of it"
+    parts = ", ".join(f"{name} {format_seconds(value)}" for name, value in taken.seconds.items())
+    step = format_seconds(taken.step_seconds)
+    lines = ["", f"{title}: {taken.tokens:,.0f} tokens, {taken.flops:.2g} FLOPs, {step} ({parts})"]
     if taken.hours is not None:
         whole = f"{taken.steps:,} steps: " if work.trains else ""
-        cost = (
-            ""
-            if estimate.price is None
-            else f", {estimate.price * (estimate.gpu_hours or 0):,.0f} at {estimate.price:g} an hour"
-        )
-        lines.append(f"{whole}{format_hours(taken.hours)}, {estimate.gpu_hours:,.0f} GPU-hours{cost}")
+        cost = estimate.price and f", {estimate.price * (estimate.gpu_hours or 0):,.0f} at {estimate.price:g} an hour"
+        lines.append(f"{whole}{format_hours(taken.hours)}, {estimate.gpu_hours:,.0f} GPU-hours{cost or ''}")
     lines += [f"assumed: {note}" for note in taken.notes]
     lines.append("figures of time are assumed: none has been measured on a GPU")
     return lines
 
 
 def format_alternatives(estimate: Estimate, around: list[tuple[Alternative, Estimate]]) -> str:
-    """What else could be done, a line for each."""
+    """A table of alternatives and their costs."""
     lines = ["", f"{'instead':<34}{'GiB':>7}  {'fits':<5}{'GPU-hours':>10}  what to add"]
     for alternative, other in around[:SHOWN]:
         ratio = other.cost / estimate.cost
         title = alternative.title + ("" if alternative.same else " *")
-        words = " ".join(f"--{key} {_word(value)}" for key, value in alternative.changes.items())
+        words = " ".join(f"--{key} {_format_value(value)}" for key, value in alternative.changes.items())
         fits = "yes" if other.fits else "no"
         lines.append(f"{title:<34}{other.memory.peak / GIB:>7.1f}  {fits:<5}{f'x {ratio:.2f}':>10}  {words}")
     if any(not alternative.same for alternative, _ in around[:SHOWN]):
@@ -78,13 +75,13 @@ def format_alternatives(estimate: Estimate, around: list[tuple[Alternative, Esti
     return "\n".join(lines)
 
 
-def _word(value: object) -> str:
-    return (
-        " ".join(map(str, value)) if isinstance(value, list) else format_overrides({"": value})[0].removeprefix("--=")
-    )
+def _format_value(value: object) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return format_overrides({"": value})[0].removeprefix("--=")
 
 
-def seconds(value: float) -> str:
+def format_seconds(value: float) -> str:
     if value < 1:
         return f"{value:.2f} s"
     return f"{value:.0f} s" if value < 300 else f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
@@ -97,7 +94,7 @@ def format_hours(value: float) -> str:
 
 
 def format_table(estimates: Iterable[tuple[str, Estimate]]) -> Iterator[str]:
-    """A line of Markdown for each of several recipes."""
+    """A Markdown table of several recipes, line by line."""
     yield "| recipe | hardware | GiB a GPU | fits | time | GPU-hours |\n|---|---|---|---|---|---|"
     for path, taken in estimates:
         kind = f"{taken.work.gpus} x {taken.gpu.name}" if taken.gpu else "CPU"

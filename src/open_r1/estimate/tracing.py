@@ -1,9 +1,8 @@
-"""What a step of training holds in memory besides the model's state, found by taking one on tensors without contents.
+"""The memory of a training step besides the model's state, traced on tensors without data.
 
-The model is transformers' own, with peft's adapters and the LM head that TRL puts in; its tensors are PyTorch's fake
-ones, which have a shape and no data. So the sizes are those of the installed libraries, for any architecture, and take
-no memory: a layer of a 70B model is as quick as a toy's. Two and three layers are run, since memory grows evenly with
-every further one.
+The model is transformers', with peft's adapters and TRL's LM head; its tensors are PyTorch's fake tensors, which have a
+shape and no data. The sizes are therefore those of the installed libraries, for any architecture, and a layer of a 70B
+model is traced as fast as a toy's. Two and three layers are traced, as every further layer adds the same memory.
 """
 
 from __future__ import annotations
@@ -35,21 +34,21 @@ from ..system.internals import (
 
 @dataclass(frozen=True)
 class Setting:
-    """How a step is taken.
+    """Settings of a training step.
 
     Args:
-        rows: sequences that go through the model at once.
-        tokens: of each.
-        dtype: of the weights.
-        autocast: compute in bfloat16 whatever their type.
-        checkpointing: keep only the layers' inputs and compute the rest again.
-        lora: rank, dropout, target modules and other arguments of peft's LoraConfig, as sorted items; None trains all.
-        four_bit: the frozen weights are 4-bit and made bfloat16 for each use (bitsandbytes).
-        adapter_dtype: of the adapter's weights.
-        outputs: what TRL's head gives beside log-probabilities; None for a reward model's scores.
-        attention: `flash`, or a name of transformers' (`sdpa` with its mask).
-        fused: the head works in Triton's registers, as on a GPU, and not in whole tiles.
-        reentrant: checkpointing of that kind.
+        rows: sequences in the batch.
+        tokens: tokens of each sequence.
+        dtype: type of the weights.
+        autocast: compute in bfloat16 whatever the type of the weights.
+        checkpointing: keep only the layers' inputs and recompute the activations.
+        lora: arguments of peft's LoraConfig as sorted items; None trains all weights.
+        four_bit: frozen weights are 4-bit, and dequantized to bfloat16 for each use (bitsandbytes).
+        adapter_dtype: type of the adapter's weights.
+        outputs: outputs of TRL's LM head besides log-probabilities; None for a reward model's scores.
+        attention: `flash`, or one of transformers' implementations (`sdpa` with its mask).
+        fused: the LM head runs in a Triton kernel, as on a GPU, and not in tiles.
+        reentrant: use reentrant checkpointing.
     """
 
     rows: int
@@ -68,13 +67,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Step:
-    """What a step takes, beside weights, gradients and optimizer.
+    """Memory of a step beside weights, gradients and optimizer, in bytes.
 
     Args:
-        head: bytes at the fullest moment of the forward pass and the head's backward pass, before any layer's.
-        backward: at that of the layers' backward pass; the gradient of tied embeddings waits there for its other half.
-        kept: bytes that the forward pass leaves for the backward pass.
-        layer: of those, bytes of each layer.
+        head: peak of the forward pass and the head's backward pass, before the first layer's backward pass.
+        backward: peak of the layers' backward pass, during which tied embeddings have half of their gradient.
+        kept: activations that the forward pass keeps for the backward pass.
+        layer: the part of `kept` that each layer adds.
     """
 
     head: int
@@ -84,7 +83,7 @@ class Step:
 
     @property
     def peak(self) -> int:
-        """Bytes at the fullest moment."""
+        """Peak bytes."""
         return max(self.head, self.backward)
 
 
@@ -93,11 +92,11 @@ class Parameters:
     """Numbers of parameters.
 
     Args:
-        total: all.
-        trained: those with a gradient.
-        linear: in the layers' linear maps, which 4-bit loading compresses.
-        layer: of one layer.
-        active: that take part in a token's forward pass, embeddings left out; fewer than `total` with experts.
+        total: all parameters.
+        trained: parameters with a gradient.
+        linear: parameters of the layers' linear maps, which 4-bit loading compresses.
+        layer: parameters of one layer.
+        active: parameters that take part in a token's forward pass, without embeddings; fewer with experts.
     """
 
     total: int
@@ -107,8 +106,8 @@ class Parameters:
     active: int
 
 
-class _Live(TorchDispatchMode):
-    """Bytes of the tensors that are alive, but for those it was told to ignore."""
+class _MemoryMeter(TorchDispatchMode):
+    """Counts the bytes of all existing tensors, except those it ignores."""
 
     def __init__(self, ignored: Iterator[torch.Tensor]):
         super().__init__()
@@ -125,22 +124,22 @@ class _Live(TorchDispatchMode):
             if key not in self.known:
                 self.known.add(key)
                 self.now += storage.nbytes()
-                weakref.finalize(storage, self._gone, key, storage.nbytes())
+                weakref.finalize(storage, self._free, key, storage.nbytes())
         self.peak = max(self.peak, self.now)
         return out
 
-    def _gone(self, key: int, size: int) -> None:
+    def _free(self, key: int, size: int) -> None:
         self.known.discard(key)
         self.now -= size
 
-    def lap(self) -> int:
+    def read_peak(self) -> int:
         """The peak since the last call."""
         peak, self.peak = self.peak, self.now
         return peak
 
 
 class _Flash(torch.autograd.Function):
-    """Flash attention's footprint: inputs, output and a row statistic are kept; dq is gathered in float32."""
+    """The memory of flash attention: it keeps inputs, output and a row statistic; dq is accumulated in float32."""
 
     @staticmethod
     def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -151,14 +150,14 @@ class _Flash(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
         q, k, v, *_ = ctx.saved_tensors
-        gathered = torch.empty_like(q, dtype=torch.float32)
+        accumulated = torch.empty_like(q, dtype=torch.float32)
         grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        del gathered
+        del accumulated
         return grads
 
 
 def _flash(module: nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any, **_: Any) -> Any:
-    # It takes token-major tensors, so transformers' own functions transpose on the way in and out.
+    # transformers' attention functions return token-major tensors.
     return _Flash.apply(q, k, v).transpose(1, 2), None
 
 
@@ -166,7 +165,7 @@ AttentionInterface.register("open_r1_traced", _flash)
 
 
 class _FourBit(torch.autograd.Function):
-    """bitsandbytes' product with a 4-bit matrix: the matrix is made bfloat16 each time, and the input is not kept."""
+    """bitsandbytes' product with a 4-bit matrix, which dequantizes the matrix each time and keeps no input."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, shape: torch.Size) -> torch.Tensor:
@@ -187,22 +186,22 @@ def _four_bit_forward(self: nn.Linear, x: torch.Tensor) -> torch.Tensor:
 
 
 class _Experts(nn.Module):
-    """As many hidden units as a token's experts have together, in place of all experts and the sorting of tokens."""
+    """One dense layer with the hidden units of a token's experts, in place of all experts and the routing."""
 
     def __init__(self, experts: nn.Module, config: PretrainedConfig):
         super().__init__()
         width = getattr(config, "moe_intermediate_size", config.intermediate_size)
-        several = config.num_experts_per_tok
-        self.up = nn.Linear(config.hidden_size, 2 * width * several, bias=False)
-        self.down = nn.Linear(width * several, config.hidden_size, bias=False)
+        width *= config.num_experts_per_tok
+        self.up = nn.Linear(config.hidden_size, 2 * width, bias=False)
+        self.down = nn.Linear(width, config.hidden_size, bias=False)
 
     def forward(self, x: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
         gate, up = self.up(x).chunk(2, dim=-1)
         return self.down(nn.functional.silu(gate) * up)
 
 
-def with_layers(config: PretrainedConfig, layers: int) -> PretrainedConfig:
-    """The same architecture with fewer layers, the usual kind of them."""
+def set_layers(config: PretrainedConfig, layers: int) -> PretrainedConfig:
+    """The same architecture with another number of layers, all of the kind of the last one."""
     small = config.__class__.from_dict(config.to_dict())
     small.num_hidden_layers = layers
     if getattr(small, "layer_types", None):
@@ -212,23 +211,21 @@ def with_layers(config: PretrainedConfig, layers: int) -> PretrainedConfig:
     return small
 
 
-def build(config: PretrainedConfig, lora: tuple[tuple[str, Any], ...] | None = None, **kwargs: Any) -> nn.Module:
-    """A model without weights, with peft's adapter if there is one."""
+def _build_model(config: PretrainedConfig, **kwargs: Any) -> nn.Module:
+    """A model without data."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, **kwargs)
-        if lora is not None:
-            model = _adapted(model, lora)
-    return model
+        return AutoModelForCausalLM.from_config(config, **kwargs)
 
 
-def _adapted(model: nn.Module, lora: tuple[tuple[str, Any], ...]) -> nn.Module:
+def _add_lora(model: nn.Module, lora: tuple[tuple[str, Any], ...]) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
-    return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **dict(lora)))
+    with torch.device("meta"):
+        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **dict(lora)))
 
 
-def _experts(config: PretrainedConfig) -> int:
-    """Experts of a layer, which architectures call differently."""
+def _count_experts(config: PretrainedConfig) -> int:
+    """Experts of a layer; their name differs between architectures."""
     names = ("num_local_experts", "num_experts", "n_routed_experts")
     return next(getattr(config, name) for name in names if hasattr(config, name))
 
@@ -236,20 +233,25 @@ def _experts(config: PretrainedConfig) -> int:
 def count_parameters(
     config: PretrainedConfig, lora: tuple[tuple[str, Any], ...] | None = None, head: bool = True
 ) -> Parameters:
-    """Numbers of parameters of a model, and of what is trained; without its head of words for a reward model.
+    """Count a model's parameters.
+
+    Args:
+        config: configuration of the model.
+        lora: as in `Setting`.
+        head: count the LM head, which a reward model lacks.
 
     Raises:
-        RecipeError: an architecture that is built otherwise than is expected here.
+        RecipeError: the architecture has another structure than expected.
     """
-    with _refusing(config):
+    with _explain_failure(config):
         return _count(_Config(config), lora, head)
 
 
 @cache
 def _count(key: _Config, lora: tuple[tuple[str, Any], ...] | None, with_head: bool) -> Parameters:
     config = key.config
-    model = build(config, lora)
-    base = model.get_base_model() if lora is not None else model
+    base = _build_model(config)
+    model = base if lora is None else _add_lora(base, lora)
     sizes = {name: (p.numel(), p.requires_grad) for name, p in model.named_parameters()}
     inner = base.get_decoder().layers
     linear = sum(m.weight.numel() for m in inner.modules() if isinstance(m, nn.Linear) and "lora" not in str(type(m)))
@@ -260,7 +262,7 @@ def _count(key: _Config, lora: tuple[tuple[str, Any], ...] | None, with_head: bo
         for name, p in inner.named_parameters()
         if ".experts." in name and "lora_" not in name and p.dim() == 3
     )
-    share = config.num_experts_per_tok / _experts(config) if experts else 0
+    share = config.num_experts_per_tok / _count_experts(config) if experts else 0
     head = base.get_output_embeddings().weight.numel()
     if not with_head and not config.tie_word_embeddings:
         sizes = {name: size for name, size in sizes.items() if "lm_head" not in name}
@@ -275,27 +277,27 @@ def _count(key: _Config, lora: tuple[tuple[str, Any], ...] | None, with_head: bo
 
 
 def trace_step(config: PretrainedConfig, setting: Setting) -> Step:
-    """What one forward and backward pass takes.
+    """Trace the memory of one forward and backward pass.
 
     Raises:
-        RecipeError: as `count`.
+        RecipeError: the architecture has another structure than expected.
     """
-    with _refusing(config):
-        return _step(_Config(config), setting)
+    with _explain_failure(config):
+        return _trace_step(_Config(config), setting)
 
 
 @contextlib.contextmanager
-def _refusing(config: PretrainedConfig) -> Iterator[None]:
+def _explain_failure(config: PretrainedConfig) -> Iterator[None]:
     try:
         yield
     except RecipeError:
-        raise  # a release without a name is no fault of the architecture
+        raise  # a missing private name is no fault of the architecture
     except (AttributeError, TypeError, ValueError, RuntimeError, StopIteration) as error:
         raise RecipeError(f"estimate: a model of type {config.model_type} cannot be traced ({error})") from error
 
 
 class _Config:
-    """A model's configuration that can be a key."""
+    """A hashable configuration, for caches."""
 
     def __init__(self, config: PretrainedConfig):
         self.config, self.text = config, config.to_json_string(use_diff=False)
@@ -308,34 +310,33 @@ class _Config:
 
 
 @cache
-def _step(key: _Config, setting: Setting) -> Step:
+def _trace_step(key: _Config, setting: Setting) -> Step:
     layers = key.config.num_hidden_layers
-    two, three = _run(key.config, setting, 2), _run(key.config, setting, 3)
+    two, three = _trace_layers(key.config, setting, 2), _trace_layers(key.config, setting, 3)
 
-    def grown(of: str) -> float:
-        return two[of] + (layers - 2) * (three[of] - two[of])
+    def extrapolate(phase: str) -> float:
+        return two[phase] + (layers - 2) * (three[phase] - two[phase])
 
     return Step(
-        head=int(max(grown("forward"), grown("head"))),
-        backward=int(max(grown("last_layer"), grown("backward"))),
-        kept=int(grown("kept")),
+        head=int(max(extrapolate("forward"), extrapolate("head"))),
+        backward=int(max(extrapolate("last_layer"), extrapolate("backward"))),
+        kept=int(extrapolate("kept")),
         layer=int(three["kept"] - two["kept"]),
     )
 
 
-def _run(config: PretrainedConfig, setting: Setting, layers: int) -> dict[str, float]:
-    """The peaks of a step's phases, in bytes, with so many layers."""
+def _trace_layers(config: PretrainedConfig, setting: Setting, layers: int) -> dict[str, float]:
+    """The peaks of a step's phases with a number of layers, in bytes."""
+    dtype = getattr(torch, setting.dtype)
     attention = "open_r1_traced" if setting.attention == "flash" else setting.attention
-    model = build(with_layers(config, layers), dtype=getattr(torch, setting.dtype), attn_implementation=attention)
-    base = model
+    base = model = _build_model(set_layers(config, layers), dtype=dtype, attn_implementation=attention)
     for parent in [module for module in model.modules() if hasattr(module, "experts")]:
         with torch.device("meta"):
-            parent.experts = _Experts(parent.experts, config).to(getattr(torch, setting.dtype))
+            parent.experts = _Experts(parent.experts, config).to(dtype)
     if setting.outputs is not None:
         add_fused_lm_head(base, outputs=("log_probs", *setting.outputs))
     if setting.lora is not None:
-        with torch.device("meta"):
-            model = _adapted(model, setting.lora)
+        model = _add_lora(model, setting.lora)
         model.enable_input_require_grads()
         for name, parameter in model.named_parameters():
             if "lora_" in name:
@@ -350,13 +351,13 @@ def _run(config: PretrainedConfig, setting: Setting, layers: int) -> dict[str, f
             None if setting.reentrant is None else {"use_reentrant": setting.reentrant}
         )
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    _without_contents(model, fake)
+    _make_fake(model, fake)
     with fake:
-        return _measured(model, base, setting)
+        return _measure_phases(model, base, setting)
 
 
-def _without_contents(model: nn.Module, fake: FakeTensorMode) -> None:
-    """Give every weight a fake tensor on the CPU, where the meta device has no autocast."""
+def _make_fake(model: nn.Module, fake: FakeTensorMode) -> None:
+    """Replace all weights by fake tensors on the CPU, as the meta device has no autocast."""
     made: dict[int, torch.Tensor] = {}  # tied weights stay tied
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
@@ -369,61 +370,61 @@ def _without_contents(model: nn.Module, fake: FakeTensorMode) -> None:
             setattr(module, name, FakeTensor(fake, empty, "cpu"))
 
 
-def _measured(model: nn.Module, base: nn.Module, setting: Setting) -> dict[str, float]:
+def _measure_phases(model: nn.Module, base: nn.Module, setting: Setting) -> dict[str, float]:
     for parameter in model.parameters():
         if parameter.requires_grad:
-            # It is counted with the model's state, where it is added to; a fake tensor would not be, but replaced.
+            # Gradients are counted with the model's state. Real ones are added in place, fake ones are replaced.
             parameter.register_post_accumulate_grad_hook(_drop_grad)
     state = [*model.parameters(), *model.buffers()]
     ids = torch.zeros(setting.rows, setting.tokens, dtype=torch.long)
     inputs = {"input_ids": ids, "position_ids": torch.arange(setting.tokens).expand(setting.rows, -1)}
     if setting.attention != "flash":
-        # Rows of different lengths are padded and have a mask, for which keys and values are repeated for their heads.
+        # Padded rows have a mask, with which `sdpa` repeats keys and values for all heads.
         inputs = {"input_ids": ids} | ({"attention_mask": torch.ones_like(ids)} if setting.rows > 1 else {})
-    told: dict[str, float] = {}
-    live = _Live(iter([*state, *inputs.values()]))
+    peaks: dict[str, float] = {}
+    meter = _MemoryMeter(iter([*state, *inputs.values()]))
     decoder = base.get_decoder()
 
     def after_layers(module: nn.Module, args: Any, output: Any) -> None:
-        told["forward"] = live.lap()
+        peaks["forward"] = meter.read_peak()
         hidden = output[0] if isinstance(output, tuple) else output.last_hidden_state
-        hidden.register_hook(lambda grad: told.__setitem__("head", live.lap()))
+        hidden.register_hook(lambda grad: peaks.__setitem__("head", meter.read_peak()))
 
-    def at_the_gradient_of_its_input(layer: nn.Module, phase: str) -> None:
+    def record_at_input_gradient(layer: nn.Module, phase: str) -> None:
         def hook(module: nn.Module, args: Any) -> None:
             if args and args[0].requires_grad and phase not in hooked:
                 hooked.add(phase)
-                args[0].register_hook(lambda grad: told.__setitem__(phase, live.lap()))
+                args[0].register_hook(lambda grad: peaks.__setitem__(phase, meter.read_peak()))
 
         layer.register_forward_pre_hook(hook)
 
     def after_layer(module: nn.Module, args: Any, output: Any) -> None:
         hidden = output[0] if isinstance(output, tuple) else output
         if hidden.requires_grad:
-            # Recomputing a layer of fake tensors leaves cycles, which real ones do not.
+            # Recomputing a layer leaves reference cycles, with fake tensors only.
             hidden.register_hook(_collect)
 
     hooked: set[str] = set()
     for layer in decoder.layers if setting.checkpointing else ():
         layer.register_forward_hook(after_layer)
     decoder.register_forward_hook(after_layers)
-    at_the_gradient_of_its_input(decoder.layers[-1], "last_layer")
-    # What the embeddings take after that does not grow with the layers, and is counted with the gradients.
-    at_the_gradient_of_its_input(decoder.layers[0], "backward")
-    with live, _quick_collections(), simulate_lm_head(setting.fused, base.config.vocab_size):
+    record_at_input_gradient(decoder.layers[-1], "last_layer")
+    # The embeddings' backward pass comes later; it does not grow with the layers, and is counted with the gradients.
+    record_at_input_gradient(decoder.layers[0], "backward")
+    with meter, _freeze_garbage(), simulate_lm_head(setting.fused, base.config.vocab_size):
         with torch.autocast("cpu", torch.bfloat16, enabled=setting.autocast):
             if setting.outputs is None:
                 loss = decoder(**inputs, use_cache=False).last_hidden_state[:, -1].float().mean()
             else:
                 loss = model(**inputs, labels=ids, fused_lm_head=True).loss
-        told["kept"] = live.now
+        peaks["kept"] = meter.now
         loss.backward()
-    return told
+    return peaks
 
 
 @contextlib.contextmanager
-def _quick_collections() -> Iterator[None]:
-    """Collections at every layer look only at what is made meanwhile."""
+def _freeze_garbage() -> Iterator[None]:
+    """Let garbage collections look only at objects made meanwhile, as there is one for every layer."""
     gc.collect()
     gc.freeze()
     try:

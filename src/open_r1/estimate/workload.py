@@ -1,4 +1,4 @@
-"""What a recipe asks of its hardware: the facts that memory and time follow from."""
+"""The workload of a recipe: the facts from which memory and time are computed."""
 
 from __future__ import annotations
 
@@ -16,22 +16,26 @@ from ..config.schema import RL_TASKS, TRAINERS, find_args_class
 from ..errors import RecipeError, suggest_nearest
 from ..models import list_config_changes, load_tokenizer
 
-# The mean length of R1-Zero's responses over its 8,400 steps (arXiv 2501.12948v1, Figure 3) is 5,000 tokens of 32,768.
+# Mean length of a completion over the longest: R1-Zero's mean over its 8,400 steps (arXiv 2501.12948v1, Figure 3) is
+# 5,000 tokens of 32,768.
 MEAN_SHARE = 0.15
-PROMPT_TOKENS = 1024  # of a question, where nothing says how long prompts are
+PROMPT_TOKENS = 1024  # assumed length of a long prompt
+# Tokens of a row that is not packed. Of the students' data: the paper's mean over its 800k (arXiv 2501.12948v2, Table
+# 5). Of pairs: two answers of UltraFeedback with their question, in round figures.
+MEAN_TOKENS = {"sft": 5355.3, "dpo": 600.0, "reward": 600.0}
 
 
 @dataclass(frozen=True)
 class Sharding:
-    """How the model's state is spread over the GPUs.
+    """How the model's state is divided among the GPUs.
 
     Args:
-        name: of the accelerate config.
+        name: name of the accelerate config.
         kind: `none` (one GPU), `ddp`, `fsdp2` or `deepspeed`.
-        stage: of ZeRO.
-        offload_optimizer: it lies in the host's memory.
-        offload_parameters: so do they.
-        sequence_parallel: GPUs that share a sequence.
+        stage: ZeRO stage.
+        offload_optimizer: the optimizer's state is in the host's memory.
+        offload_parameters: the parameters are in the host's memory.
+        sequence_parallel: number of GPUs that share a sequence.
     """
 
     name: str
@@ -42,20 +46,20 @@ class Sharding:
     sequence_parallel: int = 1
 
     def shards(self, what: str, gpus: int) -> int:
-        """Among how many GPUs `parameters`, `gradients` or `optimizer` are parted."""
+        """The number of shards of `parameters`, `gradients` or `optimizer`."""
         split = {"parameters": self.stage >= 3, "gradients": self.stage >= 2, "optimizer": self.stage >= 1}[what]
         return gpus if split or self.kind == "fsdp2" else 1
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A training, sampling or evaluation as its hardware sees it.
+    """A training, sampling or evaluation on its hardware.
 
     Args:
-        recipe: it is of.
-        config: of the model.
-        gpus: how many; 0 is a CPU.
-        sharding: of the model's state.
+        recipe: the recipe.
+        config: configuration of the model.
+        gpus: number of GPUs; 0 is a CPU.
+        sharding: how the model's state is divided.
     """
 
     recipe: Recipe
@@ -64,7 +68,7 @@ class Workload:
     sharding: Sharding
 
     def get(self, key: str) -> Any:
-        """A key of the recipe, by its default if it is not written."""
+        """The value of a recipe key, or its default."""
         given = self.recipe.given.get(key)
         return self.defaults[key] if given is None else given
 
@@ -79,7 +83,7 @@ class Workload:
 
     @property
     def samples(self) -> bool:
-        """Training that generates."""
+        """True of a training that generates completions."""
         return self.recipe.task in RL_TASKS
 
     @property
@@ -92,18 +96,18 @@ class Workload:
 
     @property
     def server_gpus(self) -> int:
-        """Of a vLLM server that is started beside the training."""
+        """GPUs of a vLLM server that is started for the training."""
         return self.recipe.run.vllm_server_gpus
 
     @property
     def vllm_share(self) -> float:
-        """Of a GPU's memory that vLLM takes; all but a little where it is alone on it."""
+        """Share of a GPU's memory that vLLM takes; 0.9 by default if the GPU is the server's."""
         given = self.recipe.given.get("vllm_gpu_memory_utilization")
         return float(given or (0.9 if self.server_gpus else self.get("vllm_gpu_memory_utilization")))
 
     @property
     def dtype(self) -> str:
-        """Of the weights as they are loaded; DeepSpeed makes them bfloat16 whatever they were."""
+        """Type of the loaded weights; DeepSpeed converts all to bfloat16."""
         asked = str(self.recipe.model.dtype or "float32")
         if self.sharding.kind == "deepspeed" and self.bf16:
             return "bfloat16"
@@ -111,13 +115,13 @@ class Workload:
 
     @property
     def bf16(self) -> bool:
-        """It computes in bfloat16: TRL's default on a GPU, and this project's `false` on a CPU."""
+        """True if it computes in bfloat16: TRL's default on a GPU; on a CPU this project's default is `false`."""
         given = self.recipe.given.get("bf16")
         return bool(self.on_gpu and not self.recipe.given.get("fp16")) if given is None else bool(given)
 
     @property
     def rounds_updates(self) -> bool:
-        """All weights are trained, and held in bfloat16 with no float32 copy."""
+        """True if all weights are trained in bfloat16 without a float32 copy."""
         copied = self.sharding.kind in ("deepspeed", "fsdp2")
         return self.dtype == "bfloat16" and self.lora is None and not copied
 
@@ -126,7 +130,7 @@ class Workload:
         model = self.recipe.model
         if not model.use_peft:
             return None
-        targets = model.lora_target_modules  # TRL has made a text of a list of one
+        targets = model.lora_target_modules  # TRL turns a list of one into a string
         values = {
             "r": model.lora_r,
             "lora_alpha": model.lora_alpha,
@@ -151,7 +155,7 @@ class Workload:
 
     @property
     def tokens(self) -> int:
-        """Of the longest sequence, prompt and all; each GPU's part of it where several share one."""
+        """Tokens of the longest sequence with its prompt, for each GPU if several share a sequence."""
         if self.samples:
             longest = int(self.get("max_completion_length")) + self.prompt_tokens
         else:
@@ -160,14 +164,14 @@ class Workload:
 
     @property
     def prompt_tokens(self) -> int:
-        """Of the longest prompt: what the context leaves for it, and no more than a long question has."""
+        """Tokens of the longest prompt: what the context leaves beside the completion, at most PROMPT_TOKENS."""
         completion = int(self.get("max_completion_length"))
         contexts = (self.recipe.given.get("vllm_max_model_length"), self.config.max_position_embeddings)
         return min([PROMPT_TOKENS, *(tokens - completion for tokens in contexts if tokens and tokens > completion)])
 
     @property
     def mean_tokens(self) -> float:
-        """Of a sequence on average: rows that are packed are full; others are assumed, as nothing tells."""
+        """Mean tokens of a sequence: packed rows are full, the length of others is assumed."""
         if self.samples:
             return self.mean_completion + min(self.prompt_tokens, 256)
         longest = float(self.get("max_length") or self.config.max_position_embeddings)
@@ -184,23 +188,23 @@ class Workload:
 
     @property
     def replicas(self) -> int:
-        """Groups of GPUs that work on rows of their own."""
+        """Number of groups of GPUs that work on different rows."""
         return max(1, self.processes // self.sharding.sequence_parallel)
 
     @property
     def rows_per_step(self) -> int:
-        """Sequences of an optimizer step, over all GPUs."""
+        """Sequences of an optimizer step on all GPUs."""
         return self.rows * self.accumulation * self.replicas
 
     @property
     def rollout(self) -> int:
-        """Completions that are sampled at once, over all GPUs: those of a step, unless one rollout feeds several."""
+        """Completions sampled at once on all GPUs: those of one step, unless `steps_per_generation` says otherwise."""
         steps = int(self.recipe.given.get("steps_per_generation") or self.accumulation)
         return int(self.recipe.given.get("generation_batch_size") or self.rows * self.processes * steps)
 
     @property
     def iterations(self) -> int:
-        """Times that a rollout is trained on."""
+        """Number of times that a rollout is trained on."""
         return int(self.get("num_iterations")) if self.samples else 1
 
     @property
@@ -209,7 +213,7 @@ class Workload:
 
     @property
     def reference(self) -> bool:
-        """A second model is held; an adapter's base is its own reference."""
+        """True if a second model is held as the reference; with an adapter, the base model is the reference."""
         if self.lora is not None:
             return False
         if self.recipe.task == "dpo":
@@ -217,27 +221,22 @@ class Workload:
         return self.samples and float(self.get("beta")) != 0.0
 
 
-# Tokens of a row that is not packed. Of the students' data: the paper's mean over its 800k (arXiv 2501.12948v2, Table
-# 5). Of pairs: two answers of UltraFeedback with their question, in round figures.
-MEAN_TOKENS = {"sft": 5355.3, "dpo": 600.0, "reward": 600.0}
-
-
 def build_workload(recipe: Recipe, config: PretrainedConfig | None = None) -> Workload:
     """The workload of a recipe.
 
     Args:
         recipe: loaded with `planned`.
-        config: of its model, if the recipe does not say it.
+        config: configuration of its model, if another stage makes the model.
 
     Raises:
-        RecipeError: the model's configuration is not known, or the accelerate config is not there.
+        RecipeError: the model's configuration is not known, or there is no such accelerate config.
     """
     gpus = recipe.run.gpus
-    return Workload(recipe, config or load_model_config(recipe), gpus, sharding(recipe, gpus))
+    return Workload(recipe, config or load_model_config(recipe), gpus, read_sharding(recipe, gpus))
 
 
-def sharding(recipe: Recipe, gpus: int) -> Sharding:
-    """What the accelerate config of a recipe does with the model's state."""
+def read_sharding(recipe: Recipe, gpus: int) -> Sharding:
+    """How a recipe's accelerate config divides the model's state."""
     name = recipe.run.accelerate_config or ("ddp" if gpus > 1 else None)
     if gpus < 1 or name is None or recipe.task not in TRAINERS:
         return Sharding("none", "none")
@@ -256,58 +255,56 @@ def sharding(recipe: Recipe, gpus: int) -> Sharding:
 
 
 def load_model_config(recipe: Recipe) -> PretrainedConfig:
-    """The configuration of a recipe's model: of a folder, of the hub's cache, of this project's list, or of the hub.
+    """The configuration of a recipe's model, from `random_init`, its base recipe, or `find_model_config`.
 
     Raises:
-        RecipeError: none of them has it.
+        RecipeError: it is not known.
     """
     if recipe.run.random_init is not None:
-        return _made(dict(recipe.run.random_init), recipe)
+        values = dict(recipe.run.random_init)
+        if "vocab_size" not in values:
+            values["vocab_size"] = len(load_tokenizer(recipe))
+        return AutoConfig.for_model(values.pop("model_type"), **values)
     name = str(recipe.model.model_name_or_path or "")
     if recipe.base is not None and not Path(name, "config.json").is_file():
         path, words = recipe.base
         return load_model_config(load_planned_recipe(path, parse_overrides(words)))
     trusted = bool(recipe.given.get("trust_remote_code"))
-    return config_of(name, recipe.model.model_revision, trusted, list_config_changes(recipe))
+    return find_model_config(name, recipe.model.model_revision, trusted, list_config_changes(recipe))
 
 
 def load_planned_recipe(path: str | Path, changes: dict[str, Any]) -> Recipe:
-    """A recipe for as many processes as it asks for, to be looked at."""
+    """Load a recipe for inspection, for as many processes as it has GPUs."""
     gpus = resolve_recipe(Path(path), changes)[1].get("gpus") or 0
     return load_recipe(path, format_overrides(changes), processes=max(1, int(gpus)), planned=True)
 
 
-def config_of(name: str, revision: str = "main", trusted: bool = False, changes: Any = None) -> PretrainedConfig:
-    """The configuration of a model by its name or folder, with `changes` to it.
+def find_model_config(
+    name: str, revision: str = "main", trusted: bool = False, changes: Any = None
+) -> PretrainedConfig:
+    """The configuration of a model in a folder, the hub's cache, architectures.yaml, or on the hub, with `changes`.
 
     Raises:
-        RecipeError: it is not known here, and the hub does not have it or cannot be reached.
+        RecipeError: none of them has it.
     """
     changes = changes or {}
-    told = {"revision": revision, "trust_remote_code": trusted}
+    options = {"revision": revision, "trust_remote_code": trusted}
     if Path(name).is_dir():
         try:
-            return AutoConfig.from_pretrained(name, **told, **changes)
+            return AutoConfig.from_pretrained(name, **options, **changes)
         except (OSError, ValueError) as error:
             raise RecipeError(f"model_name_or_path: the config.json of {name} cannot be read: {error}") from error
     try:
-        return AutoConfig.from_pretrained(name, local_files_only=True, **told, **changes)
+        return AutoConfig.from_pretrained(name, local_files_only=True, **options, **changes)
     except (OSError, ValueError):
         known = architectures.find_architecture(name)
     if known is not None:
         return AutoConfig.for_model(known.pop("model_type"), **known | changes)
     try:
-        return AutoConfig.from_pretrained(name, **told, **changes)
+        return AutoConfig.from_pretrained(name, **options, **changes)
     except (OSError, ValueError) as error:
         raise RecipeError(
-            f"model_name_or_path: the shape of {name} is not known: it is no folder and not in architectures.yaml"
+            f"model_name_or_path: the shape of {name} is not known: it is neither a folder nor in architectures.yaml"
             f"{suggest_nearest(name, architectures.list_architectures())}, and the hub does not give its config.json. "
             "Download that file and name its folder: --model_name_or_path FOLDER"
         ) from error
-
-
-def _made(values: dict[str, Any], recipe: Recipe) -> PretrainedConfig:
-    """The configuration that `random_init` describes; its vocabulary is the tokenizer's."""
-    if "vocab_size" not in values:
-        values["vocab_size"] = len(load_tokenizer(recipe))
-    return AutoConfig.for_model(values.pop("model_type"), **values)

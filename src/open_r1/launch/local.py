@@ -19,7 +19,7 @@ from ..config.overrides import parse_overrides
 from ..config.recipe import Recipe, derive_output_dir, read_yaml
 from ..config.schema import SHARDED_TASKS, TRAINERS
 from ..errors import RecipeError, Unavailable, suggest_nearest
-from ..run.recipe_changes import refuse_another_recipe
+from ..run.recipe_changes import check_same_recipe
 from ..system import hardware, network
 from ..system.files import is_finished, read_json, read_status, write_json
 from . import nodes, process_group, vllm_server
@@ -134,7 +134,7 @@ def is_finished_by(recipe: Recipe) -> bool:
     if recipe.task in SHARDED_TASKS and _lacks_files(recipe):
         return False
     if not recipe.run.overwrite:
-        refuse_another_recipe(recipe)
+        check_same_recipe(recipe)
     return True
 
 

@@ -32,7 +32,7 @@ from ..system import files, hardware
 from ..system.files import read_json, write_json
 from ..system.locks import is_locked
 from ..system.network import START
-from ..system.processes import die_with_parent
+from ..system.processes import count_cores, die_with_parent
 from . import fingerprint
 from .graph import Pipeline, Stage
 from .plan import STATE, Job, describe_differences, find_missing, read_state, save_fingerprint
@@ -71,7 +71,7 @@ class Execution:
         self.workers: list[Worker] = []
         self.stopping: int | None = None
         self.spent, self.peak_memory = _carried(pipeline.dir, jobs)
-        self.cores, self.threads = cores(), threads(pipeline)
+        self.cores, self.threads = count_cores(), threads(pipeline)
         self.gpus: list[str] = []  # as CUDA_VISIBLE_DEVICES names them
         self.free: list[str] = []
         self.said, self.spoke = 0, time.monotonic()
@@ -318,15 +318,10 @@ class Execution:
         write_json(pipeline.dir / STATE, about)
 
 
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def threads(pipeline: Pipeline) -> int:
     """Of each process: more than its share of the cores would only wait for each other."""
     told = os.environ.get("OMP_NUM_THREADS", "")
-    return int(told) if told.isdigit() else max(1, cores() // pipeline.jobs)
+    return int(told) if told.isdigit() else max(1, count_cores() // pipeline.jobs)
 
 
 def check_recipes(pipeline: Pipeline, jobs: list[Job]) -> None:

@@ -1,1 +1,1 @@
-"""The run directory: what every task does before and after its work."""
+"""Runs: start and finish, checkpoints, environment, lineage, and the files of a job array."""

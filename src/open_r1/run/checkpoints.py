@@ -1,4 +1,4 @@
-"""Checkpoints that are whole, and what is removed before a run resumes."""
+"""Complete checkpoints, and the state of a run directory before it resumes."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from ..system.files import read_json, read_jsonl, write_json, write_text
 from .run import Run
 
 MANIFEST = "manifest.json"
-LEAST_BYTES = 200 * 2**20  # for logs, report and completions; the model is counted once it is known
+LEAST_BYTES = 200 * 2**20  # for logs, report and completions; `run_trainer` adds the model and its checkpoints
 
 
 def prepare_resume(run: Run) -> None:
-    """Find the last whole checkpoint, and remove what came after it."""
+    """Find the last complete checkpoint, and remove all records of later steps.
+
+    Raises:
+        RecipeError: the checkpoint is of another number of processes.
+    """
     run.checkpoint = last_whole_checkpoint(run.dir)
     if run.checkpoint is not None:
         manifest = read_json(run.checkpoint / MANIFEST)
         if manifest["processes"] != world_size():
             raise RecipeError(
-                f"processes: {run.checkpoint} was written by {manifest['processes']}, and this start has "
-                f"{world_size()}; go on with as many, or choose another --output_dir"
+                f"processes: {run.checkpoint} was written by {manifest['processes']} processes, and there are now "
+                f"{world_size()}; start the same number, or choose another --output_dir"
             )
         run.spent = manifest["seconds"]
         run.say(f"resuming from {run.checkpoint}")
     if run.main:
-        drop_what_will_be_repeated(run)
+        _remove_later_records(run)
 
 
 def require_space(directory: Path, needed: int) -> None:
-    """Refuse to start what cannot be saved.
-
-    Raises:
-        RecipeError: fewer than `needed` bytes are free.
-    """
+    """Raise RecipeError if fewer than `needed` bytes are free."""
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise RecipeError(
@@ -46,12 +46,15 @@ def require_space(directory: Path, needed: int) -> None:
 
 
 def last_whole_checkpoint(directory: Path) -> Path | None:
-    """The newest checkpoint whose manifest is there and whose files have the sizes it names."""
-    checkpoints = sorted(directory.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    return next((path for path in reversed(checkpoints) if is_whole(path)), None)
+    """The newest checkpoint that has its manifest and whose files have the sizes in it."""
+    return max(filter(_is_whole, directory.glob("checkpoint-*")), key=_read_step, default=None)
 
 
-def is_whole(checkpoint: Path) -> bool:
+def _read_step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def _is_whole(checkpoint: Path) -> bool:
     if not (checkpoint / MANIFEST).is_file():
         return False
     files = read_json(checkpoint / MANIFEST)["files"]
@@ -61,18 +64,18 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def seal_checkpoint(checkpoint: Path, seconds: float) -> None:
-    """Declare a checkpoint whole: the last thing written to it."""
+    """Write the manifest of a checkpoint, after all of its other files."""
     files = {str(f.relative_to(checkpoint)): f.stat().st_size for f in checkpoint.rglob("*") if f.is_file()}
     files.pop(MANIFEST, None)
     manifest = {"seconds": round(seconds, 1), "processes": world_size(), "files": files}
     write_json(checkpoint / MANIFEST, manifest)
 
 
-def drop_what_will_be_repeated(run: Run) -> None:
-    """Remove half-written checkpoints, and the metrics of steps after the one that is resumed from."""
-    step = int(run.checkpoint.name.split("-")[1]) if run.checkpoint else -1
+def _remove_later_records(run: Run) -> None:
+    """Remove incomplete checkpoints, and the metrics of steps after the checkpoint."""
+    step = _read_step(run.checkpoint) if run.checkpoint else -1
     for path in run.dir.glob("checkpoint-*"):
-        if not is_whole(path):
+        if not _is_whole(path):
             run.say(f"{path} was not completely written; it is removed")
             shutil.rmtree(path)
     if run.checkpoint is None:
@@ -80,6 +83,6 @@ def drop_what_will_be_repeated(run: Run) -> None:
     for name in ("metrics.jsonl", "withheld.jsonl", "second_opinions.jsonl"):
         log = run.dir / name
         if log.is_file():
-            # The trainer sums up when it stops; this was not the end.
+            # The trainer logs its runtime whenever it stops, also when it is interrupted.
             kept = [row for row in read_jsonl(log) if row["step"] <= step and "train_runtime" not in row]
             write_text(log, "".join(json.dumps(row) + "\n" for row in kept))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
 import netrc
 import os
 import platform
@@ -22,33 +20,29 @@ from ..config.recipe import Recipe
 from ..errors import RecipeError
 from ..system import processes
 from ..system.files import find_commit, write_text
+from ..system.source_digest import find_version
 from .run import Run
 
 PACKAGES = (
-    "torch",
-    "transformers",
-    "trl",
-    "accelerate",
-    "peft",
-    "datasets",
-    "bitsandbytes",
-    "vllm",
-    "math-verify",
-    "wandb",
-)
+    "torch", "transformers", "trl", "accelerate", "peft", "datasets", "bitsandbytes", "vllm", "math-verify", "wandb",
+)  # fmt: skip
 
 
 def check_processes() -> None:
-    """Refuse a launch whose processes would each train alone and all report success."""
-    # A trainer's arguments have made the group already; without a GPU a data task has to ask for one on CPU.
+    """Check that the processes of the launch form one group; if not, each would train alone and report success.
+
+    Raises:
+        RecipeError: saying how to launch them.
+    """
     asked = int(os.environ.get(processes.WORLD) or world_size())
-    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))  # each of which starts processes of the group
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))  # each task starts processes of the group
     if world_size() != asked or world_size() < tasks:
         raise RecipeError(
-            f"launch: {max(asked, tasks)} processes were asked for, and this one is of a group of {world_size()}, so "
-            "each would train alone and report success; use slurm/train.slurm, or one `accelerate launch` a node "
-            "with --num_machines and --machine_rank"
+            f"launch: {max(asked, tasks)} processes were asked for, and this one belongs to a group of "
+            f"{world_size()}, so each would train alone and report success; use slurm/train.slurm, or one "
+            "`accelerate launch` a node with --num_machines and --machine_rank"
         )
+    # A trainer's arguments have made the group already. A data task has none, and without a GPU asks for one on CPU.
     state = PartialState(cpu="LOCAL_RANK" in os.environ and not torch.cuda.is_available())
     if state.num_processes != world_size():
         raise RecipeError(
@@ -56,7 +50,7 @@ def check_processes() -> None:
             f"({state.distributed_type.value}, {state.num_processes} process). On a machine without GPUs use "
             "--config_file recipes/accelerate_configs/cpu.yaml, which sets use_cpu"
         )
-    # accelerate's simple launcher sets an address for the processes it was asked for, and then starts only one.
+    # accelerate's simple launcher sets MASTER_ADDR for several processes and then starts only one.
     if "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ and "ACCELERATE_MIXED_PRECISION" in os.environ:
         raise RecipeError(
             "launch: accelerate was asked for several processes and started one (it does that with --cpu and with "
@@ -65,16 +59,15 @@ def check_processes() -> None:
 
 
 def set_threads(recipe: Recipe) -> None:
-    """Divide the cores among the processes of this machine; more threads than cores cost more than they bring."""
+    """Set torch's threads: the recipe's `threads`, else OMP_NUM_THREADS, else this process's share of the cores."""
     if recipe.run.threads is None and "OMP_NUM_THREADS" in os.environ:
         return
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(recipe.run.threads or max(1, cores // local))
+    torch.set_num_threads(recipe.run.threads or max(1, processes.count_cores() // local))
 
 
 def configure_wandb(run: Run) -> None:
-    """wandb without a login or a network goes offline; it never asks."""
+    """Give wandb its directory and run id, and log offline if there is no login or no network."""
     if "wandb" not in run.recipe.args.report_to:
         return
     import wandb
@@ -82,7 +75,7 @@ def configure_wandb(run: Run) -> None:
     os.environ.setdefault("WANDB_PROJECT", "open-r1")
     os.environ.setdefault("WANDB_DIR", str(run.dir))
     os.environ.setdefault("WANDB_SILENT", "true")
-    # One wandb run per run directory, however often it is resumed.
+    # A resumed run continues its wandb run.
     known = run.dir / "wandb_id"
     if run.main and not known.is_file():
         write_text(known, uuid.uuid4().hex[:8])
@@ -91,10 +84,10 @@ def configure_wandb(run: Run) -> None:
     os.environ.setdefault("WANDB_RESUME", "allow")
     if os.environ.get("WANDB_MODE"):
         return
-    # Not `wandb.setup()`, which would read the environment for good before the mode is set in it.
+    # `wandb.setup()` would read the environment before WANDB_MODE is set, and never again.
     host = str(urllib.parse.urlparse(os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url).hostname)
     reason = None
-    if not os.environ.get("WANDB_API_KEY") and not in_netrc(host):
+    if not os.environ.get("WANDB_API_KEY") and not _has_login(host):
         reason = "there is no login"
     else:
         try:
@@ -109,32 +102,28 @@ def configure_wandb(run: Run) -> None:
         )
 
 
-def in_netrc(host: str) -> bool:
-    """`wandb login` keeps its key there."""
+def _has_login(host: str) -> bool:
+    """True if `wandb login` has written a key for the host to the netrc file."""
     try:
         return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
     except (FileNotFoundError, netrc.NetrcParseError):
         return False
 
 
-def versions(*packages: str) -> dict[str, str]:
-    """Of those packages that are installed."""
-    found = {}
-    for package in packages:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
+def find_versions(*packages: str) -> dict[str, str]:
+    """Versions of the packages that are installed."""
+    return {package: version for package in packages if (version := find_version(package)) != "none"}
 
 
 def describe_environment() -> dict[str, Any]:
-    """Commit, versions and hardware, for the record."""
+    """Commit, package versions and hardware: the contents of environment.json."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "commit": find_commit(),
         "python": platform.python_version(),
-        "packages": versions(*PACKAGES),
+        "packages": find_versions(*PACKAGES),
         "platform": platform.platform(),
-        "cpu": cpu_name(),
+        "cpu": _read_cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "processes": world_size(),
@@ -143,7 +132,7 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
-def cpu_name() -> str:
+def _read_cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text().splitlines():

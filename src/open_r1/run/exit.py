@@ -1,4 +1,4 @@
-"""How a command ends: with a last line, a message, an exit code, and a status that says so."""
+"""The end of a command: its last line, exit code and status."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def run_guarded(task: Callable[[], Run | None]) -> None:
-    """Run a task; end with its directory as the last line, or with a message and an exit code, and no traceback.
+    """Run a task and print its run directory; on a known error print a message and exit, without a traceback.
 
     Args:
-        task: gives its run, or None if other processes have told of it.
+        task: returns its run, or None if its processes have printed the directory.
     """
     code, message, state = 0, "", "failed"
     try:
@@ -36,7 +36,7 @@ def run_guarded(task: Callable[[], Run | None]) -> None:
         code, message = error.CODE, f"error: {error}"
         failures.record_error(error)
     except Stopped as stopped:
-        # Our own launcher knows what it has sent; any other code it would take for a failure, and say so at length.
+        # Our launcher sent the signal itself, and reports every other code as a failure.
         code = 0 if processes.WORLD in os.environ else 128 + stopped.number
         message, state = str(stopped), "interrupted"
     except KeyboardInterrupt:
@@ -53,19 +53,19 @@ def run_guarded(task: Callable[[], Run | None]) -> None:
 
 
 def end_held_runs(state: str) -> None:
-    """Say in the status of this process's unfinished runs how they ended."""
+    """Write how they ended to status.json of the runs that this process has locked and not finished."""
     for directory in list_held():
         known = read_status(directory)
         if known.get("state") == "running":
-            # On a full disk this fails as well, and must not take the place of what the run has to say.
+            # A full disk fails here again, which must not replace the run's own error.
             with contextlib.suppress(RecipeError, OSError):
                 write_json(directory / "status.json", known | {"state": state})
 
 
 class Stopped(BaseException):
-    """A signal ended the run where it can go on; the message says from where.
+    """A signal ended a run that can be resumed; the message says from where.
 
-    No Exception: it can come in the middle of a library that catches those.
+    A BaseException, because it may be raised inside a library that catches every Exception.
     """
 
     def __init__(self, number: int, message: str):

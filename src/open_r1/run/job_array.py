@@ -1,4 +1,4 @@
-"""How the files of a data task are divided among the processes and parts of a job array."""
+"""The files of a data task, divided among the processes and the parts of a job array."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from .run import Run
 
 
 def stop_on_signal(number: int, frame: Any) -> None:
-    """A signal ends a data task between two instructions: a file that is not whole has no name yet."""
-    signal.signal(number, signal.SIG_IGN)  # said twice, it would end what puts things in order
+    """Signal handler of data tasks, which can stop anywhere: an incomplete file has only its temporary name."""
+    signal.signal(number, signal.SIG_IGN)  # a second signal would interrupt the clean-up
     raise Stopped(number, "stopped; the same command goes on from the last whole file")
 
 
 def check_same_rows(run: Run, found: dict[str, Any]) -> None:
-    """Keep what the rows of a run are, and go on with no others.
+    """Write the identity of a run's rows to sources.json, or check that a resumed run reads the same rows.
 
     Args:
-        run: one that writes files of rows.
-        found: of `StoredRows.identity`, or the like of it.
+        run: a run that writes files of rows.
+        found: the rows' identity, as `StoredRows.identity` gives it.
 
     Raises:
-        RecipeError: they have changed since this run began; its files would lack some of them, or hold some twice.
+        RecipeError: the rows have changed since the run began, so its files would lack some or repeat some.
     """
     path = run.dir / "sources.json"
     if not path.is_file():
@@ -42,31 +42,31 @@ def check_same_rows(run: Run, found: dict[str, Any]) -> None:
     before = read_json(path)
     if before != found:
         changed = [new["path"] for old, new in zip(before["sources"], found["sources"], strict=True) if old != new]
-        what = f"datasets: {', '.join(changed)}" if changed else "deduplicate or contamination: the rows that are kept"
+        what = f"datasets: {', '.join(changed)}" if changed else "the rows kept by deduplicate or contamination"
         raise RecipeError(
             f"{what} changed since {run.dir} was begun; delete it to start anew, or choose another --output_dir"
         )
 
 
 def list_own_files(run: Run, files: Shards) -> list[int]:
-    """Numbers of the missing files that are this process's: of a launch's processes, within a part of a job array."""
+    """Numbers of the files that this process has still to write."""
     return files.missing(*_own_part(run))
 
 
 def list_own_numbers(run: Run, files: Shards) -> range:
-    """Numbers of this process's files, there or not."""
+    """Numbers of all files that this process writes, or has written."""
     return files.of_part(*_own_part(run))
 
 
 def _own_part(run: Run) -> tuple[int, int]:
-    """Which part of the files is this process's, and of how many."""
+    """The number of this process's share of the files, and the number of shares."""
     args, state = run.recipe.args, PartialState()
     return args.part * state.num_processes + state.process_index, args.parts * state.num_processes
 
 
 @contextlib.contextmanager
 def claim_finish(run: Run, files: Shards) -> Iterator[bool]:
-    """True to the one process that is to finish a run whose files are all there; the others leave it."""
+    """Yield True in the one process that finishes the run, once all files are written; False in all others."""
     if run.main:
         wait_for_launch(run, files)
     if not files.complete:
@@ -83,9 +83,9 @@ def claim_finish(run: Run, files: Shards) -> Iterator[bool]:
 
 
 def wait_for_launch(run: Run, files: Shards) -> None:
-    """Until the files of all processes of this launch are there; one that fails ends the others by its launcher.
+    """Wait for the files of all processes of this launch; if a process fails, the launcher ends this one.
 
-    A barrier would give up after ten minutes (NCCL), and a process may have more than that left to do.
+    A barrier would time out after ten minutes (NCCL), and another process may need longer.
     """
     args, processes = run.recipe.args, PartialState().num_processes
     own = [n for n in range(files.count) if n % (args.parts * processes) // processes == args.part]

@@ -1,4 +1,4 @@
-"""Where a model or a dataset comes from: every recipe, commit and seed, back to the first."""
+"""The lineage of a model or dataset: the recipe, commit and seed of every run that led to it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Json = dict[str, Any]
 
 
 def write_lineage(recipe: Recipe) -> None:
-    """Keep in a run directory what it is made of, so that it still says so when other directories are gone.
+    """Write lineage.json of a run, which holds its upstream runs too, so that their directories may be deleted.
 
     Args:
-        recipe: of the run; the runs that it starts from are finished.
+        recipe: of the run; its upstream runs are finished.
     """
-    inputs = inputs_of(recipe.given, recipe.seed)
+    inputs = find_inputs(recipe.given, recipe.seed)
     upstream: dict[str, Json] = {}
     for run in inputs.values():
-        found = read(Path(run))
+        found = read_lineage(Path(run))
         upstream |= found["upstream"] | {run: found["made"]}
     here = recipe.run_dir / FILE
     commits = read_json(here)["made"]["commits"] if here.is_file() else []
@@ -30,7 +30,7 @@ def write_lineage(recipe: Recipe) -> None:
         "file": str(recipe.path),
         "task": recipe.task,
         "seed": recipe.seed,
-        # Of each start: a run may have been begun by one and ended by another.
+        # A resumed run may have a commit for each start.
         "commits": list(dict.fromkeys([*commits, find_commit() or "unknown"])),
         "inputs": inputs,
         "recipe": recipe.given,
@@ -38,32 +38,36 @@ def write_lineage(recipe: Recipe) -> None:
     write_json(here, {"run": str(recipe.run_dir), "made": made, "upstream": upstream})
 
 
-def read(run_dir: Path) -> Json:
-    """The lineage of a run: `run`, how it was `made`, and the same of each run `upstream`.
+def read_lineage(run_dir: Path) -> Json:
+    """The lineage of a run: `run`, how it was `made`, and how each `upstream` run was made.
 
     Raises:
-        RecipeError: the directory has none.
+        RecipeError: the directory has no lineage.json.
     """
     path = run_dir / FILE
     stages = sorted(str(one.relative_to(run_dir)) for one in run_dir.glob("*/*") if (one / FILE).is_file())
     if stages:
-        raise RecipeError(f"{run_dir} is a pipeline's; name one of its stages: {', '.join(stages)}")
+        raise RecipeError(f"{run_dir} belongs to a pipeline; name one of its stages: {', '.join(stages)}")
     if not path.is_file():
-        raise RecipeError(f"{run_dir} has no {FILE}: it is no run directory, or was made before lineage was kept")
+        raise RecipeError(f"{run_dir} has no {FILE}: it is no run directory, or older than lineage files")
     return read_json(path)
 
 
-def inputs_of(given: Json, seed: int) -> dict[str, str]:
-    """Keys of a recipe -> directories of the runs whose model or data they name."""
-    named: dict[str, str] = {"model": str(given.get("model_name_or_path") or "")}
+def find_inputs(given: Json, seed: int) -> dict[str, str]:
+    """Run directories that a recipe's model, datasets and rewards come from, by key.
+
+    >>> find_inputs({"model_name_or_path": "runs/tiny/sft/base/model"}, seed=0)
+    {'model': 'runs/tiny/sft/base'}
+    """
+    paths: dict[str, str] = {"model": str(given.get("model_name_or_path") or "")}
     for kind in ("datasets", "eval_datasets"):
         for place, source in enumerate(given.get(kind) or []):
-            named[f"{kind}.{place}"] = source if isinstance(source, str) else str(source.get("path", ""))
+            paths[f"{kind}.{place}"] = source if isinstance(source, str) else str(source.get("path", ""))
     for place, reward in enumerate(given.get("rewards") or []):
         if isinstance(reward, dict):
-            named[f"rewards.{place}"] = str(reward.get("model", ""))
+            paths[f"rewards.{place}"] = str(reward.get("model", ""))
     found = {}
-    for key, path in named.items():
+    for key, path in paths.items():
         directory = find_run_dir(path, seed) if is_recipe(path) else Path(path).parent
         if path and (directory / FILE).is_file():
             found[key] = str(directory)
@@ -71,34 +75,37 @@ def inputs_of(given: Json, seed: int) -> dict[str, str]:
 
 
 def format_lineage(run_dir: Path) -> str:
-    """The lineage as a tree for the terminal, each run told once.
+    """The lineage as an indented tree; a run that several others use is described once.
+
+    Args:
+        run_dir: a run directory, or its `model` or `data` folder.
 
     Raises:
-        RecipeError: the directory has none.
+        RecipeError: the directory has no lineage.json.
     """
     if (run_dir.parent / FILE).is_file():
-        run_dir = run_dir.parent  # a model or dataset by its own folder
-    found = read(run_dir)
+        run_dir = run_dir.parent
+    found = read_lineage(run_dir)
     runs = found["upstream"] | {found["run"]: found["made"]}
     lines: list[str] = []
     seen: set[str] = set()
 
-    def tell(run: str, key: str, depth: int) -> None:
+    def add(run: str, key: str, depth: int) -> None:
         made, indent = runs[run], "    " * depth
         lines.append(f"{indent}{key}{': ' * bool(key)}{run}{' (above)' * (run in seen)}")
         if run in seen:
             return
         seen.add(run)
-        about = f"{made['file']}, seed {made['seed']}, commit {', '.join(made['commits'])}"
-        lines.append(f"{indent}  {made['task']} by {about}")
-        named = made["recipe"].get("model_name_or_path")
-        if named and "model" not in made["inputs"]:
-            lines.append(f"{indent}    model: {named}")
+        commits = ", ".join(made["commits"])
+        lines.append(f"{indent}  {made['task']} by {made['file']}, seed {made['seed']}, commit {commits}")
+        model = made["recipe"].get("model_name_or_path")
+        if model and "model" not in made["inputs"]:
+            lines.append(f"{indent}    model: {model}")
         for place, source in enumerate(made["recipe"].get("datasets") or []):
             if f"datasets.{place}" not in made["inputs"]:
                 lines.append(f"{indent}    datasets.{place}: {source if isinstance(source, str) else source['path']}")
         for key, upstream in made["inputs"].items():
-            tell(upstream, key, depth + 1)
+            add(upstream, key, depth + 1)
 
-    tell(found["run"], "", 0)
+    add(found["run"], "", 0)
     return "\n".join(lines)

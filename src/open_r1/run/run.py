@@ -1,4 +1,4 @@
-"""One run under way: its recipe, directory and clock."""
+"""A run in progress: its recipe, directory and clock."""
 
 from __future__ import annotations
 
@@ -17,31 +17,32 @@ from ..system.locks import release_after_fork
 
 @dataclass
 class Run:
-    """One run under way.
+    """A run in progress.
 
     Args:
         recipe: the resolved recipe.
-        dir: its directory.
-        checkpoint: whole checkpoint to resume from, if any.
+        dir: the run directory.
+        checkpoint: complete checkpoint to resume from, if any.
         spent: seconds of earlier starts of this run, up to that checkpoint.
+        began: time of this start.
     """
 
     recipe: Recipe
     dir: Path
     checkpoint: Path | None = None
     spent: float = 0.0
-    began: float = field(default_factory=lambda: _clock())
+    began: float = field(default_factory=lambda: _process_start.pop() if _process_start else time.time())
 
     @property
     def main(self) -> bool:
         return PartialState().is_main_process
 
     def seconds(self) -> float:
-        """Wall time of this run so far, earlier starts included."""
+        """Wall time of this run, earlier starts included."""
         return self.spent + time.time() - self.began
 
     def story_seconds(self) -> float:
-        """The same with the run that made this one's base model, if the recipe names it."""
+        """Wall time of this run and of the run that trained its `base_recipe`, if the recipe has one."""
         base = self.recipe.run.base_recipe and Path(str(self.recipe.model.model_name_or_path)).parent
         return self.seconds() + (read_status(base).get("seconds", 0.0) if base else 0.0)
 
@@ -54,15 +55,11 @@ class Run:
             print(text, flush=True)
 
 
-_process_began: list[float] = [psutil.Process().create_time()]
-
-
-def _clock() -> float:
-    """When a run began: for the first of a process, when the process did (imports take seconds); else now."""
-    return _process_began.pop() if _process_began else time.time()
+# The first run of a process began when the process did: imports take seconds.
+_process_start: list[float] = [psutil.Process().create_time()]
 
 
 def reset_after_fork() -> None:
-    """In a process that was forked to run one recipe: neither the parent's clock nor its locks are its own."""
-    _process_began[:] = [psutil.Process().create_time()]
+    """Give a forked process that runs one recipe its start time, and release the parent's locks."""
+    _process_start[:] = [psutil.Process().create_time()]
     release_after_fork()

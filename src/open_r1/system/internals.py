@@ -1,8 +1,7 @@
-"""The private names of the libraries that this project depends on.
+"""All private names of libraries that this project uses.
 
-A library may rename a private attribute in any release. Every such name is written here, with the library it belongs
-to, and nowhere else. A name that is missing raises a RecipeError, which names the release installed and the release
-the name was read from. Nothing heavy is imported until a name is used.
+A library may rename a private attribute in any release. A missing name raises a RecipeError that gives the installed
+release and the one this file was written for. Nothing heavy is imported until a name is used.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 
-# The releases in which these names were read; setup.py pins the same ones.
+# setup.py pins the same releases.
 RELEASES = {"torch": "2.13.0", "transformers": "5.23.0", "trl": "1.16.0", "accelerate": "1.15.0"}
 
 # `from .internals import FakeTensor` imports a name from the module given here.
@@ -40,8 +39,8 @@ MODULE_NAMES = {
     "_addmm_fp32": "trl.kernels.chunked_logprob",
 }
 
-# A trainer's own attributes. `_step` and `_buffered_inputs` are the place in a generation cycle and its samples, which
-# later steps log again from `_logs`; the sums are still to be logged.
+# Attributes of trainers. `_step` counts the steps of a generation cycle, `_buffered_inputs` holds its samples and
+# `_logs` their log entries; the sums have not been logged yet.
 _SUMS = ("_metrics", "_total_train_tokens")
 _GENERATING = (*_SUMS, "_step", "_buffered_inputs", "_logs", "ref_model", "reward_funcs")
 TRAINER_NAMES = {
@@ -55,17 +54,13 @@ TRAINER_NAMES = {
 NO_STEP_STATE = {"_load_from_checkpoint", "ref_model", "reward_funcs"}
 WITHIN_A_CYCLE = {"_buffered_inputs", "_logs"}
 
-# Samplers with a generator that lives from epoch to epoch, and those whose order follows from the epoch or the rows.
+# Samplers that draw from one generator in all epochs, and samplers whose order depends on the epoch or the rows alone.
 WITH_GENERATOR = {"RepeatSampler": "trl", "LengthGroupedSampler": "transformers", "RandomSampler": "torch"}
 WITHOUT_GENERATOR = {"SeedableRandomSampler", "BatchRebalanceSampler", "SequentialSampler", "_InfiniteConstantSampler"}
 
 
 def require(owner: object, name: str, library: str) -> Any:
-    """An attribute of a library's object, class or module.
-
-    Raises:
-        RecipeError: it is missing.
-    """
+    """An attribute of a library's object, class or module; a missing one raises a RecipeError."""
     try:
         return getattr(owner, name)
     except AttributeError as error:
@@ -82,11 +77,7 @@ def _missing(library: str, what: str) -> RecipeError:
 
 
 def load_name(name: str) -> Any:
-    """The value of a name of MODULE_NAMES.
-
-    Raises:
-        RecipeError: its module or the name is missing.
-    """
+    """The value of a name of MODULE_NAMES; a missing name or module raises a RecipeError."""
     library = MODULE_NAMES[name].partition(".")[0]
     try:
         module = importlib.import_module(MODULE_NAMES[name])
@@ -103,30 +94,27 @@ def __getattr__(name: str) -> Any:
 
 @contextlib.contextmanager
 def _replace(values: dict[str, Any]) -> Iterator[None]:
-    """Give names of MODULE_NAMES other values."""
-    before = {name: load_name(name) for name in values}
-    modules = {name: importlib.import_module(MODULE_NAMES[name]) for name in values}
-    try:
+    """Replace the values of names of MODULE_NAMES for a while."""
+    with contextlib.ExitStack() as stack:
         for name, value in values.items():
-            setattr(modules[name], name, value)
+            before, module = load_name(name), importlib.import_module(MODULE_NAMES[name])
+            stack.callback(setattr, module, name, before)
+            setattr(module, name, value)
         yield
-    finally:
-        for name, value in before.items():
-            setattr(modules[name], name, value)
 
 
 def check_trainer(trainer: Trainer) -> None:
-    """Check that a trainer has every name that is used of it; call it once `train` has begun, before the first step.
+    """Check that a trainer has all names of TRAINER_NAMES; called when `train` has begun, before the first step.
 
     Raises:
-        RecipeError: one is missing, or the trainer is of an unknown kind.
+        RecipeError: a name is missing, or the trainer's class is unknown.
     """
     for name, library in _names_of(trainer).items():
         require(trainer, name, library)
 
 
 def _names_of(trainer: Trainer) -> dict[str, str]:
-    """A trainer's own and inherited names, each with its library."""
+    """The names of a trainer's classes, each with its library."""
     kinds = [cls.__name__ for cls in type(trainer).__mro__ if cls.__name__ in TRAINER_NAMES]
     if len(kinds) < 2 or kinds[-1] != "Trainer":
         raise _missing("trl", f"{type(trainer).__name__} is not one of {', '.join(TRAINER_NAMES)}")
@@ -134,9 +122,9 @@ def _names_of(trainer: Trainer) -> dict[str, str]:
 
 
 def read_step_state(trainer: Trainer) -> dict[str, Any]:
-    """What a trainer keeps between two steps, by attribute, in types that `torch.load(weights_only=True)` reads.
+    """The attributes that a trainer keeps between steps, in types that `torch.load(weights_only=True)` reads.
 
-    The samples of a generation cycle and their logs are left out where the next step begins another cycle.
+    Samples and their log entries are left out if the next step begins another generation cycle.
     """
     names = {name: library for name, library in _names_of(trainer).items() if name not in NO_STEP_STATE}
     state = {name: require(trainer, name, library) for name, library in names.items()}
@@ -153,10 +141,10 @@ def read_step_state(trainer: Trainer) -> dict[str, Any]:
 
 
 def restore_step_state(trainer: Trainer, state: dict[str, Any]) -> None:
-    """Give a trainer the state that `read_step_state` returned; `train` has set its initial values.
+    """Set the state that `read_step_state` returned, after `train` has set the initial values.
 
     Raises:
-        RecipeError: the checkpoint lacks a name.
+        RecipeError: the state lacks a name.
     """
     if lacking := sorted(_names_of(trainer).keys() - NO_STEP_STATE - WITHIN_A_CYCLE - state.keys()):
         raise RecipeError(
@@ -169,22 +157,22 @@ def restore_step_state(trainer: Trainer, state: dict[str, Any]) -> None:
                 trainer._metrics[mode].update(values)
         elif name == "_logs":
             for key, kept in value.items():
-                queues = trainer._logs[key]
-                for k, values in kept.items() if isinstance(kept, dict) else ():
-                    queues[k].extend(values)
-                if not isinstance(kept, dict):
-                    queues.extend(kept)
+                if isinstance(kept, dict):
+                    for k, values in kept.items():
+                        trainer._logs[key][k].extend(values)
+                else:
+                    trainer._logs[key].extend(kept)
         else:
             setattr(trainer, name, value)
 
 
 def has_moving_reference(trainer: Trainer) -> bool:
-    """True of a trainer whose reference model follows the policy."""
+    """True if the trainer's reference model is synchronised with the policy."""
     return "ref_model" in _names_of(trainer) and require(trainer.args, "sync_ref_model", "trl")
 
 
 def reward_functions(trainer: Trainer) -> list[Callable[..., Any]]:
-    """GRPO's and RLOO's reward functions; empty for the other trainers."""
+    """The reward functions of GRPO and RLOO; empty for other trainers."""
     return require(trainer, "reward_funcs", "trl") if "reward_funcs" in _names_of(trainer) else []
 
 
@@ -199,12 +187,12 @@ def load_weights(trainer: Trainer, checkpoint: Path) -> None:
 
 
 def sampler_generator(dataloader: DataLoader) -> torch.Generator | None:
-    """The generator from which a sampler draws every epoch's order.
+    """The generator from which a sampler draws the order of each epoch.
 
-    None if the order follows from the epoch's number, from the process's generator, or is that of the rows.
+    None if the order is that of the rows, or drawn from the epoch's number or the process's generator.
 
     Raises:
-        RecipeError: the sampler is of an unknown class.
+        RecipeError: the sampler's class is unknown.
     """
     batches = dataloader.batch_sampler
     if type(batches).__name__ == "BatchSamplerShard":  # accelerate's, which takes one process's part
@@ -220,34 +208,32 @@ def sampler_generator(dataloader: DataLoader) -> torch.Generator | None:
 
 
 def storage_key(storage: torch.UntypedStorage) -> int:
-    """A number that identifies a storage while it is alive."""
+    """A number that identifies a storage while it exists."""
     return require(storage, "_cdata", "torch")
 
 
 @contextlib.contextmanager
 def disable_zero3_loading() -> Iterator[None]:
-    """Load a model whole: under ZeRO-3 transformers would divide it among the processes, and it has no engine."""
+    """Load a whole model in each process; under ZeRO-3 transformers would shard it, which needs a DeepSpeed engine."""
     with _replace({"_hf_deepspeed_config_weak_ref": None}):
         yield
 
 
 @contextlib.contextmanager
 def simulate_lm_head(fused: bool, vocabulary: int) -> Iterator[None]:
-    """Let TRL's LM head allocate on a CPU what it allocates on a GPU, or what it needs for whole tiles.
+    """Make TRL's LM head allocate on a CPU what it would on a GPU (`fused`), or without Triton.
 
     Args:
-        fused: a Triton kernel reads each tile of logits and makes no other tensors, as on a GPU. Otherwise each tile
-            is worked on whole; the part of its buffer beyond a small vocabulary is never touched.
-        vocabulary: tokens.
+        fused: a Triton kernel reads each tile of logits and allocates nothing, as on a GPU. Otherwise a tile takes
+            memory, but the part of its buffer beyond the vocabulary is never touched.
+        vocabulary: number of tokens.
     """
-    # On a CPU a product is added in float32 by way of copies.
-    values: dict[str, Any] = dict.fromkeys(("_forward_tile", "_backward_tile", "_addmm_fp32"), _do_nothing)
-    if not fused:
-        name = "_CHUNKED_LOGPROB_CHUNK_SIZE"
-        values = {name: min(load_name(name), vocabulary)}
+    values: dict[str, Any]
+    if fused:
+        # `_addmm_fp32` would make float32 copies on a CPU.
+        values = dict.fromkeys(("_forward_tile", "_backward_tile", "_addmm_fp32"), lambda *args, **kwargs: None)
+    else:
+        size = load_name("_CHUNKED_LOGPROB_CHUNK_SIZE")
+        values = {"_CHUNKED_LOGPROB_CHUNK_SIZE": min(size, vocabulary)}
     with _replace(values):
         yield
-
-
-def _do_nothing(*args: Any, **kwargs: Any) -> None:
-    pass

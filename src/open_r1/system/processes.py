@@ -1,4 +1,4 @@
-"""What processes ask of the system: to end with their parent, to keep their memory."""
+"""Cores, signals and memory of this process."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ WORLD = "OPEN_R1_WORLD"  # environment variable: how many processes the launcher
 
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
+
+
+def count_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def restore_signals() -> None:

@@ -1,1 +1,1 @@
-"""What happens beside the training steps, and before the first one."""
+"""Callbacks, exact resumption and evaluation during training, and the check before it."""

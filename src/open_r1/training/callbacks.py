@@ -1,4 +1,4 @@
-"""What happens beside the training steps: metrics, the progress a person sees, evaluation, exact resumption."""
+"""Callbacks of all trainers, and the call that trains: signals, metrics, progress, tables of completions."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from accelerate.utils import gather_object, is_peft_model
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
+from ..prompts import read_last_text
 from ..rewards.scoring import Reward
 from ..run.checkpoints import LEAST_BYTES, require_space
 from ..run.exit import Stopped
@@ -29,14 +30,9 @@ from .exact_resume import ExactResume
 
 
 class StopSignal(TrainerCallback):
-    """Ctrl-C or SIGTERM: finish the step, write a checkpoint, stop. A second one stops at once.
+    """On Ctrl-C or SIGTERM, finishes the step, writes a checkpoint and stops; a second signal stops at once."""
 
-    Args:
-        trainer: its accelerator tells the other processes.
-        run: its status says where it stopped.
-    """
-
-    ONE = 3.0  # seconds within which several signals are one, passed on by a launcher, a terminal and Slurm
+    REPEATED = 3.0  # seconds within which a launcher, a terminal and Slurm may pass on one signal several times
 
     def __init__(self, trainer: Trainer, run: Run):
         self.trainer = trainer
@@ -51,8 +47,8 @@ class StopSignal(TrainerCallback):
 
     def _receive(self, number: int, frame: Any) -> None:
         if self.received is not None:
-            # Slurm says it again at the limit, and kills by itself.
-            if time.monotonic() - self.at > self.ONE and START not in os.environ:
+            # Slurm repeats the signal at the time limit, and then kills the job.
+            if time.monotonic() - self.at > self.REPEATED and START not in os.environ:
                 raise KeyboardInterrupt
             return
         self.received, self.at = number, time.monotonic()
@@ -61,7 +57,7 @@ class StopSignal(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         stop = self.received or 0
         if self.trainer.accelerator.num_processes > 1:
-            # The signal may have reached one process only; all must leave after the same step.
+            # The signal may have reached one process only, and all must stop after the same step.
             received = torch.tensor([stop], device=self.trainer.accelerator.device)
             stop = int(self.trainer.accelerator.gather(received).max())
         if stop:
@@ -74,17 +70,17 @@ class StopSignal(TrainerCallback):
 
 
 class MetricsFile(TrainerCallback):
-    """Every logged value, one JSON object a step, in metrics.jsonl.
+    """Writes all logged values to metrics.jsonl, one JSON object for each step.
 
     Args:
-        run: its directory gets the file.
-        reward_functions: of GRPO or RLOO; why samples were left without a verdict is counted beside the values.
+        run: run in whose directory the file is.
+        reward_functions: of GRPO or RLOO; they count the reasons of verdicts without evidence.
     """
 
     def __init__(self, run: Run, reward_functions: list[Any]):
         self.path = run.dir / "metrics.jsonl"
         self.run = run
-        # All rewards of a recipe share one batch; the trainer may have others.
+        # All rewards of a recipe share one ScoredBatch.
         self.scored = next((f.scored for f in reward_functions if isinstance(f, Reward)), None)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -101,7 +97,7 @@ class MetricsFile(TrainerCallback):
 
 
 class ProgressBar(TrainerCallback):
-    """One line: step, time left, and the figures a person looks at."""
+    """A progress bar with the step, the time left, and up to two metrics."""
 
     SHOWN = (
         ("reward", "reward"),
@@ -115,7 +111,7 @@ class ProgressBar(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            # A log file gets a line now and then instead of a bar that redraws itself.
+            # In a log file every redrawn bar is a new line.
             interval = 0.2 if sys.stderr.isatty() else 20.0
             self.bar = tqdm(
                 total=state.max_steps, initial=state.global_step, unit="step", mininterval=interval, dynamic_ncols=True
@@ -137,7 +133,7 @@ class ProgressBar(TrainerCallback):
 
 
 class CompletionTable(TrainerCallback):
-    """Now and then, a few of the step's completions with their rewards."""
+    """Prints a few completions with their rewards at step 1 and every `every` steps; never with 0."""
 
     ROWS = 3
 
@@ -154,24 +150,24 @@ class CompletionTable(TrainerCallback):
         from rich.text import Text
 
         recorded = internals.completion_logs(self.trainer)
-        # A sample's rewards stand below it: as columns, more than two would leave no room for the text.
+        # Rewards are rows: as columns, more than two would leave no room for the text.
         table = Table(title=f"step {state.global_step}: sampled completions", title_justify="left", show_header=False)
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold", ratio=1)
-        # One completion of each of the last prompts: a group's completions look alike.
+        # One completion of each prompt, because the completions of a group look alike.
         group = self.trainer.num_generations
         for i in range(0, min(self.ROWS * group, len(recorded["prompt"])), group):
             for kind in ("prompt", "completion"):
-                table.add_row(kind, Text(_shorten(_text(recorded[kind][i]))))
-            scores = {name: recorded["rewards"][name][i] for name in recorded["rewards"]}
-            given = {name: "-" if math.isnan(score) else f"{score:.2f}" for name, score in scores.items()}
-            table.add_row("rewards", "   ".join(f"{name} {score}" for name, score in given.items()), end_section=True)
+                table.add_row(kind, Text(_shorten(read_last_text(recorded[kind][i]))))
+            scores = {name: values[i] for name, values in recorded["rewards"].items()}
+            cells = [f"{name} {'-' if math.isnan(score) else f'{score:.2f}'}" for name, score in scores.items()]
+            table.add_row("rewards", "   ".join(cells), end_section=True)
         with tqdm.external_write_mode():
             Console().print(table)
 
 
 class CompletionFiles(TrainerCallback):
-    """The step's completions as `completions/completions_<step>.parquet`: RLOO's trainer writes none, GRPO's does."""
+    """Writes `completions/completions_<step>.parquet` for RLOO's trainer, which does not, as GRPO's trainer does."""
 
     def __init__(self, trainer: Trainer, run: Run):
         self.trainer = trainer
@@ -195,17 +191,13 @@ class CompletionFiles(TrainerCallback):
         )
 
 
-def _text(value: str | list[dict[str, Any]]) -> str:
-    return value if isinstance(value, str) else value[-1]["content"]
-
-
 def _shorten(text: str, length: int = 400) -> str:
     text = "".join(c if c.isprintable() or c == "\n" else "\N{MIDDLE DOT}" for c in text)
     return text if len(text) <= length else f"{text[: length * 2 // 3]} ... {text[-length // 3 :]}"
 
 
 class WandbRecipe(TrainerCallback):
-    """The recipe in wandb: as the run's config, so that runs can be compared by it, and as a file."""
+    """Adds the recipe to wandb, as the run's config and as a file."""
 
     def __init__(self, run: Run):
         self.run = run
@@ -220,13 +212,19 @@ class WandbRecipe(TrainerCallback):
 
 
 def run_trainer(trainer: Trainer, run: Run, *more: TrainerCallback) -> None:
-    """Run a trainer with what every task's has, and `more`, from the last whole checkpoint to the end.
+    """Train from the last complete checkpoint to the end.
+
+    Args:
+        trainer: the trainer.
+        run: the run.
+        more: callbacks besides those that all tasks have.
 
     Raises:
-        Stopped: after Ctrl-C or SIGTERM, with a checkpoint written.
+        Stopped: a signal stopped the training, and a checkpoint was written.
+        RecipeError: the disk has too little space for the checkpoints.
     """
-    require_space(run.dir, checkpoint_bytes(trainer))
-    # TRL writes one at every checkpoint, for a model it cannot name; `run.finish` writes ours beside the weights.
+    require_space(run.dir, estimate_disk_bytes(trainer))
+    # TRL would write a card at every checkpoint; `finish_training` writes ours.
     trainer.create_model_card = lambda *args, **kwargs: None
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
@@ -238,30 +236,30 @@ def run_trainer(trainer: Trainer, run: Run, *more: TrainerCallback) -> None:
         trainer.add_callback(WandbRecipe(run))
     checkpoint = str(run.checkpoint) if run.checkpoint else None
     sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
-    if checkpoint and _trained(Path(checkpoint)) and not sharded:
-        # `train` would take one more step; only what follows the training is missing.
+    if checkpoint and _is_last(Path(checkpoint)) and not sharded:
+        # `train` would take one more step.
         internals.load_weights(trainer, checkpoint)
         trainer.state.global_step = read_json(Path(checkpoint) / "trainer_state.json")["global_step"]
         return
     trainer.train(resume_from_checkpoint=checkpoint)
     if stop.received is not None:
         run.set_status("interrupted", step=trainer.state.global_step)
-        # One that left before the checkpoint is sealed would have its launcher end the others.
+        # If a process exits before the checkpoint is sealed, the launcher ends the others.
         trainer.accelerator.wait_for_everyone()
         raise Stopped(stop.received, f"stopped with a checkpoint in {run.dir}; the same command goes on from there")
 
 
-def checkpoint_bytes(trainer: Trainer) -> int:
-    """Disk that the run will hold at most: weights and two Adam moments (fp32) for each checkpoint, and the model."""
+def estimate_disk_bytes(trainer: Trainer) -> int:
+    """The most disk that a run takes: the model, and weights and two Adam moments (fp32) for each checkpoint."""
     weights = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     if is_peft_model(trainer.model):
         weights = 4 * trained
-    # One more than are kept, as the oldest goes after the newest is there; two are kept if all are.
+    # The oldest is deleted after the newest is written: one more. If all are kept, there is space for three.
     kept = 0 if trainer.args.save_strategy == "no" else (trainer.args.save_total_limit or 2) + 1
     return LEAST_BYTES + weights + kept * (weights + 8 * trained)
 
 
-def _trained(checkpoint: Path) -> bool:
+def _is_last(checkpoint: Path) -> bool:
     state = read_json(checkpoint / "trainer_state.json")
     return state["global_step"] >= state["max_steps"]

@@ -16,17 +16,17 @@ from ..system import internals
 
 
 class ExactResume(TrainerCallback):
-    """Completes each checkpoint so that a resumed run equals an uninterrupted one, bit for bit.
+    """Adds to each checkpoint what the trainer leaves out: its state between steps and the order of the rows.
 
-    The state is one file per process, written after the trainer's own; then the checkpoint is sealed. A frozen
-    reference model is not kept (it is the initial model); one that follows the policy (`sync_ref_model`) is.
+    Each process writes one file after the trainer's own; then the checkpoint is sealed. A frozen reference model is
+    the initial model and not saved; one that is synchronised with the policy (`sync_ref_model`) is.
     """
 
     def __init__(self, trainer: Trainer, run: Run):
         self.trainer = trainer
         self.run = run
-        self.order: dict[str, torch.Tensor] = {}  # what the order of this epoch's rows was drawn from
-        self.resumed: dict[str, torch.Tensor] = {}  # the same, of the epoch in which a resumed run begins
+        self.order: dict[str, torch.Tensor] = {}  # random states from which this epoch's order was drawn
+        self.resumed: dict[str, torch.Tensor] = {}  # the same for the epoch in which the run resumes
 
     def _file(self, checkpoint: Path) -> Path:
         return checkpoint / f"resume_{self.trainer.accelerator.process_index}.pt"
@@ -36,7 +36,7 @@ class ExactResume(TrainerCallback):
         carried = internals.read_step_state(self.trainer)
         if internals.has_moving_reference(self.trainer):
             carried["ref_model"] = self.trainer.accelerator.get_state_dict(self.trainer.ref_model)
-        # At its end the next epoch is still to be drawn.
+        # At the end of an epoch, the order of the next one has not been drawn yet.
         ended = float(state.epoch).is_integer()
         carried["order"] = random_states(kwargs["train_dataloader"]) if ended else self.order
         torch.save(carried, self._file(checkpoint))
@@ -46,12 +46,12 @@ class ExactResume(TrainerCallback):
             self.run.set_status("running", step=state.global_step)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # A name that a release lacks would be a run that cannot be resumed exactly, so it is found before any step.
+        # A missing private name would make exact resumption impossible; it is found before the first step.
         internals.check_trainer(self.trainer)
         internals.sampler_generator(kwargs["train_dataloader"])
         if self.run.checkpoint is None:
             return
-        # The trainer has loaded its own state by now, and set these to their initial values.
+        # By now the trainer has loaded its own state and set these attributes to their initial values.
         carried = torch.load(self._file(self.run.checkpoint), map_location="cpu", weights_only=True)
         self.resumed = carried.pop("order")
         carried = send_to_device(carried, args.device)
@@ -61,8 +61,8 @@ class ExactResume(TrainerCallback):
         internals.restore_step_state(self.trainer, carried)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # The trainer draws the epoch's order again and skips what was trained on; samplers that do not go by the
-        # number of the epoch (GRPO's, and those by length) would draw that of the first.
+        # The trainer draws the epoch's order again and skips the rows it was trained on. Samplers that do not derive
+        # the order from the epoch's number (GRPO's, and those by length) would draw the order of the first epoch.
         if self.resumed:
             set_random_states(kwargs["train_dataloader"], self.resumed)
             self.resumed = {}
@@ -70,7 +70,7 @@ class ExactResume(TrainerCallback):
 
 
 def random_states(dataloader: DataLoader) -> dict[str, torch.Tensor]:
-    """What a sampler may draw its next order of rows from: the process's generator, and its own if it has one."""
+    """The random states from which a sampler may draw its next order: the process's and the sampler's generator."""
     states = {"process": torch.get_rng_state()}
     if own := internals.sampler_generator(dataloader):
         states["sampler"] = own.get_state()

@@ -1,8 +1,8 @@
-"""`open-r1 check`: could this recipe learn anything? Asked of the data, the rewards and the prompt before training.
+"""`open-r1 check`: checks the data, the rewards and the prompt of a recipe before training.
 
-Every reward is tried on what it will meet: the gold answer of a row in the shape that R1-Zero's prompt asks for, the
-same after reasoning that rambles in another language, a corrupted gold, an empty completion, and one cut off in the
-reasoning. So it is, on fewer rows, when a training starts.
+Every reward scores five trial completions of each row: the gold answer in the format of R1-Zero's prompt, the same
+after reasoning in another language, a corrupted answer, an empty completion, and one that ends in the reasoning.
+GRPO and RLOO runs do the same on a few rows when they start.
 """
 
 from __future__ import annotations
@@ -33,44 +33,36 @@ from ..run.run import Run
 
 TRIALS = ("gold", "rambling", "corrupted", "empty", "truncated")
 RAMBLING = {"zh": "我们再想一想这个问题。", "en": "Let us think about this problem once more. "}
-QUICK_ROWS = 8  # at the start of a training
-SHOWN = 5  # rows listed for each thing that is wrong
-NO_EVIDENCE = 0.5  # with more golds than this unjudged or refused, most of the batch would be withheld or misled
+QUICK_ROWS = 8  # rows checked when a training starts
+SHOWN = 5  # rows listed for each problem
+NO_EVIDENCE = 0.5  # share of gold answers without a correct verdict above which most of a batch would mislead
 
 
 def check_recipe(recipe: Recipe, rows: int = 64) -> Findings:
-    """Everything that can be tried without the model's weights.
+    """Check everything that does not need the model's weights.
 
     Args:
-        recipe: loaded with `planned`, so that it can be checked on a machine without its GPUs.
-        rows: rows tried.
+        recipe: loaded with `planned`, so that a machine without its GPUs can check it.
+        rows: number of rows that are tried.
 
     Raises:
-        RecipeError: data that cannot be loaded.
+        RecipeError: the data cannot be loaded.
     """
-    findings = _check_what_it_reads(recipe, rows)
+    checks = dict.fromkeys(DATA_TASKS, check_data_task) | {"evaluate": check_evaluation}
+    findings = checks.get(recipe.task, check_training)(recipe, rows)
     estimate.note_memory(recipe, findings)
     return findings
 
 
-def _check_what_it_reads(recipe: Recipe, rows: int) -> Findings:
-    if recipe.task in DATA_TASKS:
-        return check_data_task(recipe, rows)
-    if recipe.task == "evaluate":
-        return check_evaluation(recipe, rows)
-    sources, presented = recipe.data.datasets, recipe.data
-    loaded = presenting.load_datasets(sources, recipe.task, presented, recipe.seed, recipe.run.rewards)
-    tried = spread(loaded, rows)
+def check_training(recipe: Recipe, rows: int) -> Findings:
+    """Check the data, the prompt and the rewards of a training."""
+    loaded = presenting.load_datasets(recipe.data.datasets, recipe.task, recipe.data, recipe.seed, recipe.run.rewards)
+    tried = pick_rows(loaded, rows)
     findings = Findings()
     check_contamination(recipe, loaded, findings)
-    try:
-        tokenizer = models.load_tokenizer(recipe)
-    except RecipeError as error:
-        tokenizer = None
-        cause = "the base model is not there yet; training makes it first" if recipe.base else str(error)
-        findings.warnings.append(f"the prompt is not shown as the model reads it, for want of a tokenizer ({cause})")
+    tokenizer = _try_tokenizer(recipe, findings)
     if tokenizer is not None:
-        findings.table += [*rendered(recipe, tried[0], tokenizer), ""]
+        findings.table += [*render_row(recipe, tried[0], tokenizer), ""]
         if recipe.task == "sft" and "messages" in tried[0]:
             try:
                 models.check_turns_end(tokenizer)
@@ -87,10 +79,10 @@ def _check_what_it_reads(recipe: Recipe, rows: int) -> Findings:
 
 
 def check_data_task(recipe: Recipe, rows: int) -> Findings:
-    """The same for sample, select and mix: their rows, what reads them, and the judges of a selection.
+    """Check the rows of sample, select and mix, the engine, and the rewards of a selection.
 
     Raises:
-        RecipeError: data that cannot be loaded, or an engine that is none.
+        RecipeError: the data cannot be loaded, or the engine is unknown.
     """
     findings = Findings()
     stored = load_rows(recipe)
@@ -102,20 +94,20 @@ def check_data_task(recipe: Recipe, rows: int) -> Findings:
         registry.check_engine(recipe.args.engine)
         sampling = recipe.args.sampling
         findings.said.append(f"{sampling.n * len(stored):,} completions of at most {sampling.max_tokens:,} tokens")
-    asked = [row for row in tried if row.get("prompt")]
-    if recipe.task == "sample" and asked:
-        show_prompt(recipe, asked[0], recipe.data.prompt, recipe.data.system_prompt, findings)
-    if recipe.task == "select" and recipe.run.rewards and asked:
+    with_prompt = [row for row in tried if row.get("prompt")]
+    if recipe.task == "sample" and with_prompt:
+        show_prompt(recipe, with_prompt[0], recipe.data.prompt, recipe.data.system_prompt, findings)
+    if recipe.task == "select" and recipe.run.rewards and with_prompt:
         scored = ScoredBatch(recipe.run.rewards)
-        try_rewards(scored, asked, None, recipe.run.max_error_share, findings)
+        try_rewards(scored, with_prompt, None, recipe.run.max_error_share, findings)
     return findings
 
 
 def check_evaluation(recipe: Recipe, rows: int) -> Findings:
-    """The same for an evaluation: the problems of each benchmark, and its verifier on their gold answers.
+    """Check the problems of each benchmark, and its verifier on their gold answers.
 
     Raises:
-        RecipeError: an engine that is none.
+        RecipeError: the engine is unknown.
     """
     findings = Findings()
     registry.check_engine(recipe.args.engine)
@@ -142,7 +134,7 @@ def check_evaluation(recipe: Recipe, rows: int) -> Findings:
 
 
 def check_contamination(recipe: Recipe, rows: columns.Rows | StoredRows, findings: Findings) -> None:
-    """Compare the prompts with the evaluation sets that the recipe names."""
+    """Compare the prompts with the recipe's evaluation sets."""
     config = recipe.data.contamination
     if config is None:
         return
@@ -158,42 +150,48 @@ def check_contamination(recipe: Recipe, rows: columns.Rows | StoredRows, finding
 def show_prompt(
     recipe: Recipe, row: dict[str, Any], prompt: str, system_prompt: str | None, findings: Findings
 ) -> None:
-    """The first prompt as the model will read it; a server has a template of its own."""
+    """Show the first prompt as the model will read it, unless a server renders it with its own template."""
     if recipe.args.engine.name == "server":
         return
+    tokenizer = _try_tokenizer(recipe, findings)
+    if tokenizer is not None:
+        presented = presenting.present_prompt(row["prompt"], PROMPTS[prompt], system_prompt, "datasets", 0)
+        findings.table += render_row(recipe, {"prompt": presented}, tokenizer)
+
+
+def _try_tokenizer(recipe: Recipe, findings: Findings) -> PreTrainedTokenizerBase | None:
+    """The recipe's tokenizer; without one a warning, and None."""
     try:
-        tokenizer = models.load_tokenizer(recipe)
+        return models.load_tokenizer(recipe)
     except RecipeError as error:
         cause = "the base model is not there yet; it is made first" if recipe.base else str(error)
         findings.warnings.append(f"the prompt is not shown as the model reads it, for want of a tokenizer ({cause})")
-        return
-    presented = presenting.present_prompt(row["prompt"], PROMPTS[prompt], system_prompt, "datasets", 0)
-    findings.table += rendered(recipe, {"prompt": presented}, tokenizer)
+        return None
 
 
 def check_before_training(
     run: Run, rows: columns.Rows, functions: list[Reward], tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """The same on a few rows, at the start of every GRPO and RLOO run; warnings are printed.
+    """Check the rewards on a few rows when a GRPO or RLOO run starts, and print the warnings.
 
     Raises:
-        RecipeError: training would be pointless; `preflight: false` starts it all the same.
+        RecipeError: training cannot learn anything; `preflight: false` starts it anyway.
     """
     if not (run.recipe.run.preflight and run.main and run.checkpoint is None):
         return
     findings = Findings()
-    try_rewards(functions[0].scored, spread(rows, QUICK_ROWS), tokenizer, run.recipe.run.max_error_share, findings)
-    for told in [*findings.said, *findings.warnings]:
-        run.say(f"check: {told}")
+    try_rewards(functions[0].scored, pick_rows(rows, QUICK_ROWS), tokenizer, run.recipe.run.max_error_share, findings)
+    for message in [*findings.said, *findings.warnings]:
+        run.say(f"check: {message}")
     if findings.fatal:
-        told = "; ".join(findings.fatal)
         raise RecipeError(
-            f"check: {told}. See `make check RECIPE={run.recipe.path}`; `preflight: false` starts anyway"
+            f"check: {'; '.join(findings.fatal)}. See `make check RECIPE={run.recipe.path}`; `preflight: false` "
+            "starts anyway"
         )
 
 
-def spread(rows: columns.Rows, count: int) -> list[dict[str, Any]]:
-    """Rows from all over a dataset; the first ones of a stream."""
+def pick_rows(rows: columns.Rows, count: int) -> list[dict[str, Any]]:
+    """Rows at equal distances in a dataset, or the first rows of a stream."""
     if not hasattr(rows, "select"):
         return list(itertools.islice(iter(rows), count))
     step = max(1, len(rows) // count)
@@ -207,11 +205,11 @@ def try_rewards(
     max_error_share: float,
     findings: Findings,
 ) -> None:
-    """Score the trials of every row and note what is not as it must be."""
-    cases = [(i, trial, text) for i, row in enumerate(rows) for trial, text in trials(row, scored).items()]
+    """Score the trial completions of every row, and note verdicts and scores that are wrong."""
+    cases = [(i, trial, text) for i, row in enumerate(rows) for trial, text in build_trials(row, scored).items()]
     check_ready(scored.rewards, findings)
     if findings.fatal:
-        return  # each try would wait for what is not there
+        return  # each call would wait for a missing service
     completions = [text for _, _, text in cases]
     batch: dict[str, Any] = {
         column: [rows[i].get(column) for i, _, _ in cases] for column in {c for row in rows for c in row}
@@ -222,7 +220,7 @@ def try_rewards(
         else [t.split() for t in completions]
     )
     results_RS = scored.results(completions, batch)
-    findings.table += table(scored, cases, results_RS)
+    findings.table += format_scores(scored, cases, results_RS)
     verdicts = {
         (i, trial): v for (i, trial, _), v in zip(cases, map(pick_gravest, zip(*results_RS, strict=True)), strict=True)
     }
@@ -231,11 +229,11 @@ def try_rewards(
         _check_spread(reward, cases, results_S, findings)
 
 
-def trials(row: dict[str, Any], scored: ScoredBatch) -> dict[str, str]:
-    """Completions of a row, by what they are; without a gold answer only the last two."""
-    gold = gold_answer(row)
+def build_trials(row: dict[str, Any], scored: ScoredBatch) -> dict[str, str]:
+    """Trial completions of a row, by name; without a gold answer only `empty` and `truncated`."""
+    gold = find_gold(row)
     prompt = row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"]
-    # The question itself as reasoning: it is text in the language the completion should have.
+    # The question serves as reasoning: it is in the language that the completion should have.
     thought = re.sub(r"</?\w+>", "", prompt)
     foreign = RAMBLING["en" if re.search(r"[\u3040-\u9fff]", thought) else "zh"]
     opener, closed = "" if scored.opens_think else "<think>", "\n</think>\n\n"
@@ -248,19 +246,23 @@ def trials(row: dict[str, Any], scored: ScoredBatch) -> dict[str, str]:
     return made
 
 
-def gold_answer(row: dict[str, Any]) -> tuple[str, str] | None:
-    """The answer of a completion that must be right, and of one that must be wrong; None if the row has no answer."""
+def find_gold(row: dict[str, Any]) -> tuple[str, str] | None:
+    """A correct and a wrong answer; None if the row has no answer."""
     if row.get("tests") is not None:
         program = row.get("reference")
         return program and (f"```\n{program}\n```", "```\nraise SystemExit\n```")
     if row.get("solution") is not None:
         gold = row["solution"][0] if isinstance(row["solution"], list) else str(row["solution"])
-        return f"\\boxed{{{gold}}}", f"\\boxed{{{corrupted(gold)}}}"
+        return f"\\boxed{{{gold}}}", f"\\boxed{{{corrupt_answer(gold)}}}"
     return None
 
 
-def corrupted(gold: str) -> str:
-    """Another answer of the same shape: the last digit turned, the next letter of a choice, or one more."""
+def corrupt_answer(gold: str) -> str:
+    """A wrong answer of the same form: another last digit, the next letter of a choice, or other text.
+
+    >>> corrupt_answer("12"), corrupt_answer("(B)"), corrupt_answer("x")
+    ('13', '(C)', 'x+1')
+    """
     if re.fullmatch(r"\W*[A-E]\W*", gold):
         return re.sub("[A-E]", lambda letter: "BCDEA"["ABCDE".index(letter.group())], gold)
     digits = list(re.finditer(r"\d", gold))
@@ -270,8 +272,8 @@ def corrupted(gold: str) -> str:
     return gold[:at] + str((int(gold[at]) + 1) % 10) + gold[at + 1 :]
 
 
-def table(scored: ScoredBatch, cases: list[tuple[int, str, str]], results_RS: list[list[Result]]) -> list[str]:
-    """Mean score of each reward on each kind of trial."""
+def format_scores(scored: ScoredBatch, cases: list[tuple[int, str, str]], results_RS: list[list[Result]]) -> list[str]:
+    """A table of the mean score of each reward on each kind of trial."""
     there = [trial for trial in TRIALS if any(case[1] == trial for case in cases)]
     lines = [f"{'reward':<22}" + "".join(f"{trial:>11}" for trial in there)]
     for reward, results_S in zip(scored.rewards, results_RS, strict=True):
@@ -290,16 +292,16 @@ def _check_verdicts(
     max_error_share: float,
     findings: Findings,
 ) -> None:
-    said = [verdict for verdict in verdicts.values() if verdict is not None]
-    if not said:
+    given = [verdict for verdict in verdicts.values() if verdict is not None]
+    if not given:
         return
-    errors = Counter(verdict.reason for verdict in said if verdict.outcome == "error")
+    errors = Counter(verdict.reason for verdict in given if verdict.outcome == "error")
     if errors:
-        share = sum(errors.values()) / len(said)
-        told = f"the judge itself failed on {share:.0%} of the tries ({errors.most_common(1)[0][0]})"
-        (findings.fatal if share > max_error_share else findings.warnings).append(told)
+        share = sum(errors.values()) / len(given)
+        message = f"the judge itself failed on {share:.0%} of the tries ({errors.most_common(1)[0][0]})"
+        (findings.fatal if share > max_error_share else findings.warnings).append(message)
     golds = {i: verdict for (i, trial), verdict in verdicts.items() if trial == "gold" and verdict is not None}
-    # A gold in prose may be accepted word for word; whether another answer equals it cannot be told.
+    # A gold answer in prose may be accepted word for word while no other answer can be compared with it.
     asked = [(i, v) for (i, trial), v in verdicts.items() if trial in ("gold", "corrupted") and v is not None]
     unjudged = {i: verdict for i, verdict in asked if verdict.outcome == "unknown"}
     refused = {i: verdict for i, verdict in golds.items() if verdict.outcome == "wrong"}
@@ -308,17 +310,17 @@ def _check_verdicts(
         (refused, "are judged wrong, although they are the gold answers"),
     ):
         if bad:
-            told = f"{len(bad)} of {len(golds)} gold answers {meaning}: {_listed(rows, bad)}"
-            (findings.fatal if len(bad) > NO_EVIDENCE * len(golds) else findings.warnings).append(told)
+            message = f"{len(bad)} of {len(golds)} gold answers {meaning}: {_list_answers(rows, bad)}"
+            (findings.fatal if len(bad) > NO_EVIDENCE * len(golds) else findings.warnings).append(message)
     for trial in ("corrupted", "empty", "truncated"):
         bad = {i: v for (i, name), v in verdicts.items() if name == trial and v is not None and v.outcome == "correct"}
         count = sum(name == trial for _, name in verdicts)
         if bad:
-            told = f"{len(bad)} of {count} {trial} completions are judged correct: {_listed(rows, bad)}"
-            (findings.fatal if len(bad) > NO_EVIDENCE * count else findings.warnings).append(told)
+            message = f"{len(bad)} of {count} {trial} completions are judged correct: {_list_answers(rows, bad)}"
+            (findings.fatal if len(bad) > NO_EVIDENCE * count else findings.warnings).append(message)
 
 
-def _listed(rows: list[dict[str, Any]], verdicts: dict[int, Verdict]) -> str:
+def _list_answers(rows: list[dict[str, Any]], verdicts: dict[int, Verdict]) -> str:
     golds = {str(rows[i].get("solution", rows[i]["prompt"]))[:60]: verdict.reason for i, verdict in verdicts.items()}
     shown = [
         f"{gold!r}" + (f" ({reason.split(': ')[0][:80]})" if reason else "")
@@ -330,7 +332,7 @@ def _listed(rows: list[dict[str, Any]], verdicts: dict[int, Verdict]) -> str:
 def _check_spread(
     reward: RewardConfig, cases: list[tuple[int, str, str]], results_S: list[Result], findings: Findings
 ) -> None:
-    """A reward that never varies teaches nothing; one that never speaks does not even that."""
+    """Warn of a reward that gives no score, or the same score on every trial."""
     tried = [
         (trial, score)
         for (_, trial, _), r in zip(cases, results_S, strict=True)
@@ -339,32 +341,32 @@ def _check_spread(
     scores = {score for _, score in tried}
     if not tried:
         findings.warnings.append(
-            f"{reward.metric} gave no score on any try: no row is of its kinds, or it lacks what it reads"
+            f"{reward.metric} gave no score on any try: no row is of its kinds, or a column is empty"
         )
     elif "gold" not in {trial for trial, _ in tried} and read_signature(find_reward(reward.name)).columns:
         findings.warnings.append(
-            f"{reward.metric} was tried on nothing that is right, as no row has an answer; code rows can bring a "
-            "program in the column `reference`"
+            f"{reward.metric} was tried on no correct completion, as no row has an answer; rows of code can have a "
+            "correct program in the column `reference`"
         )
     elif len(scores) == 1 and {"gold", "rambling", "truncated"} <= {trial for trial, _ in tried}:
         findings.warnings.append(
-            f"{reward.metric} is {scores.pop():g} on every try, right, wrong, rambling or cut off: it would teach "
-            "nothing unless samples differ in a way that these do not"
+            f"{reward.metric} is {scores.pop():g} on every try, right, wrong, rambling or cut off: it teaches nothing "
+            "unless samples differ in another way"
         )
 
 
 def check_group(recipe: Recipe, findings: Findings) -> None:
-    """How often a group has a spread to learn from, by the share of right samples."""
+    """Show how often a group holds both right and wrong samples, by the share of right samples."""
     group = int(recipe.given["num_generations"])
-    told = ", ".join(f"{signal(group, p):.0%} if {p:.0%} of them are" for p in (0.01, 0.05, 0.2, 0.5))
-    findings.table += ["", f"groups of {group} with both right and wrong samples: {told} right"]
-    if signal(group, 0.05) < 0.25:
+    shares = ", ".join(f"{compute_signal(group, p):.0%} if {p:.0%} of them are" for p in (0.01, 0.05, 0.2, 0.5))
+    findings.table += ["", f"groups of {group} with both right and wrong samples: {shares} right"]
+    if compute_signal(group, 0.05) < 0.25:
         findings.warnings.append(
             f"num_generations: a group of {group} seldom has a signal on hard problems; the paper takes 16"
         )
 
 
-def signal(group: int, right: float) -> float:
+def compute_signal(group: int, right: float) -> float:
     """Probability that a group holds both right and wrong samples."""
     return 1 - right**group - (1 - right) ** group
 
@@ -372,11 +374,12 @@ def signal(group: int, right: float) -> float:
 def check_lengths(
     recipe: Recipe, rows: Iterable[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, findings: Findings
 ) -> None:
-    """Rows that the trainer would cut."""
+    """Warn of rows that the trainer would truncate."""
     limit = recipe.given.get("max_length")
     if recipe.task in RL_TASKS or limit is None:
         return
-    lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in map(_longest(tokenizer), rows)]
+    texts = [max(_render_texts(row, tokenizer), key=len) for row in rows]
+    lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
     cut = sum(length > limit for length in lengths)
     if cut:
         findings.warnings.append(
@@ -385,12 +388,8 @@ def check_lengths(
         )
 
 
-def _longest(tokenizer: PreTrainedTokenizerBase) -> Any:
-    return lambda row: max(_texts(row, tokenizer), key=len)
-
-
-def _texts(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """A row as the model reads it: its one text, or one for each answer."""
+def _render_texts(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The text of a row as the model reads it, or one text for each answer."""
     prompt = row.get("prompt")
     if "messages" in row:
         return [tokenizer.apply_chat_template(row["messages"], tokenize=False)]
@@ -404,11 +403,11 @@ def _texts(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[str]
     return [tokenizer.apply_chat_template([*(prompt or []), *answer], tokenize=False) for answer in answers]
 
 
-def rendered(recipe: Recipe, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The first row as the model will read it, special tokens and all."""
+def render_row(recipe: Recipe, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Lines that show the first row as the model will read it, with its special tokens."""
     what = "prompt" if recipe.task in (*RL_TASKS, "sample", "evaluate") else "row"
     lines = [f"the first {what}, as the model reads it:"]
-    for text in _texts(row, tokenizer):
+    for text in _render_texts(row, tokenizer):
         shown = text if len(text) <= 1500 else f"{text[:1000]}\n[...]\n{text[-500:]}"
         lines += [f"  | {line}" for line in shown.splitlines()] + ["  |"]
     return lines[:-1]
