@@ -1,4 +1,4 @@
-"""Tokenizer, model, adapter: what a recipe's model keys become."""
+"""Tokenizers, models and adapters from a recipe's keys."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from .errors import RecipeError, suggest_nearest
 from .prompts import CHAT_TEMPLATES, Messages
 from .system.hardware import has_flash_attention
 
-# Special tokens that model families reserve for padding, tried when a tokenizer has none of its own.
+# Tokens that model families reserve for padding, tried if a tokenizer defines no padding token.
 PAD_TOKENS = ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|vision_pad|>", "<|fim_pad|>")
 
 
 def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
-    """The recipe's tokenizer with its chat template, a padding token that is not the end token, padded on the left.
+    """Load the recipe's tokenizer with its chat template; it pads on the left, not with the end token.
 
     Raises:
-        RecipeError: it cannot be found, or has no chat template where the prompt needs one.
+        RecipeError: it cannot be loaded, or lacks a token that the chat template or the padding needs.
     """
     name = recipe.data.tokenizer_name_or_path or recipe.model.model_name_or_path
     if recipe.data.tokenizer_name_or_path is None and recipe.run.random_init is not None:
-        raise RecipeError("tokenizer_name_or_path: a model made by random_init needs a tokenizer to be named")
+        raise RecipeError("tokenizer_name_or_path: name a tokenizer for the model made by random_init")
     trusted = bool(recipe.given.get("trust_remote_code"))
     tokenizer = load_named_tokenizer(str(name), recipe.model.model_revision, trusted)
     tokenizer.padding_side = "left"
@@ -50,21 +50,21 @@ def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
         tokenizer.chat_template = template.text
         if template.end_of_turn not in tokenizer.get_vocab():
             raise RecipeError(
-                f"chat_template: {recipe.data.chat_template} ends a turn with {template.end_of_turn}, which is no "
-                f"token of {name}; choose the template of this model's family"
+                f"chat_template: {recipe.data.chat_template} ends a turn with {template.end_of_turn}, which is not "
+                f"a token of {name}; choose the template of this model's family"
             )
         tokenizer.eos_token = template.end_of_turn
-    _settle_padding(recipe, tokenizer, str(name))
+    _set_padding(recipe, tokenizer, str(name))
     return tokenizer
 
 
-def _settle_padding(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Choose a padding token that is not the end token.
+def _set_padding(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Set a padding token that is not the end token.
 
-    Where padding is masked by its token, the end would be masked with it, and the model would never learn to stop.
+    A loss that masks padding by its token would mask the end as well, and the model would never learn to stop.
 
     Raises:
-        RecipeError: the recipe names the end token, or no token of the tokenizer; or a training finds none.
+        RecipeError: `pad_token` is the end token or unknown, or a training has no other token.
     """
     vocabulary, asked = tokenizer.get_vocab(), recipe.data.pad_token
     if asked is not None:
@@ -82,47 +82,46 @@ def _settle_padding(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, name: st
     if free is None and recipe.task in TRAINERS:
         raise RecipeError(
             f"pad_token: {name} has no token for padding but its end token {tokenizer.eos_token}; padded with it, a "
-            "model never learns to stop. Name a token of its that no text has, e.g. --pad_token '<unk>'"
+            "model never learns to stop. Name a token that occurs in no text, e.g. --pad_token '<unk>'"
         )
     tokenizer.pad_token = free or tokenizer.eos_token
 
 
 def check_turns_end(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse to train on conversations whose turns end without the token that ends generation.
+    """Check that the chat template ends an assistant's turn with the token that ends generation.
 
     Raises:
-        RecipeError: the chat template leaves the end token out, or there is no template.
+        RecipeError: it does not, or there is no template.
     """
-    said = [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": "an answer"}]
+    messages = [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": "an answer"}]
     if tokenizer.chat_template is None:
         known = ", ".join(CHAT_TEMPLATES)
         raise RecipeError(f"chat_template: the tokenizer has none; name one of {known}")
-    after = str(tokenizer.apply_chat_template(said, tokenize=False)).rpartition("an answer")[2]
+    after = str(tokenizer.apply_chat_template(messages, tokenize=False)).rpartition("an answer")[2]
     if str(tokenizer.eos_token) not in after:
         raise RecipeError(
-            f"chat_template: a turn of the tokenizer's own template ends with {after.strip()[:40]!r}, and generation "
-            f"with {tokenizer.eos_token}, so that a model trained on it never stops; name the template of its family "
-            f"({', '.join(CHAT_TEMPLATES)}), which sets the end token too"
+            f"chat_template: a turn of the tokenizer's template ends with {after.strip()[:40]!r}, and generation with "
+            f"{tokenizer.eos_token}: a model trained on it never stops. Name the template of its family "
+            f"({', '.join(CHAT_TEMPLATES)}), which also sets the end token"
         )
 
 
 def load_named_tokenizer(
     name: str, revision: str = "main", trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of a hub name, a folder, or a `package.module:function`.
+    """Load a tokenizer by hub name, folder, or `package.module:function`.
 
     Raises:
-        RecipeError: there is none.
+        RecipeError: it cannot be loaded.
     """
     if ":" in name and not Path(name).exists():
         module, _, function = name.partition(":")
         try:
             return getattr(importlib.import_module(module), function)()
         except (ImportError, AttributeError) as error:
-            raise RecipeError(f"tokenizer_name_or_path: {name} is no importable function ({error})") from error
+            raise RecipeError(f"tokenizer_name_or_path: {name} cannot be imported ({error})") from error
     try:
-        # AutoTokenizer gives every qwen2 model a Qwen2Tokenizer, whatever its files say. One that was saved as
-        # "the tokenizer.json and nothing else" is loaded as that.
+        # AutoTokenizer loads a Qwen2Tokenizer for every qwen2 model, also where the files declare the plain class.
         declared = get_tokenizer_config(name, revision=revision).get("tokenizer_class")
         if declared in ("TokenizersBackend", "PreTrainedTokenizerFast"):
             return PreTrainedTokenizerFast.from_pretrained(name, revision=revision)
@@ -132,33 +131,26 @@ def load_named_tokenizer(
 
 
 def render_prompt(prompt: str | Messages, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The text a completion continues."""
+    """The text that a completion continues."""
     if isinstance(prompt, str):
         return prompt
     return tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
 
 
 def opens_think(prompt: str | Messages, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """True if completions begin inside the reasoning."""
+    """True if the prompt ends with `<think>`, and completions begin inside the reasoning."""
     return render_prompt(prompt, tokenizer).rstrip().endswith("<think>")
 
 
 def byte_tokenizer() -> PreTrainedTokenizerBase:
-    """A tokenizer of bytes and the special tokens of our chat templates: reads any text, needs no file."""
+    """A tokenizer of bytes and the special tokens of our chat templates, for any text and without files."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    special = [
-        "<pad>",
-        "<eos>",
-        "<|im_start|>",
-        "<|start_header_id|>",
-        "<|end_header_id|>",
-        "<｜User｜>",
-        "<｜Assistant｜>",
-    ]
-    special += [t.end_of_turn for t in CHAT_TEMPLATES.values() if t.end_of_turn not in special]
+    special = ["<pad>", "<eos>", "<|im_start|>", "<|start_header_id|>", "<|end_header_id|>"]
+    special += ["<｜User｜>", "<｜Assistant｜>"]
+    special = list(dict.fromkeys([*special, *(template.end_of_turn for template in CHAT_TEMPLATES.values())]))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate([*dict.fromkeys(special), *alphabet])}
+    vocabulary = {token: i for i, token in enumerate([*special, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -167,22 +159,22 @@ def byte_tokenizer() -> PreTrainedTokenizerBase:
         pad_token="<pad>",
         eos_token=CHAT_TEMPLATES["chatml"].end_of_turn,
         bos_token="<eos>",
-        additional_special_tokens=list(dict.fromkeys(special[2:])),
+        additional_special_tokens=special[2:],
         chat_template=CHAT_TEMPLATES["chatml"].text,
     )
 
 
 def prepare_weights(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Where the initial weights lie; with `random_init` they are drawn and written to `<run>/init` first.
+    """The path or hub name of the initial weights; with `random_init` they are drawn and written to `<run>/init`.
 
-    TRL is given a path rather than a model, so that it can load it as its launcher (ZeRO-3, FSDP) and its reference
-    model need it.
+    TRL gets a path instead of a model, because it loads the model differently under ZeRO-3 and FSDP, and loads the
+    reference model as well.
 
     Raises:
-        RecipeError: a path that is no model, or a `random_init` that transformers refuses.
+        RecipeError: there is no model at the path, or transformers refuses `random_init`.
     """
     if recipe.run.random_init is None:
-        return _checked(recipe, tokenizer)
+        return _check_named(recipe, tokenizer)
     path = recipe.run_dir / "init"
     check_shape(recipe, random_config(recipe.run.random_init, tokenizer), tokenizer)
     with PartialState().main_process_first():
@@ -195,7 +187,7 @@ def prepare_weights(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
             try:
                 partial.rename(path)
             except OSError:
-                # Another part of a job array has made the same one in the meantime.
+                # Another part of a job array has made the same model.
                 if not (path / "config.json").is_file():
                     raise
                 shutil.rmtree(partial)
@@ -203,7 +195,7 @@ def prepare_weights(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def ensure_model(recipe: Recipe) -> Recipe:
-    """A recipe whose model is there, also if it is a random one; for all processes of a launch to call together."""
+    """The recipe with its `random_init` replaced by the path of the model made from it; all processes call it."""
     if recipe.run.random_init is None:
         return recipe
     path = prepare_weights(recipe, load_tokenizer(recipe))
@@ -217,11 +209,16 @@ def _auto_class(recipe: Recipe) -> type:
 
 
 def _head(recipe: Recipe) -> dict[str, Any]:
-    """A reward model's only label is its score."""
+    """A reward model has one label, the score."""
     return {"num_labels": 1} if recipe.task == "reward" else {}
 
 
 def random_config(values: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> transformers.PretrainedConfig:
+    """The configuration that `random_init` describes.
+
+    Raises:
+        RecipeError: `model_type` is missing, or transformers refuses the values.
+    """
     values = {"vocab_size": len(tokenizer)} | values
     model_type = values.pop("model_type", None)
     if model_type is None:
@@ -235,12 +232,12 @@ def random_config(values: dict[str, Any], tokenizer: PreTrainedTokenizerBase) ->
         raise RecipeError(f"random_init: {error}") from error
 
 
-def _checked(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
+def _check_named(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
     name = str(recipe.model.model_name_or_path)
     path = Path(name)
     if path.is_dir() and not (path / "config.json").is_file():
         adapter = " (it holds an adapter: merge it first)" if (path / "adapter_config.json").is_file() else ""
-        raise RecipeError(f"model_name_or_path: {name} is a folder without config.json, so no model{adapter}")
+        raise RecipeError(f"model_name_or_path: {name} is a folder without config.json{adapter}")
     if not path.exists() and name.startswith((".", "/", "~", "runs/")):
         made = f"; make it with: open-r1 train {' '.join([recipe.base[0], *recipe.base[1]])}" if recipe.base else ""
         raise RecipeError(f"model_name_or_path: there is no folder {name}{made}")
@@ -248,7 +245,7 @@ def _checked(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
     try:
         config = AutoConfig.from_pretrained(name, **trusted, **list_config_changes(recipe))
     except (OSError, ValueError) as error:
-        raise RecipeError(f"model_name_or_path: {name} is no model here or on the hub: {error}") from error
+        raise RecipeError(f"model_name_or_path: there is no model {name} here or on the hub: {error}") from error
     check_shape(recipe, config, tokenizer)
     return name
 
@@ -256,7 +253,7 @@ def _checked(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
 def check_shape(
     recipe: Recipe, config: transformers.PretrainedConfig, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> None:
-    """Refuse a context that is longer than the model's, and a tokenizer with more tokens than the model.
+    """Check that the context is not longer than the model's, and that the model has all tokens of the tokenizer.
 
     Raises:
         RecipeError: naming the key.
@@ -265,7 +262,7 @@ def check_shape(
     given = recipe.given
     wanted = {key: given.get(key) for key in ("max_length", "max_completion_length", "vllm_max_model_length")}
     if recipe.task == "evaluate":
-        wanted = {}  # an engine says of each prompt whether it fits
+        wanted = {}  # the engine checks each prompt
     for key, tokens in wanted.items():
         if positions is not None and isinstance(tokens, int) and tokens > positions:
             raise RecipeError(
@@ -283,16 +280,16 @@ def check_shape(
         )
 
 
-# Of `model_init_kwargs`, what is for loading and no part of the model's configuration.
+# Keys of `model_init_kwargs` that are not part of the model's configuration.
 LOADING_KWARGS = ("use_kernels", "device_map", "dtype", "attn_implementation", "quantization_config", "max_memory")
 
 
 def list_config_changes(recipe: Recipe) -> dict[str, Any]:
-    """What a recipe's `model_init_kwargs` change of the model's configuration."""
-    return {key: value for key, value in _given_kwargs(recipe).items() if key not in LOADING_KWARGS}
+    """The keys of `model_init_kwargs` that change the model's configuration."""
+    return {key: value for key, value in _parse_kwargs(recipe).items() if key not in LOADING_KWARGS}
 
 
-def _given_kwargs(recipe: Recipe) -> dict[str, Any]:
+def _parse_kwargs(recipe: Recipe) -> dict[str, Any]:
     given = recipe.given.get("model_init_kwargs") or {}
     try:
         return json.loads(given) if isinstance(given, str) else given
@@ -304,18 +301,18 @@ def build_model_kwargs(recipe: Recipe) -> dict[str, Any]:
     """Keyword arguments for `from_pretrained`, as TRL's own scripts set them."""
     kwargs = {
         "revision": recipe.model.model_revision,
-        "attn_implementation": recipe.model.attn_implementation or fastest_attention(recipe),
+        "attn_implementation": recipe.model.attn_implementation or choose_attention(recipe),
         "dtype": recipe.model.dtype,
     }
-    return kwargs | _given_kwargs(recipe)
+    return kwargs | _parse_kwargs(recipe)
 
 
-def fastest_attention(recipe: Recipe) -> str | None:
-    """What computes attention where a recipe leaves it open; None is transformers' own choice, `sdpa`.
+def choose_attention(recipe: Recipe) -> str | None:
+    """The attention implementation of a recipe that names none; None is transformers' default, `sdpa`.
 
-    On a GPU flash attention if it is installed and the weights are of half precision: it takes no other, and where a
-    trainer samples from float32 weights nothing casts them. Without it packed rows take FlexAttention, which knows
-    where one of them ends: `sdpa` would build a mask of the whole row.
+    On a GPU it is flash attention, if that is installed and the weights have half precision: flash attention requires
+    it, and nothing casts float32 weights when a trainer samples. Otherwise packed rows use FlexAttention, as `sdpa`
+    would build a mask over the whole packed row.
     """
     if not torch.cuda.is_available():
         return None
@@ -325,9 +322,9 @@ def fastest_attention(recipe: Recipe) -> str | None:
 
 
 def keep_head_precision(model: torch.nn.Module) -> None:
-    """Keep a reward model's new head in fp32 where TRL rounds all that it trains to bf16 (QLoRA).
+    """Keep a reward model's new head in fp32 under QLoRA, where TRL casts all trained weights to bf16.
 
-    There small updates would be lost, and without autocast, as on a CPU, its input has another type.
+    In bf16, small updates would be lost; and without autocast, as on a CPU, the head's input has another type.
     """
     if not (getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)):
         return
@@ -339,10 +336,10 @@ def keep_head_precision(model: torch.nn.Module) -> None:
 def save_merged_model(
     base: str, adapter: Path, target: Path, recipe: Recipe, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Write base weights plus adapter as a plain model.
+    """Merge an adapter into the base weights and write a plain model.
 
-    The base is loaded again unquantized: merging into 4-bit weights rounds the adapter away with the rest (measured on
-    a toy model: outputs drift by 0.05, against 2e-7 this way).
+    The base is loaded again without quantization: merging into 4-bit weights would round the adapter (measured on a
+    toy model: outputs change by 0.05, against 2e-7 this way).
     """
     from peft import PeftModel
 
@@ -354,7 +351,7 @@ def save_merged_model(
 
 
 def set_special_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Tell a model what it must know of its tokenizer: where generation ends; a reward model, what is padding."""
+    """Set the token that ends a model's generation, or the padding token of a reward model."""
     if model.can_generate():
         model.generation_config.eos_token_id = tokenizer.eos_token_id
     else:

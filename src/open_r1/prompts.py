@@ -1,4 +1,4 @@
-"""How a question becomes a prompt, and how a conversation becomes text: every prompt and chat template by name."""
+"""Prompts and chat templates, by name."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ R1_ZERO = (
 
 @dataclass(frozen=True)
 class Prompt:
-    """Presents a question: as plain text (`plain`), or as a user's message of a conversation.
+    """Presents a question as plain text or as the user's message of a conversation.
 
     Args:
-        text: the prompt with `{question}` where the question goes.
-        plain: True for base models, which get text and no chat template.
+        text: the prompt, in which `{question}` is replaced.
+        plain: True for base models, which get text without a chat template.
     """
 
     text: str
@@ -50,7 +50,7 @@ PROMPTS: dict[str, Prompt] = {
         "format: 'Answer: $LETTER' (without quotes) where LETTER is one of ABCD. Think step by step before answering."
         "\n\n{question}"
     ),
-    # LiveCodeBench's (MIT) for DeepSeek-R1; what comes after the question hangs on its kind.
+    # LiveCodeBench's (MIT) for DeepSeek-R1; the text after the question depends on the question's kind.
     "livecodebench": Prompt(
         "You will be given a question (problem specification) and will generate a correct Python program that matches "
         "the specification and passes all tests.\n\nQuestion: {question}"
@@ -61,7 +61,7 @@ PROMPTS: dict[str, Prompt] = {
         "only. Please return all completed function in a codeblock. Here is the given code to do completion:\n"
         "```python\n{question}\n```"
     ),
-    # MBPP's (arXiv 2108.07732); the sentence about the block is ours, as a chat model's answer has words around it.
+    # MBPP's (arXiv 2108.07732); the sentence about the block is ours, because a chat model writes text around it.
     "write_python": Prompt(
         "You are an expert Python programmer, and here is your task: {question}\n\n"
         "Put your program in a block between ```python and ```."
@@ -77,18 +77,18 @@ PROMPTS: dict[str, Prompt] = {
 
 
 def hash_prompt(prompt: str | Messages) -> str:
-    """16 hex digits that name a prompt, as its source gave it, in every dataset that comes from it."""
+    """16 hex digits that identify a prompt, in its source's form, in all datasets made from it."""
     text = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False, sort_keys=True)
-    # A model or a scrape may have left half of a surrogate pair.
+    # Model output and scraped text may contain half of a surrogate pair.
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A template file of `templates/`.
+    """A template file in `templates/`.
 
     Args:
-        file: its name.
+        file: name of the file.
         end_of_turn: token that ends an assistant's message; it becomes the tokenizer's end token.
     """
 
@@ -101,7 +101,7 @@ class ChatTemplate:
 
 
 # All of them keep the reasoning of every assistant turn, and mark the assistant's tokens for the loss. The released
-# R1-distill templates cut everything before `</think>`, which removes the reasoning from SFT data without a word.
+# R1-distill templates silently cut everything before `</think>`, which removes the reasoning from SFT data.
 CHAT_TEMPLATES: dict[str, ChatTemplate] = {
     "chatml": ChatTemplate("chatml.jinja", "<|im_end|>"),
     "chatml_think": ChatTemplate("chatml_think.jinja", "<|im_end|>"),
@@ -111,7 +111,7 @@ CHAT_TEMPLATES: dict[str, ChatTemplate] = {
 
 
 def read_last_text(prompt: str | Messages | None) -> str:
-    """What a prompt asks: its text, or its last message's."""
+    """The text of a prompt, or of its last message."""
     if not prompt:
         return ""
     return prompt if isinstance(prompt, str) else prompt[-1]["content"] or ""

@@ -15,7 +15,7 @@ from open_r1.launch.local import run_recipe
 from open_r1.rewards.verdict import Verdict
 from open_r1.tiny.problems import problems
 from open_r1.training import preflight
-from open_r1.training.preflight import corrupted, signal
+from open_r1.training.preflight import compute_signal, corrupt_answer
 
 
 def check(path, *overrides):
@@ -94,7 +94,11 @@ def test_a_broken_judge_is_pointless_and_training_refuses(write_recipe, own_rewa
 def test_a_small_group(write_recipe):
     findings = check(write_recipe("grpo", num_generations=2))
     assert any("a group of 2 seldom has a signal" in warning for warning in findings.warnings)
-    assert signal(2, 0.5) == 0.5 and signal(16, 0.0) == 0.0 and signal(8, 0.05) == pytest.approx(0.3366, abs=1e-4)
+    assert (
+        compute_signal(2, 0.5) == 0.5
+        and compute_signal(16, 0.0) == 0.0
+        and compute_signal(8, 0.05) == pytest.approx(0.3366, abs=1e-4)
+    )
 
 
 def test_rows_that_would_be_cut(write_recipe):
@@ -117,7 +121,7 @@ def test_rows_that_would_be_cut(write_recipe):
     ],
 )
 def test_corrupted_golds(gold, other):
-    assert corrupted(gold) == other
+    assert corrupt_answer(gold) == other
 
 
 def test_the_command_shows_and_exits(write_recipe, tmp_path):

@@ -1,6 +1,6 @@
 """The memory of a training step besides the model's state, traced on tensors without data.
 
-The model is transformers', with peft's adapters and TRL's LM head; its tensors are PyTorch's fake tensors, which have a
+The model is transformers', with peft's adapters and TRL's LM head; its tensors are PyTorch's fake tensors, with a
 shape and no data. The sizes are therefore those of the installed libraries, for any architecture, and a layer of a 70B
 model is traced as fast as a toy's. Two and three layers are traced, as every further layer adds the same memory.
 """

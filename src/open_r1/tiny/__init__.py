@@ -1,7 +1,7 @@
-"""The miniature world: sums over keyed digits that a half-million-parameter model learns on two CPU cores.
+"""The miniature: sums of digits that a model of 250,000 parameters learns on two CPU cores.
 
-A question names digits and asks for the last digit of their sum, in English or in Chinese. Adding one digit at a time
-is nearly always right; guessing, or adding several digits at once, is mostly wrong. The pretraining corpus teaches
-the careful way and then buries it under guesses, broken tags and mixed languages, so that reinforcement learning has
-something to discover. `problems` makes the data, `tokenizer` the vocabulary; nothing is downloaded.
+A question lists digits and asks for the last digit of their sum, in English or in Chinese. Adding one digit at a time
+is nearly always right; guessing, or adding several digits at once, is mostly wrong. The pretraining corpus first
+teaches the careful way, and then mixes it with guesses, broken tags and mixed languages, which leaves reinforcement
+learning something to discover. `problems` makes the data, `tokenizer` the vocabulary; nothing is downloaded.
 """

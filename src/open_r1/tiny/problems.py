@@ -1,4 +1,4 @@
-"""The miniature world's questions, worked solutions and messy pretraining corpus: every word stands between spaces.
+"""The miniature's questions, worked solutions and pretraining corpus, with a space between all words.
 
 add a 4 b 5 c 2 last digit ?      <think> a 4 then b 5 makes 9 then c 2 makes 1 </think> <answer> 1 </answer>
 相加 a 4 b 5 c 2 末位 ?            <think> a 4 然后 b c 得 8 </think> <answer> 8 </answer>
@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from datasets import Dataset
 
-
 Language = Literal["en", "zh"]
 Split = Literal["train", "test"]
 Phrase = dict[Language, str]
-Step = tuple[str, int]  # what a step looks at, and the last digit of the sum after it
+Step = tuple[str, int]  # the keys that a step adds, and the last digit of the sum after it
 
 LANGUAGES: tuple[Language, Language] = ("en", "zh")
 KEYS = "abcdef"
@@ -66,17 +65,21 @@ WORDS = _words()
 
 
 def split_of(digits: list[int]) -> Split:
-    """Tell which split a sum belongs to: an eighth is for testing, in either language and whatever the seed."""
+    """The split of a sum: an eighth of all sums is `test`, in both languages and for all seeds."""
     return "test" if zlib.crc32(bytes(digits)) % 8 == 0 else "train"
 
 
 def question(digits: list[int], language: Language) -> str:
-    """Ask for the last digit of the sum of one to six digits; more than six is a ValueError."""
+    """The question for the last digit of the sum of one to six digits; more digits raise a ValueError.
+
+    >>> question([4, 5, 2], "en")
+    'add a 4 b 5 c 2 last digit ?'
+    """
     return QUESTION[language].format(" ".join(seen for seen, _ in _careful(digits)))
 
 
 def solve(digits: list[int], language: Language) -> str:
-    """Return the careful solution in one language: one digit a step, and right."""
+    """The correct solution in one language, with one step for each digit."""
     return _complete(FULL, _careful(digits), lambda phrase: phrase[language])
 
 
@@ -90,16 +93,23 @@ def pretraining(
     short: float = 0.17,
     messy: tuple[float, float] = (0.5, 0.9),
 ) -> Dataset:
-    """Return the base model's corpus, in the order it should be read: `prompt` and `completion`, one message each.
+    """The base model's corpus, in the order of training: `prompt` and `completion`, one message each.
 
-    A curriculum: sums of two or three digits up to the fraction `short` of the rows, of two to six after it; careful
-    solutions only up to `messy[0]`, then more and more of the mess, which is all there is from `messy[1]` on. In the
-    mess a share `careful` is careful still, a share `lumped` adds digits two or three at once, mostly wrongly, the
-    rest are guesses; a third has broken tags. Each word is in the question's language with probability `tie`. A share
-    `talk` of all rows is small talk.
+    It is a curriculum. Up to the fraction `short` of the rows, sums have two or three digits; after it, two to six.
+    Up to the fraction `messy[0]` all solutions are careful; then messy ones become more frequent, and from `messy[1]`
+    on there are no others.
+
+    Args:
+        seed: seed of the draw.
+        rows: number of rows.
+        careful: share of messy solutions that add one digit at a time.
+        lumped: share of messy solutions that add two or three digits at once, mostly wrongly; the rest are guesses.
+            A third of all messy solutions has broken tags.
+        talk: share of small talk in all rows.
+        tie: probability that a word is in the question's language.
+        short: fraction of the rows, see above.
+        messy: fractions of the rows, see above.
     """
-    from datasets import Dataset
-
     rng = random.Random(f"pretraining {seed}")
     prompts, completions = [], []
     for row in range(rows):
@@ -115,28 +125,26 @@ def pretraining(
                 completion = _mess(rng, digits, say, careful, lumped)
             else:
                 completion = _complete(FULL, _careful(digits), say)
-        prompts.append([{"role": "user", "content": prompt}])
-        completions.append([{"role": "assistant", "content": completion}])
-    return Dataset.from_dict({"prompt": prompts, "completion": completions})
+        prompts.append(_ask(prompt))
+        completions.append(_answer(completion))
+    return _build_dataset(prompt=prompts, completion=completions)
 
 
 def problems(
     seed: int, rows: int, split: Split = "train", distinct: bool = False, steps: tuple[int, int] = (2, len(KEYS))
 ) -> Dataset:
-    """Return questions of one split: `prompt` (one message), `solution`, `language`, `steps` (how many digits).
-
-    Drawn with repetition, or, as a benchmark must be, all `distinct`: the few short sums are then soon used up, and so
-    many are a ValueError that there are hardly as many.
+    """Questions of one split: `prompt` (one message), `solution`, `language`, `steps` (number of digits).
 
     Args:
-        seed: of the draw.
-        rows: how many.
-        split: the two never share a sum.
-        distinct: without repetition.
-        steps: least and most digits of a sum, of 2 to 6; others are a ValueError.
-    """
-    from datasets import Dataset
+        seed: seed of the draw.
+        rows: number of questions.
+        split: `train` or `test`, which share no sum.
+        distinct: draw without repetition, as a benchmark needs.
+        steps: least and most digits of a sum, from 2 to 6.
 
+    Raises:
+        ValueError: `steps` is out of range, or there are not enough distinct questions.
+    """
     least, most = steps
     if not 2 <= least <= most <= len(KEYS):
         raise ValueError(f"steps: the least and the most digits, of 2 to {len(KEYS)}, got {least} and {most}")
@@ -147,88 +155,67 @@ def problems(
         if len(asked) < rows and not (distinct and drawn in asked):
             asked.append(drawn)
     if len(asked) < rows:
-        raise ValueError(f"there are not {rows} distinct {split} problems to be drawn")
-    return Dataset.from_dict(
-        {
-            "prompt": [[{"role": "user", "content": question(digits, language)}] for digits, language in asked],
-            "solution": [str(sum(digits) % 10) for digits, _ in asked],
-            "language": [language for _, language in asked],
-            "steps": [len(digits) for digits, _ in asked],
-        }
+        raise ValueError(f"there are not {rows} distinct {split} problems to draw")
+    return _build_dataset(
+        prompt=[_ask(question(digits, language)) for digits, language in asked],
+        solution=[str(sum(digits) % 10) for digits, _ in asked],
+        language=[language for _, language in asked],
+        steps=[len(digits) for digits, _ in asked],
     )
 
 
 def small_talk(seed: int, rows: int) -> Dataset:
-    """Return conversations without a sum: `prompt` (one message), `completion`, `language`, `kind` (general)."""
-    from datasets import Dataset
-
+    """Conversations without a sum: `prompt` (one message), `completion`, `language`, `kind` (general)."""
     rng = random.Random(f"small talk {seed}")
     said = [(language, pair) for language in LANGUAGES for pair in SMALL_TALK[language].items()]
     chosen = [rng.choice(said) for _ in range(rows)]
-    return Dataset.from_dict(
-        {
-            "prompt": [[{"role": "user", "content": prompt}] for _, (prompt, _) in chosen],
-            "completion": [answer for _, (_, answer) in chosen],
-            "language": [language for language, _ in chosen],
-            "kind": ["general"] * rows,
-        }
+    return _build_dataset(
+        prompt=[_ask(prompt) for _, (prompt, _) in chosen],
+        completion=[answer for _, (_, answer) in chosen],
+        language=[language for language, _ in chosen],
+        kind=["general"] * rows,
     )
 
 
 def remarks(seed: int) -> Dataset:
-    """Return every remark of the small talk once: `prompt` (one message), `solution` (its answer), `language`.
+    """Every remark of the small talk once: `prompt` (one message), `solution` (its answer), `language`.
 
-    The same whatever the seed, which every source is called with.
+    The seed, which all sources get, changes nothing.
     """
-    from datasets import Dataset
-
     said = [(language, pair) for language in LANGUAGES for pair in SMALL_TALK[language].items()]
-    return Dataset.from_dict(
-        {
-            "prompt": [[{"role": "user", "content": remark}] for _, (remark, _) in said],
-            "solution": [answer for _, (_, answer) in said],
-            "language": [language for language, _ in said],
-        }
+    return _build_dataset(
+        prompt=[_ask(remark) for _, (remark, _) in said],
+        solution=[answer for _, (_, answer) in said],
+        language=[language for language, _ in said],
     )
 
 
 def conversations(seed: int, rows: int, steps: tuple[int, int] = (2, len(KEYS))) -> Dataset:
-    """Return solved problems as a select recipe's run holds them: `messages`, `kind` (math), `language`, `tokens`.
+    """Solved problems in the columns of a select run: `messages`, `kind` (math), `language`, `tokens`.
 
     Args:
-        seed: of the draw.
-        rows: how many.
+        seed: seed of the draw.
+        rows: number of problems.
         steps: least and most digits of a sum.
     """
-    from datasets import Dataset
-
     made = problems(seed, rows, steps=steps)
-    digits = [[int(word) for word in prompt[0]["content"].split() if word.isdigit()] for prompt in made["prompt"]]
-    solved = [solve(summed, language) for summed, language in zip(digits, made["language"], strict=True)]
-    return Dataset.from_dict(
-        {
-            "messages": [
-                [*prompt, {"role": "assistant", "content": answer}]
-                for prompt, answer in zip(made["prompt"], solved, strict=True)
-            ],
-            "kind": ["math"] * rows,
-            "language": list(made["language"]),
-            "tokens": [len(answer.split()) + 1 for answer in solved],
-        }
+    solved = [solve(_read_digits(row["prompt"]), row["language"]) for row in made]
+    return _build_dataset(
+        messages=[[*prompt, *_answer(answer)] for prompt, answer in zip(made["prompt"], solved, strict=True)],
+        kind=["math"] * rows,
+        language=list(made["language"]),
+        tokens=[len(answer.split()) + 1 for answer in solved],
     )
 
 
 def samples(seed: int, rows: int, n: int = 4) -> Dataset:
-    """Return `n` completions of each problem as a sample recipe's run holds them: careful, spoilt, or a guess."""
-    from datasets import Dataset
-
+    """`n` completions of each problem in the columns of a sample run: careful, spoilt, or guesses."""
     from ..prompts import hash_prompt
 
     rng = random.Random(f"samples {seed}")
     made: dict[str, list[Any]] = {}
     for row, problem in enumerate(problems(seed, max(1, rows // n))):
-        asked = problem["prompt"][0]["content"]
-        digits = [int(word) for word in asked.split() if word.isdigit()]
+        digits = _read_digits(problem["prompt"])
         for sample in range(n):
             guess = FULL.format(reasoning=f"{MAYBE[problem['language']]} 0", answer=0)
             completion = rng.choice(
@@ -240,17 +227,15 @@ def samples(seed: int, rows: int, n: int = 4) -> Dataset:
                 problem | lineage | written | {"refused": None, "seed": sample, "model": "none"}
             ).items():
                 made.setdefault(column, []).append(value)
-    return Dataset.from_dict(made)
+    return _build_dataset(**made)
 
 
 def preferences(seed: int, rows: int, split: Split = "train", close: float = 0.0) -> Dataset:
-    """Return pairs of one split: `prompt`, `chosen` (a careful solution in its language), `rejected`.
+    """Preference pairs of one split: `prompt`, `chosen` (a careful solution in its language), `rejected`.
 
-    Rejected is a guess or, with probability `close`, a careful solution too, but in mixed languages or with an
-    answer that its reasoning does not give.
+    The rejected side is a guess or, with probability `close`, a careful solution in mixed languages or with an answer
+    that its reasoning does not give.
     """
-    from datasets import Dataset
-
     rng = random.Random(f"preferences {seed}")
     asked = [(_digits(rng, len(KEYS), split), rng.choice(LANGUAGES)) for _ in range(rows)]
     guesses = [
@@ -261,36 +246,30 @@ def preferences(seed: int, rows: int, split: Split = "train", close: float = 0.0
         _spoilt(rng, digits, language) if rng.random() < close else guess
         for (digits, language), guess in zip(asked, guesses, strict=True)
     ]
-    return Dataset.from_dict(
-        {
-            "prompt": [[{"role": "user", "content": question(digits, language)}] for digits, language in asked],
-            "chosen": [[{"role": "assistant", "content": solve(digits, language)}] for digits, language in asked],
-            "rejected": [[{"role": "assistant", "content": answer}] for answer in rejected],
-        }
+    return _build_dataset(
+        prompt=[_ask(question(digits, language)) for digits, language in asked],
+        chosen=[_answer(solve(digits, language)) for digits, language in asked],
+        rejected=[_answer(answer) for answer in rejected],
     )
 
 
 def talk_preferences(seed: int, rows: int) -> Dataset:
-    """Return pairs of small talk: `prompt`, `chosen` (what SMALL_TALK answers), `rejected`.
+    """Preference pairs of small talk: `prompt`, `chosen` (the answer in SMALL_TALK), `rejected`.
 
-    Rejected is what a reader would like less: the answer to another remark, the same in the other language, an answer
-    that breaks off, or a guess at a sum that nobody asked for.
+    The rejected side is the answer to another remark, the answer in the other language, an incomplete answer, or a
+    guess at a sum that was not asked for.
     """
-    from datasets import Dataset
-
     rng = random.Random(f"talk preferences {seed}")
     pairs = [_disliked(rng, rng.choice(LANGUAGES)) for _ in range(rows)]
-    return Dataset.from_dict(
-        {
-            "prompt": [[{"role": "user", "content": remark}] for remark, _, _ in pairs],
-            "chosen": [[{"role": "assistant", "content": answer}] for _, answer, _ in pairs],
-            "rejected": [[{"role": "assistant", "content": answer}] for _, _, answer in pairs],
-        }
+    return _build_dataset(
+        prompt=[_ask(remark) for remark, _, _ in pairs],
+        chosen=[_answer(answer) for _, answer, _ in pairs],
+        rejected=[_answer(answer) for _, _, answer in pairs],
     )
 
 
 def _disliked(rng: random.Random, language: Language) -> tuple[str, str, str]:
-    """A remark, its answer, and an answer liked less."""
+    """A remark, its answer, and a worse answer."""
     own, other = SMALL_TALK[language], SMALL_TALK[LANGUAGES[language == "en"]]
     number = rng.randrange(len(own))
     remarks, answers = list(own), list(own.values())
@@ -304,6 +283,24 @@ def _disliked(rng: random.Random, language: Language) -> tuple[str, str, str]:
         ]
     )
     return remarks[number], answer, rejected
+
+
+def _build_dataset(**columns: list[Any]) -> Dataset:
+    from datasets import Dataset
+
+    return Dataset.from_dict(columns)
+
+
+def _ask(question: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": question}]
+
+
+def _answer(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
+
+
+def _read_digits(prompt: list[dict[str, str]]) -> list[int]:
+    return [int(word) for word in prompt[0]["content"].split() if word.isdigit()]
 
 
 def _digits(rng: random.Random, most: int, split: Split, least: int = 2) -> list[int]:
@@ -343,7 +340,7 @@ def _complete(layout: str, steps: list[Step], say: Callable[[Phrase], str]) -> s
 
 
 def _spoilt(rng: random.Random, digits: list[int], language: Language) -> str:
-    """A careful solution that a reader would like less: its words change language, or it answers something else."""
+    """A careful solution made worse: in mixed languages, or with another answer."""
     good = solve(digits, language)
     if rng.random() < 0.5:
         answer = sum(digits) % 10

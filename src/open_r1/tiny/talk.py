@@ -1,4 +1,4 @@
-"""The judge of the miniature's small talk."""
+"""The scorer of the miniature's small talk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ..rewards.verdict import CORRECT, Verdict
 
 
 def small_talk_answer(completion: str, solution: str) -> Verdict:
-    """Is the completion the answer to its remark, word by word, with neither reasoning nor tags around it?"""
+    """Correct if the completion is the solution, word by word, without reasoning and tags."""
     if completion.split() == solution.split():
         return CORRECT
     return Verdict("wrong", "reasons about small talk" if "<think>" in completion else "another answer")

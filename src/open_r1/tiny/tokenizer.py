@@ -1,4 +1,4 @@
-"""A word-level tokenizer for the miniature world: every word of its corpora is one token."""
+"""The miniature's tokenizer: every word of its corpora is one token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .problems import WORDS
 ROLES = ["<system>", "<user>", "<assistant>"]
 SPECIAL = ["<pad>", "<eos>", "<unk>", *ROLES]
 
-# `generation` must open and close on a visible character: transformers maps its ends to tokens by character.
+# `generation` must begin and end at a visible character, as transformers maps its ends to tokens by character.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ ' ' if not loop.first }}<{{ message.role }}> "
@@ -23,10 +23,10 @@ CHAT_TEMPLATE = (
 
 
 def build() -> PreTrainedTokenizerFast:
-    """Return the tokenizer: text splits at white space, a word outside the vocabulary becomes `<unk>`.
+    """Build the tokenizer, which splits text at white space; a word outside the vocabulary becomes `<unk>`.
 
-    Thinking and answer tags are ordinary words, so they survive `skip_special_tokens`; decoding joins words with
-    single spaces. Padding is on the left, and the padding token is not the end token.
+    Thinking and answer tags are ordinary words, which `skip_special_tokens` keeps. Decoding joins words with single
+    spaces. Padding is on the left, with a token that is not the end token.
     """
     vocabulary = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
