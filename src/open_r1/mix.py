@@ -183,7 +183,10 @@ def find_form(stored: StoredRows) -> str:
     Raises:
         RecipeError: their forms differ.
     """
-    forms = [_find_form(source, rows) for source, rows in stored.parts]
+    forms = []
+    for source, rows in stored.parts:
+        columns_there = {*rows.features, *source.template, *source.extract}
+        forms.append(next(FORMS[layout] for layout in columns.LAYOUTS["mix"] if columns_there.issuperset(layout)))
     for i, form in enumerate(forms):
         if form != forms[0]:
             (first, _), (other, _) = stored.parts[0], stored.parts[i]
@@ -192,11 +195,6 @@ def find_form(stored: StoredRows) -> str:
                 "they cannot be one dataset: give each its own recipe"
             )
     return forms[0]
-
-
-def _find_form(source: DatasetConfig, rows: datasets.Dataset) -> str:
-    have = {*rows.features, *source.template, *source.extract}
-    return next(FORMS[layout] for layout in columns.LAYOUTS["mix"] if have.issuperset(layout))
 
 
 class Mixture:

@@ -66,16 +66,17 @@ def _set_padding(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, name: str) 
     Raises:
         RecipeError: `pad_token` is the end token or unknown, or a training has no other token.
     """
-    vocabulary, asked = tokenizer.get_vocab(), recipe.data.pad_token
-    if asked is not None:
-        if asked not in vocabulary:
-            raise RecipeError(f"pad_token: {asked!r} is no token of {name}{suggest_nearest(asked, list(vocabulary))}")
-        if asked == tokenizer.eos_token:
+    vocabulary, pad_token = tokenizer.get_vocab(), recipe.data.pad_token
+    if pad_token is not None:
+        if pad_token not in vocabulary:
+            nearest = suggest_nearest(pad_token, list(vocabulary))
+            raise RecipeError(f"pad_token: {pad_token!r} is no token of {name}{nearest}")
+        if pad_token == tokenizer.eos_token:
             raise RecipeError(
-                f"pad_token: {asked} is the end token of {name}; padded with it, a model never learns to stop. Name "
-                "another, or remove the key"
+                f"pad_token: {pad_token} is the end token of {name}; padded with it, a model never learns to stop. "
+                "Name another, or remove the key"
             )
-        tokenizer.pad_token = asked
+        tokenizer.pad_token = pad_token
     if tokenizer.pad_token not in (None, tokenizer.eos_token):
         return
     free = next((token for token in PAD_TOKENS if token in vocabulary and token != tokenizer.eos_token), None)

@@ -130,7 +130,7 @@ def select(run: Run, features: datasets.Features) -> dict[str, Any]:
     staging = run.dir / ".selecting"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
-    funnel = Funnel(rejection_sampling.plan_selection(args).steps, args.examples)
+    funnel = Funnel(rejection_sampling.list_steps(args, build_filters(args.filters)), args.examples)
     with Curriculum(staging / "curriculum", args.curriculum, features) as curriculum:
         parts = select_in_chunks(group_by_prompt(run.dir / "judged", staging), args)
         parts = report_progress(parts, shards.count_rows(run.dir / "judged"), run.say)

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..filters import registry, rules
-from ..filters.registry import Filter
+from ..filters import rules
+from ..filters.registry import Filter, build_filters
 from ..filters.rules import count_words, read_cause
 from ..prompts import Messages
 from ..rewards.math.extraction import extract_answer_part
@@ -34,30 +34,13 @@ PROMPT_LINEAGE = ("prompt_id", "source", "kind", "pass_rate", "solution", "langu
 SIDE_LINEAGE = tuple(column for column in LINEAGE if column not in PROMPT_LINEAGE)  # chosen_*, rejected_*
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The steps of a selection.
-
-    Args:
-        args: the recipe's arguments.
-        filters: its filters, built.
-    """
-
-    args: SelectConfig
-    filters: list[Filter]
-
-    @property
-    def steps(self) -> list[str]:
-        """Names of all steps, in order."""
-        pairs = self.args.output == "pairs"
-        names = ["sampled", "judged", *(step.name for step in self.filters)]
-        names += ["pairs"] if pairs else [] if self.args.reasoning == "keep" else ["reasoning"]
-        names += ["deduplicate"] if self.args.deduplicate else []
-        return names if pairs else [*names, "selected"]
-
-
-def plan_selection(args: SelectConfig) -> Plan:
-    return Plan(args, registry.build_filters(args.filters))
+def list_steps(args: SelectConfig, filters: list[Filter]) -> list[str]:
+    """Names of all steps of a selection, in order."""
+    pairs = args.output == "pairs"
+    names = ["sampled", "judged", *(step.name for step in filters)]
+    names += ["pairs"] if pairs else [] if args.reasoning == "keep" else ["reasoning"]
+    names += ["deduplicate"] if args.deduplicate else []
+    return names if pairs else [*names, "selected"]
 
 
 @dataclass(frozen=True)
@@ -77,9 +60,9 @@ class Selection:
 
 def select_from_prompts(prompts: list[list[Row]], args: SelectConfig) -> Selection:
     """Select rows from the samples of several prompts; one call of a worker process."""
-    plan = plan_selection(args)
-    funnel = Funnel(plan.steps, args.examples)
-    rows = [row for samples in prompts for row in select_from_prompt(samples, plan, funnel)]
+    filters = build_filters(args.filters)
+    funnel = Funnel(list_steps(args, filters), args.examples)
+    rows = [row for samples in prompts for row in select_from_prompt(samples, args, filters, funnel)]
     prompt_rows = [] if args.curriculum is None else [build_prompt_row(samples) for samples in prompts]
     return Selection(rows, prompt_rows, funnel)
 
@@ -90,12 +73,13 @@ def build_prompt_row(samples: list[Row]) -> Row:
     return own | {"samples": sum(row["verdict"] in ("correct", "wrong") for row in samples)}
 
 
-def select_from_prompt(samples: list[Row], plan: Plan, funnel: Funnel) -> list[Row]:
+def select_from_prompt(samples: list[Row], args: SelectConfig, filters: list[Filter], funnel: Funnel) -> list[Row]:
     """Training rows from all samples of one prompt, in order.
 
     Args:
         samples: judged rows, ordered by (sample, row); the column `pass_rate` is added to them.
-        plan: the steps.
+        args: the recipe's arguments.
+        filters: its filters, built.
         funnel: gets the counts.
     """
     rate = compute_pass_rate(samples)
@@ -104,13 +88,13 @@ def select_from_prompt(samples: list[Row], plan: Plan, funnel: Funnel) -> list[R
     funnel.count_samples(samples)
     left = funnel.apply_step("sampled", samples, [None] * len(samples))
     left = complete = funnel.apply_step("judged", left, [find_row_problem(row) for row in left])
-    for step in plan.filters:
+    for step in filters:
         if not left:
             return []
         left = funnel.apply_step(step.name, left, step.reasons(left))
-    if plan.args.output == "pairs":
-        return build_pairs(left, complete, plan.args, funnel) if left else []
-    return build_messages(left, plan.args, funnel)
+    if args.output == "pairs":
+        return build_pairs(left, complete, args, funnel) if left else []
+    return build_messages(left, args, funnel)
 
 
 def find_row_problem(row: Row) -> str | None:

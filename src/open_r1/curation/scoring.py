@@ -261,10 +261,10 @@ def split_row(row: Row) -> tuple[str | Messages, list[str | None]]:
         if value is not None and not isinstance(value, str | list | dict):
             raise RecipeError(f"{name} is {type(value).__name__}, not a text or messages")
     if prompt is None and completion is None and row.get("messages"):
-        *asked, answer = parse_messages(row["messages"])
+        *question, answer = parse_messages(row["messages"])
         if answer["role"] != "assistant":
             raise RecipeError("the conversation does not end with the assistant's message")
-        return asked, [answer["content"]]
+        return question, [answer["content"]]
     if prompt and not isinstance(prompt, str):
         prompt = parse_messages(prompt)
     if isinstance(completion, list) and completion and not isinstance(completion[0], dict):

@@ -17,14 +17,14 @@ from .workload import load_planned_recipe
 
 
 def find_others(
-    path: str | Path, changes: dict[str, Any], estimate: Estimate, asked: Options
+    path: str | Path, changes: dict[str, Any], estimate: Estimate, options: Options
 ) -> list[tuple[Alternative, Estimate]]:
     """Alternatives with their estimates, sorted by whether they fit, keep the result, and by cost."""
     found = []
     for alternative in alternatives.find_alternatives(estimate.work):
         try:
             recipe = load_planned_recipe(path, changes | alternative.changes)
-            found.append((alternative, estimate_recipe(recipe, asked, estimate.work.config)))
+            found.append((alternative, estimate_recipe(recipe, options, estimate.work.config)))
         except RecipeError:
             continue  # the recipe's checks refuse this combination
 
@@ -39,26 +39,26 @@ def report_estimates(words: list[str]) -> Iterator[str]:
     from . import text
 
     paths = list(itertools.takewhile(lambda word: not word.startswith("--"), words))
-    asked, changes = parse_options(parse_overrides(words[len(paths) :]))
+    options, changes = parse_options(parse_overrides(words[len(paths) :]))
     if len(paths) > 1:
-        yield from text.format_table(_estimate_several(paths, changes, asked))
+        yield from text.format_table(_estimate_several(paths, changes, options))
         return
     path = paths[0]
     recipe = load_planned_recipe(path, changes)
     if not needs_model(recipe):
         yield f"{path} runs no model here: it needs no GPU, and a few GB of memory"
         return
-    estimate = estimate_recipe(recipe, asked)
+    estimate = estimate_recipe(recipe, options)
     yield text.format_estimate(estimate)
     if estimate.work.trains and estimate.gpu:
-        yield text.format_alternatives(estimate, find_others(path, changes, estimate, asked))
+        yield text.format_alternatives(estimate, find_others(path, changes, estimate, options))
 
 
-def _estimate_several(paths: list[str], changes: dict[str, Any], asked: Options) -> Iterator[tuple[str, Estimate]]:
+def _estimate_several(paths: list[str], changes: dict[str, Any], options: Options) -> Iterator[tuple[str, Estimate]]:
     """The estimates of the recipes that run a model."""
     for path in paths:
         if "stages" in read_yaml(Path(path)):
             raise RecipeError(f"{path} is a pipeline, which is estimated alone: open-r1 estimate {path}")
         recipe = load_planned_recipe(path, changes)
         if needs_model(recipe):
-            yield path, estimate_recipe(recipe, asked)
+            yield path, estimate_recipe(recipe, options)

@@ -120,25 +120,27 @@ def parse_options(changes: dict[str, Any]) -> tuple[Options, dict[str, Any]]:
     return Options(**given), changes
 
 
-def estimate_recipe(recipe: Recipe, asked: Options | None = None, config: PretrainedConfig | None = None) -> Estimate:
+def estimate_recipe(
+    recipe: Recipe, options: Options | None = None, config: PretrainedConfig | None = None
+) -> Estimate:
     """Estimate the memory and time of a recipe.
 
     Args:
         recipe: loaded with `planned`.
-        asked: options.
+        options: options of the estimate.
         config: configuration of its model, if another stage makes the model.
 
     Raises:
         RecipeError: the model's configuration is not known or cannot be traced.
     """
-    asked = asked or Options()
+    options = options or Options()
     work = workload.build_workload(recipe, config)
     gpu = hardware.find_gpu(recipe.run.gpu_type) if work.on_gpu else None
     used, taken = memory.estimate_memory(work, gpu), None
     if gpu is not None:
-        rows = None if asked.rows is None else int(asked.rows)
-        taken = speed.estimate_time(work, gpu, asked.utilisation, rows, asked.mean_tokens)
-    return Estimate(work, gpu, used, taken, asked.price)
+        rows = None if options.rows is None else int(options.rows)
+        taken = speed.estimate_time(work, gpu, options.utilisation, rows, options.mean_tokens)
+    return Estimate(work, gpu, used, taken, options.price)
 
 
 def needs_model(recipe: Recipe) -> bool:

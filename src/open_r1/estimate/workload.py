@@ -108,10 +108,10 @@ class Workload:
     @property
     def dtype(self) -> str:
         """Type of the loaded weights; DeepSpeed converts all to bfloat16."""
-        asked = str(self.recipe.model.dtype or "float32")
+        dtype = str(self.recipe.model.dtype or "float32")
         if self.sharding.kind == "deepspeed" and self.bf16:
             return "bfloat16"
-        return "float32" if asked == "auto" else asked
+        return "float32" if dtype == "auto" else dtype
 
     @property
     def bf16(self) -> bool:

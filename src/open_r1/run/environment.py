@@ -34,11 +34,11 @@ def check_processes() -> None:
     Raises:
         RecipeError: saying how to launch them.
     """
-    asked = int(os.environ.get(processes.WORLD) or world_size())
+    expected = int(os.environ.get(processes.WORLD) or world_size())
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))  # each task starts processes of the group
-    if world_size() != asked or world_size() < tasks:
+    if world_size() != expected or world_size() < tasks:
         raise RecipeError(
-            f"launch: {max(asked, tasks)} processes were asked for, and this one belongs to a group of "
+            f"launch: {max(expected, tasks)} processes were asked for, and this one belongs to a group of "
             f"{world_size()}, so each would train alone and report success; use slurm/train.slurm, or one "
             "`accelerate launch` a node with --num_machines and --machine_rank"
         )

@@ -45,6 +45,7 @@ SMALL_TALK: dict[Language, dict[str, str]] = {
         "再见": "回头 见",
     },
 }
+TALK = [(language, *pair) for language in LANGUAGES for pair in SMALL_TALK[language].items()]
 FULL = "<think> {reasoning} </think> <answer> {answer} </answer>"
 BROKEN = [
     "<think> {reasoning} <answer> {answer} </answer>",
@@ -57,7 +58,7 @@ BROKEN = [
 def _words() -> list[str]:
     texts = [*KEYS, *"0123456789", FULL]
     texts += [phrase[language] for phrase in (QUESTION, THEN, MAKES, MAYBE) for language in LANGUAGES]
-    texts += [text for language in LANGUAGES for pair in SMALL_TALK[language].items() for text in pair]
+    texts += [text for _, *pair in TALK for text in pair]
     return list(dict.fromkeys(word for text in texts for word in text.split() if "{" not in word))
 
 
@@ -149,30 +150,29 @@ def problems(
     if not 2 <= least <= most <= len(KEYS):
         raise ValueError(f"steps: the least and the most digits, of 2 to {len(KEYS)}, got {least} and {most}")
     rng = random.Random(f"problems {split} {seed}")
-    asked: list[tuple[list[int], Language]] = []
+    sums: list[tuple[list[int], Language]] = []
     for _ in range(100 * rows if distinct else rows):
         drawn = _digits(rng, most, split, least), rng.choice(LANGUAGES)
-        if len(asked) < rows and not (distinct and drawn in asked):
-            asked.append(drawn)
-    if len(asked) < rows:
+        if len(sums) < rows and not (distinct and drawn in sums):
+            sums.append(drawn)
+    if len(sums) < rows:
         raise ValueError(f"there are not {rows} distinct {split} problems to draw")
     return _build_dataset(
-        prompt=[_ask(question(digits, language)) for digits, language in asked],
-        solution=[str(sum(digits) % 10) for digits, _ in asked],
-        language=[language for _, language in asked],
-        steps=[len(digits) for digits, _ in asked],
+        prompt=[_ask(question(digits, language)) for digits, language in sums],
+        solution=[str(sum(digits) % 10) for digits, _ in sums],
+        language=[language for _, language in sums],
+        steps=[len(digits) for digits, _ in sums],
     )
 
 
 def small_talk(seed: int, rows: int) -> Dataset:
     """Conversations without a sum: `prompt` (one message), `completion`, `language`, `kind` (general)."""
     rng = random.Random(f"small talk {seed}")
-    said = [(language, pair) for language in LANGUAGES for pair in SMALL_TALK[language].items()]
-    chosen = [rng.choice(said) for _ in range(rows)]
+    chosen = [rng.choice(TALK) for _ in range(rows)]
     return _build_dataset(
-        prompt=[_ask(prompt) for _, (prompt, _) in chosen],
-        completion=[answer for _, (_, answer) in chosen],
-        language=[language for language, _ in chosen],
+        prompt=[_ask(remark) for _, remark, _ in chosen],
+        completion=[answer for _, _, answer in chosen],
+        language=[language for language, _, _ in chosen],
         kind=["general"] * rows,
     )
 
@@ -182,11 +182,10 @@ def remarks(seed: int) -> Dataset:
 
     The seed, which all sources get, changes nothing.
     """
-    said = [(language, pair) for language in LANGUAGES for pair in SMALL_TALK[language].items()]
     return _build_dataset(
-        prompt=[_ask(remark) for _, (remark, _) in said],
-        solution=[answer for _, (_, answer) in said],
-        language=[language for language, _ in said],
+        prompt=[_ask(remark) for _, remark, _ in TALK],
+        solution=[answer for _, _, answer in TALK],
+        language=[language for language, _, _ in TALK],
     )
 
 
@@ -237,18 +236,18 @@ def preferences(seed: int, rows: int, split: Split = "train", close: float = 0.0
     that its reasoning does not give.
     """
     rng = random.Random(f"preferences {seed}")
-    asked = [(_digits(rng, len(KEYS), split), rng.choice(LANGUAGES)) for _ in range(rows)]
+    sums = [(_digits(rng, len(KEYS), split), rng.choice(LANGUAGES)) for _ in range(rows)]
     guesses = [
         FULL.format(reasoning=f"{MAYBE[language]} {guess}", answer=guess)
-        for (_, language), guess in zip(asked, rng.choices(range(10), k=rows), strict=True)
+        for (_, language), guess in zip(sums, rng.choices(range(10), k=rows), strict=True)
     ]
     rejected = [
         _spoilt(rng, digits, language) if rng.random() < close else guess
-        for (digits, language), guess in zip(asked, guesses, strict=True)
+        for (digits, language), guess in zip(sums, guesses, strict=True)
     ]
     return _build_dataset(
-        prompt=[_ask(question(digits, language)) for digits, language in asked],
-        chosen=[_answer(solve(digits, language)) for digits, language in asked],
+        prompt=[_ask(question(digits, language)) for digits, language in sums],
+        chosen=[_answer(solve(digits, language)) for digits, language in sums],
         rejected=[_answer(answer) for answer in rejected],
     )
 

@@ -175,11 +175,9 @@ class LiveEvaluation(TrainerCallback):
             ]
             judged = [row | {"problem": self.ids[i]} for row in self.grader.grade(rows)]
             found[i] = judged, [completion.text for completion in sampled_K]
-        everyone: dict[int, Any] = {}
-        for part in gather_object([found]):
-            everyone.update(part)
-        ordered = [everyone[i] for i in range(len(problems))]
-        return [judged for judged, _ in ordered], [texts for _, texts in ordered]
+        found = {i: pair for part in gather_object([found]) for i, pair in part.items()}
+        judged_PK, completions_PK = zip(*(found[i] for i in range(len(problems))), strict=True)
+        return list(judged_PK), list(completions_PK)
 
     def _sample(self, prompts: list[Any], rows: list[int], step: int) -> list[list[Any]]:
         """`k` completions of each prompt by the model in its current state."""

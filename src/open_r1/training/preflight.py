@@ -302,8 +302,8 @@ def _check_verdicts(
         (findings.fatal if share > max_error_share else findings.warnings).append(message)
     golds = {i: verdict for (i, trial), verdict in verdicts.items() if trial == "gold" and verdict is not None}
     # A gold answer in prose may be accepted word for word while no other answer can be compared with it.
-    asked = [(i, v) for (i, trial), v in verdicts.items() if trial in ("gold", "corrupted") and v is not None]
-    unjudged = {i: verdict for i, verdict in asked if verdict.outcome == "unknown"}
+    tried = [(i, v) for (i, trial), v in verdicts.items() if trial in ("gold", "corrupted") and v is not None]
+    unjudged = {i: verdict for i, verdict in tried if verdict.outcome == "unknown"}
     refused = {i: verdict for i, verdict in golds.items() if verdict.outcome == "wrong"}
     for bad, meaning in (
         (unjudged, "cannot be judged, so their samples would train nothing"),
