@@ -288,9 +288,9 @@ class Phases:
         self.since = 0.0
 
     def watch(self, trainer: Any) -> None:
-        from open_r1.system.internals import reward_functions
+        from open_r1.system.internals import list_reward_functions
 
-        for method in PHASES if reward_functions(trainer) else ("training_step",):
+        for method in PHASES if list_reward_functions(trainer) else ("training_step",):
             self._wrap(trainer, method, PHASES[method])
         if getattr(trainer, "vllm_generation", None) is not None:
             self._wrap(trainer.vllm_generation, "sync_weights", "weight sync")

@@ -177,10 +177,10 @@ def prepare_weights(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
     if recipe.run.random_init is None:
         return _check_named(recipe, tokenizer)
     path = recipe.run_dir / "init"
-    check_shape(recipe, random_config(recipe.run.random_init, tokenizer), tokenizer)
+    check_shape(recipe, build_random_config(recipe.run.random_init, tokenizer), tokenizer)
     with PartialState().main_process_first():
         if not (path / "config.json").is_file():
-            config = random_config(recipe.run.random_init | _head(recipe), tokenizer)
+            config = build_random_config(recipe.run.random_init | _head(recipe), tokenizer)
             torch.manual_seed(recipe.args.seed)
             partial = path.with_name(f".init-{os.getpid()}.partial")
             _auto_class(recipe).from_config(config, dtype=torch.float32).save_pretrained(partial)
@@ -214,7 +214,7 @@ def _head(recipe: Recipe) -> dict[str, Any]:
     return {"num_labels": 1} if recipe.task == "reward" else {}
 
 
-def random_config(values: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> transformers.PretrainedConfig:
+def build_random_config(values: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> transformers.PretrainedConfig:
     """The configuration that `random_init` describes.
 
     Raises:

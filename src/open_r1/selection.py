@@ -179,14 +179,14 @@ def collect_rows(
 
 def report_progress(parts: Iterable[Selection], total: int, say: Callable[[str], None]) -> Iterator[Selection]:
     """Pass the parts on; every few seconds say how many of `total` samples are done."""
-    began = said = time.monotonic()
+    began = reported = time.monotonic()
     done = 0
     for part in parts:
         yield part
         done += part.funnel.steps["sampled"].kept
         now = time.monotonic()
-        if now - said > EVERY:
-            said = now
+        if now - reported > EVERY:
+            reported = now
             left = format_duration((now - began) * (total - done) / done)
             say(f"filtered {done:,} of {total:,} samples, about {left} left")
 

@@ -139,14 +139,14 @@ def test_a_sampler_is_known_or_an_error():
     drawn |= {RandomSampler(range(8)): None, RepeatSampler(range(8), mini_repeat_count=2, shuffle=False): None}
     drawn |= {SeedableRandomSampler(range(8)): None, SequentialSampler(range(8)): None}
     for sampler, generator in drawn.items():
-        assert internals.sampler_generator(loader_of(sampler)) is generator
+        assert internals.find_sampler_generator(loader_of(sampler)) is generator
     whole = BatchRebalanceSampler(lengths=[1] * 8, effective_batch_size=4, dp_size=1, grad_accum=1)
     shard = BatchSamplerShard(BatchSampler(repeated, 4, drop_last=False), num_processes=2)
     for batches, generator in ((whole, None), (shard, repeated.generator)):
-        assert internals.sampler_generator(DataLoader(range(8), batch_sampler=batches)) is generator
-    assert internals.sampler_generator(DataLoader(Rows())) is None
+        assert internals.find_sampler_generator(DataLoader(range(8), batch_sampler=batches)) is generator
+    assert internals.find_sampler_generator(DataLoader(Rows())) is None
     with pytest.raises(RecipeError, match="drawn by the unknown class Other"):
-        internals.sampler_generator(loader_of(Other()))
+        internals.find_sampler_generator(loader_of(Other()))
 
 
 class Rows(IterableDataset):

@@ -174,7 +174,7 @@ def test_an_epochs_order_is_drawn_again(processes):
     loader = prepare_data_loader(DataLoader(range(8), batch_sampler=batches), num_processes=processes, process_index=0)
     orders, states = [], []
     for _ in range(3):
-        states.append(exact_resume.random_states(loader))
+        states.append(exact_resume.read_random_states(loader))
         orders.append([batch.tolist() for batch in loader])
     assert orders[0] != orders[1] != orders[2]
     for order, state in zip(orders, states, strict=True):

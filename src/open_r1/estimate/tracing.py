@@ -26,8 +26,8 @@ from ..system.internals import (
     FakeTensorMode,
     TorchDispatchMode,
     add_fused_lm_head,
+    identify_storage,
     simulate_lm_head,
-    storage_key,
     tree_iter,
 )
 
@@ -112,7 +112,7 @@ class _MemoryMeter(TorchDispatchMode):
     def __init__(self, ignored: Iterator[torch.Tensor]):
         super().__init__()
         self.now, self.peak = 0, 0
-        self.known = {storage_key(tensor.untyped_storage()) for tensor in ignored}
+        self.known = {identify_storage(tensor.untyped_storage()) for tensor in ignored}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = function(*args, **(kwargs or {}))
@@ -120,7 +120,7 @@ class _MemoryMeter(TorchDispatchMode):
             if not isinstance(tensor, torch.Tensor):
                 continue
             storage = tensor.untyped_storage()
-            key = storage_key(storage)
+            key = identify_storage(storage)
             if key not in self.known:
                 self.known.add(key)
                 self.now += storage.nbytes()

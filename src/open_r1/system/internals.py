@@ -171,12 +171,12 @@ def has_moving_reference(trainer: Trainer) -> bool:
     return "ref_model" in _names_of(trainer) and require(trainer.args, "sync_ref_model", "trl")
 
 
-def reward_functions(trainer: Trainer) -> list[Callable[..., Any]]:
+def list_reward_functions(trainer: Trainer) -> list[Callable[..., Any]]:
     """The reward functions of GRPO and RLOO; empty for other trainers."""
     return require(trainer, "reward_funcs", "trl") if "reward_funcs" in _names_of(trainer) else []
 
 
-def completion_logs(trainer: Trainer) -> dict[str, Any]:
+def read_completion_logs(trainer: Trainer) -> dict[str, Any]:
     """The step's `prompt`, `completion`, `advantages`, `rewards` and `extra` columns of GRPO or RLOO."""
     return require(trainer, "_logs", "trl")
 
@@ -186,7 +186,7 @@ def load_weights(trainer: Trainer, checkpoint: Path) -> None:
     require(trainer, "_load_from_checkpoint", "transformers")(str(checkpoint))
 
 
-def sampler_generator(dataloader: DataLoader) -> torch.Generator | None:
+def find_sampler_generator(dataloader: DataLoader) -> torch.Generator | None:
     """The generator from which a sampler draws the order of each epoch.
 
     None if the order is that of the rows, or drawn from the epoch's number or the process's generator.
@@ -207,7 +207,7 @@ def sampler_generator(dataloader: DataLoader) -> torch.Generator | None:
     return require(sampler, "generator", WITH_GENERATOR[kind])
 
 
-def storage_key(storage: torch.UntypedStorage) -> int:
+def identify_storage(storage: torch.UntypedStorage) -> int:
     """A number that identifies a storage while it exists."""
     return require(storage, "_cdata", "torch")
 

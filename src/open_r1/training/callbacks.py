@@ -149,7 +149,7 @@ class CompletionTable(TrainerCallback):
         from rich.table import Table
         from rich.text import Text
 
-        recorded = internals.completion_logs(self.trainer)
+        recorded = internals.read_completion_logs(self.trainer)
         # Rewards are rows: as columns, more than two would leave no room for the text.
         table = Table(title=f"step {state.global_step}: sampled completions", title_justify="left", show_header=False)
         table.add_column(no_wrap=True)
@@ -174,7 +174,7 @@ class CompletionFiles(TrainerCallback):
         self.folder = run.dir / "completions"
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        recorded = internals.completion_logs(self.trainer)
+        recorded = internals.read_completion_logs(self.trainer)
         taken = logs and ("loss" in logs or "eval_loss" in logs)
         if not (taken and args.log_completions and state.is_world_process_zero and recorded["prompt"]):
             return
@@ -229,7 +229,7 @@ def run_trainer(trainer: Trainer, run: Run, *more: TrainerCallback) -> None:
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     stop = StopSignal(trainer, run)
-    metrics = MetricsFile(run, internals.reward_functions(trainer))
+    metrics = MetricsFile(run, internals.list_reward_functions(trainer))
     for callback in (ExactResume(trainer, run), metrics, ProgressBar(), *more, stop):
         trainer.add_callback(callback)
     if "wandb" in run.recipe.args.report_to:

@@ -38,7 +38,7 @@ class ExactResume(TrainerCallback):
             carried["ref_model"] = self.trainer.accelerator.get_state_dict(self.trainer.ref_model)
         # At the end of an epoch, the order of the next one has not been drawn yet.
         ended = float(state.epoch).is_integer()
-        carried["order"] = random_states(kwargs["train_dataloader"]) if ended else self.order
+        carried["order"] = read_random_states(kwargs["train_dataloader"]) if ended else self.order
         torch.save(carried, self._file(checkpoint))
         self.trainer.accelerator.wait_for_everyone()
         if self.run.main:
@@ -48,7 +48,7 @@ class ExactResume(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # A missing private name would make exact resumption impossible; it is found before the first step.
         internals.check_trainer(self.trainer)
-        internals.sampler_generator(kwargs["train_dataloader"])
+        internals.find_sampler_generator(kwargs["train_dataloader"])
         if self.run.checkpoint is None:
             return
         # By now the trainer has loaded its own state and set these attributes to their initial values.
@@ -66,18 +66,18 @@ class ExactResume(TrainerCallback):
         if self.resumed:
             set_random_states(kwargs["train_dataloader"], self.resumed)
             self.resumed = {}
-        self.order = random_states(kwargs["train_dataloader"])
+        self.order = read_random_states(kwargs["train_dataloader"])
 
 
-def random_states(dataloader: DataLoader) -> dict[str, torch.Tensor]:
+def read_random_states(dataloader: DataLoader) -> dict[str, torch.Tensor]:
     """The random states from which a sampler may draw its next order: the process's and the sampler's generator."""
     states = {"process": torch.get_rng_state()}
-    if own := internals.sampler_generator(dataloader):
+    if own := internals.find_sampler_generator(dataloader):
         states["sampler"] = own.get_state()
     return states
 
 
 def set_random_states(dataloader: DataLoader, states: dict[str, torch.Tensor]) -> None:
     torch.set_rng_state(states["process"])
-    if own := internals.sampler_generator(dataloader):
+    if own := internals.find_sampler_generator(dataloader):
         own.set_state(states["sampler"])
