@@ -121,7 +121,7 @@ def compute_sizes(sources: list[DatasetConfig], available: list[int], rows: int 
     Raises:
         RecipeError: a source has too few rows, or none of its rows would be taken.
 
-    >>> compute_sizes([DatasetConfig("a", weight=3), DatasetConfig("b", weight=1)], [60, 100], None)
+    >>> compute_sizes([DatasetConfig("a", weight=0.75), DatasetConfig("b", weight=0.25)], [60, 100], None)
     [60, 20]
     """
     most = [round(n * (source.epochs or 1)) for source, n in zip(sources, available, strict=True)]

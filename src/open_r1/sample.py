@@ -11,7 +11,6 @@ import datasets
 import numpy as np
 
 from .config.recipe import Recipe
-from .config.schema import SamplingConfig
 from .data import shards
 from .data.contamination import apply_gate
 from .data.deduplicate import drop_duplicates
@@ -72,20 +71,12 @@ def complete_file(
     """The rows of one file: each prompt's row, once for each of its completions."""
     settings, span = recipe.args.sampling, files.range(number)
     stored, numbers = rows.slice(span.start, span.stop), rows.numbers(span.start, span.stop).tolist()
-    asked = Asked(settings.n, build_sampling(settings, recipe.seed), recipe.data.prompt, recipe.data.system_prompt)
+    sampling = registry.Sampling(
+        settings.temperature, settings.top_p, settings.top_k, settings.max_tokens, tuple(settings.stop), recipe.seed
+    )
+    asked = Asked(settings.n, sampling, recipe.data.prompt, recipe.data.system_prompt)
     made_PN = complete_prompts(engine, stored, numbers, asked, progress)
     return [row | made for row, made_N in zip(stored, made_PN, strict=True) for made in made_N]
-
-
-def build_sampling(settings: SamplingConfig, seed: int) -> registry.Sampling:
-    return registry.Sampling(
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        top_k=settings.top_k,
-        max_tokens=settings.max_tokens,
-        stop=tuple(settings.stop),
-        seed=seed,
-    )
 
 
 def summarize(directory: Path, prompts: int, max_tokens: int) -> dict[str, Any]:
@@ -117,11 +108,7 @@ def summarize(directory: Path, prompts: int, max_tokens: int) -> dict[str, Any]:
         "tokens_per_second": measure_speed(directory),
         "finish_reasons": dict(reasons.most_common()),
         "refused": dict(refused.most_common()),
-        "length_histogram": {
-            "edges": edges.tolist(),
-            "counts": counts.tolist(),
-            "truncated": truncated.tolist(),
-        },
+        "length_histogram": {"edges": edges.tolist(), "counts": counts.tolist(), "truncated": truncated.tolist()},
         "model": ", ".join(sorted(models)),
         "samples": pick_examples(directory / "data"),
     }

@@ -107,7 +107,11 @@ def find_row_problem(row: Row) -> str | None:
 
 
 def compute_pass_rate(samples: list[Row]) -> float | None:
-    """correct / (correct + wrong); None without either, as `unknown` and `error` are no evidence."""
+    """correct / (correct + wrong); None without either, as `unknown` and `error` are no evidence.
+
+    >>> compute_pass_rate([{"verdict": "correct"}, {"verdict": "wrong"}, {"verdict": "unknown"}])
+    0.5
+    """
     verdicts = [row["verdict"] for row in samples]
     correct, wrong = verdicts.count("correct"), verdicts.count("wrong")
     return correct / (correct + wrong) if correct + wrong else None
