@@ -238,7 +238,7 @@ def interrupted_rows(seed: int):
 def test_a_signal_is_no_failure_of_the_library_that_it_interrupts(write_recipe):
     before = signal.getsignal(signal.SIGTERM)
     try:
-        with pytest.raises(exit.Stopped):
+        with pytest.raises(exit.Interruption):
             sample.main(load_recipe(write_recipe("sample", datasets=[{"path": "test_sample:interrupted_rows"}])))
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -22,7 +22,7 @@ from trl.trainer.utils import RepeatSampler
 from open_r1.config.loading import load_recipe
 from open_r1.errors import RecipeError
 from open_r1.run import checkpoints, job_array, lifecycle
-from open_r1.run.exit import Stopped
+from open_r1.run.exit import Interruption
 from open_r1.run.run import Run
 from open_r1.system import files
 from open_r1.training import exact_resume
@@ -250,7 +250,7 @@ def test_a_directory_of_other_files_is_left_alone(write_recipe, tmp_path):
 def test_a_data_task_that_is_told_twice_puts_things_in_order():
     before = signal.signal(signal.SIGTERM, job_array.stop_on_signal)
     try:
-        with pytest.raises(Stopped, match="goes on from the last whole file"):
+        with pytest.raises(Interruption, match="goes on from the last whole file"):
             os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)  # by Slurm, then by node.py
     finally:

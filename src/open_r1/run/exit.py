@@ -35,10 +35,10 @@ def run_guarded(task: Callable[[], Run | None]) -> None:
     except Unavailable as error:
         code, message = error.CODE, f"error: {error}"
         failures.record_error(error)
-    except Stopped as stopped:
+    except Interruption as interruption:
         # Our launcher sent the signal itself, and reports every other code as a failure.
-        code = 0 if processes.WORLD in os.environ else 128 + stopped.number
-        message, state = str(stopped), "interrupted"
+        code = 0 if processes.WORLD in os.environ else 128 + interruption.number
+        message, state = str(interruption), "interrupted"
     except KeyboardInterrupt:
         code, state = 130, "interrupted"
         message = "interrupted; the same command goes on from the last whole checkpoint, or starts again without one"
@@ -62,7 +62,7 @@ def end_held_runs(state: str) -> None:
                 write_json(directory / "status.json", known | {"state": state})
 
 
-class Stopped(BaseException):
+class Interruption(BaseException):
     """A signal ended a run that can be resumed; the message says from where.
 
     A BaseException, because it may be raised inside a library that catches every Exception.

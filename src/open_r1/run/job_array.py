@@ -15,14 +15,14 @@ from ..data.shards import Shards
 from ..errors import RecipeError
 from ..system.files import is_finished, read_json, write_json
 from ..system.locks import LOCK, lock_file
-from .exit import Stopped
+from .exit import Interruption
 from .run import Run
 
 
 def stop_on_signal(number: int, frame: Any) -> None:
     """Signal handler of data tasks, which can stop anywhere: an incomplete file has only its temporary name."""
     signal.signal(number, signal.SIG_IGN)  # a second signal would interrupt the clean-up
-    raise Stopped(number, "stopped; the same command goes on from the last whole file")
+    raise Interruption(number, "stopped; the same command goes on from the last whole file")
 
 
 def check_same_rows(run: Run, found: dict[str, Any]) -> None:

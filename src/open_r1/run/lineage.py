@@ -56,8 +56,7 @@ def read_lineage(run_dir: Path) -> Json:
 def find_inputs(given: Json, seed: int) -> dict[str, str]:
     """Run directories that a recipe's model, datasets and rewards come from, by key.
 
-    >>> find_inputs({"model_name_or_path": "runs/tiny/sft/base/model"}, seed=0)
-    {'model': 'runs/tiny/sft/base'}
+    For example `{"model": "runs/tiny/sft/base"}` for `model_name_or_path: runs/tiny/sft/base/model`.
     """
     paths: dict[str, str] = {"model": str(given.get("model_name_or_path") or "")}
     for kind in ("datasets", "eval_datasets"):

@@ -21,7 +21,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from ..prompts import read_last_text
 from ..rewards.scoring import Reward
 from ..run.checkpoints import LEAST_BYTES, require_space
-from ..run.exit import Stopped
+from ..run.exit import Interruption
 from ..run.run import Run
 from ..system import internals
 from ..system.files import read_json
@@ -220,7 +220,7 @@ def run_trainer(trainer: Trainer, run: Run, *more: TrainerCallback) -> None:
         more: callbacks besides those that all tasks have.
 
     Raises:
-        Stopped: a signal stopped the training, and a checkpoint was written.
+        Interruption: a signal stopped the training, and a checkpoint was written.
         RecipeError: the disk has too little space for the checkpoints.
     """
     require_space(run.dir, estimate_disk_bytes(trainer))
@@ -246,7 +246,9 @@ def run_trainer(trainer: Trainer, run: Run, *more: TrainerCallback) -> None:
         run.set_status("interrupted", step=trainer.state.global_step)
         # If a process exits before the checkpoint is sealed, the launcher ends the others.
         trainer.accelerator.wait_for_everyone()
-        raise Stopped(stop.received, f"stopped with a checkpoint in {run.dir}; the same command goes on from there")
+        raise Interruption(
+            stop.received, f"stopped with a checkpoint in {run.dir}; the same command goes on from there"
+        )
 
 
 def estimate_disk_bytes(trainer: Trainer) -> int:
