@@ -23,6 +23,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import datasets
+import record
 from math_rewards import real_rows
 
 from open_r1 import evaluate, graded, held_out, metrics, shards
@@ -105,6 +106,10 @@ def main() -> None:
     seconds = alone(rows, arguments.alone)
     mean, median = statistics.mean(seconds), statistics.median(seconds)
     whole = mean * count
+    record.store(
+        "evaluation", completions=count, judging_seconds=judging, figures_seconds=figuring, alone_minutes=whole / 60,
+        ratio=whole / (judging + figuring),
+    )  # fmt: skip
     print(
         f"Math-Verify alone: {sum(seconds):.1f} s for {len(seconds):,} (median {1000 * median:.2f} ms, mean "
         f"{1000 * mean:.2f} ms), so {whole:.0f} s for {count:,}: {whole / (judging + figuring):.1f} times ours"

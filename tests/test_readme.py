@@ -20,8 +20,10 @@ from open_r1.judge import judge
 from open_r1.pipeline import graph, plan
 from open_r1.rewards import RewardConfig
 from open_r1.slurm import request, submit
+from open_r1.slurm.queue import Partition
 
 README = (ROOT / "README.md").read_text()
+OF_BENCHMARKS = (ROOT / "benchmarks/README.md").read_text()
 OF_REWARDS = (ROOT / "src/open_r1/rewards/README.md").read_text()
 OF_DATA = (ROOT / "recipes/DATA.md").read_text()
 OF_EVALUATION = (ROOT / "recipes/EVALUATION.md").read_text()
@@ -32,12 +34,13 @@ COMMANDS = [
     line.split(" #")[0].strip()
     for block in re.findall(
         r"```sh\n(.*?)```",
-        "".join([README, OF_REWARDS, OF_DATA, OF_EVALUATION, OF_PIPELINES, OF_RECIPES, OF_SLURM]),
+        "".join([README, OF_BENCHMARKS, OF_REWARDS, OF_DATA, OF_EVALUATION, OF_PIPELINES, OF_RECIPES, OF_SLURM]),
         re.DOTALL,
     )
     for line in block.splitlines()
     if line.strip()
 ]
+CLUSTER = Partition("gpu", gpus=8, cpus=64, memory=1_000_000, nodes=64, limit=None)  # where submissions must fit
 JUDGED = {
     "accuracy": {"answer": "\\frac12", "solution": "0.5"},
     "code": {"answer": "print(2)", "tests": '[{"input": "", "output": "2"}]'},
@@ -74,6 +77,9 @@ def test_command(line, monkeypatch, tmp_path):
         processes = changes.pop("processes", None)
         load_recipe(words[at + 1], words_of(changes), processes, planned=True)
         return
+    if words[0] == ".venv/bin/python":
+        check_script(words)
+        return
     if words[1] == "status":
         made_by = words[2].removeprefix("RUN=").replace("runs/", "recipes/") + ".yaml"
         assert (ROOT / made_by).is_file()
@@ -105,13 +111,29 @@ def test_command(line, monkeypatch, tmp_path):
         flags = {"dry_run", *submit.FLAGS}
         given = parse_overrides(request.split(overrides)[1])
         changes = {key: value for key, value in given.items() if key not in flags}
-        graph.read(Path(recipe), changes)
+        read = graph.read(Path(recipe), changes)
+        if words[1] == "submit" and not read.toy and not parse_overrides(overrides).get("one_job"):
+            for stage in read.stages:
+                request.of(stage.recipe, stage.overrides, {}, CLUSTER)
         return
     if words[1] in ("submit", "check"):
         changes = {key: value for key, value in parse_overrides(overrides).items() if key not in submit.FLAGS}
         load_recipe(recipe, words_of(changes), planned=True)
+        if words[1] == "submit":
+            asked, own = request.split(overrides)
+            changes = {key: value for key, value in parse_overrides(own).items() if key not in submit.FLAGS}
+            request.of(recipe, changes, asked, CLUSTER)
         return
     load_recipe(recipe, overrides)
+
+
+def check_script(words):
+    """A script of benchmarks/ and its options, or the tests that pytest is to run."""
+    if words[1] == "-m":
+        assert words[2] == "pytest" and (ROOT / words[-1]).exists()
+        return
+    source = (ROOT / words[1]).read_text()
+    assert all(f'"{word}"' in source for word in words[2:] if word.startswith("--"))
 
 
 def check_measuring(words, tmp_path):
