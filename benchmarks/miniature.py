@@ -17,6 +17,7 @@ import argparse
 import dataclasses
 import datetime
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from typing import Any
 
 import documents
 import record
+from safetensors import safe_open
 
 from open_r1 import figures, plots, report, seeds, tables
 
@@ -60,6 +62,18 @@ def summary(run_dir: Path) -> Json:
     return {"seed": found["seed"], "seconds": found["seconds"]} | values
 
 
+def parameters(weights: Path) -> int:
+    with safe_open(weights, "pt") as tensors:
+        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+
+
+def example(run_dir: Path) -> dict[str, str]:
+    """The first problem that the evaluations keep, with its first sample before and after."""
+    before, after = (read(run_dir / "evaluations" / f"{side}.json")["examples"][0] for side in ("before", "after"))
+    samples = {"before": before["samples"][0], "after": after["samples"][0]}
+    return {"prompt": before["prompt"]} | {side: sample["completion"] for side, sample in samples.items()}
+
+
 def zero(work: Path, wanted: list[int]) -> Json:
     runs = {seed: train(work, ZERO, *([] if seed == 0 else ["--seed", str(seed)])) for seed in wanted}
     first = runs[wanted[0]]
@@ -70,6 +84,8 @@ def zero(work: Path, wanted: list[int]) -> Json:
     return {
         "machine": origin(first),
         "recipe": ZERO,
+        "parameters": parameters(first / "model" / "model.safetensors"),
+        "example": example(first),
         "table": report.table(found["before"], found["after"]),
         "seeds": [summary(run_dir) for run_dir in runs.values()],
     }
