@@ -206,6 +206,8 @@ def measured_training(result: dict[str, Any]) -> Callable[..., None]:
     import torch
     from transformers import PrinterCallback, TrainerCallback
 
+    from open_r1.system.internals import require
+
     gpu = torch.cuda.is_available()
 
     def now() -> float:
@@ -234,7 +236,7 @@ def measured_training(result: dict[str, Any]) -> Callable[..., None]:
 
         if gpu:
             result["allocated_before_training"] = torch.cuda.memory_allocated()
-        result["attention"] = trainer.model.config._attn_implementation
+        result["attention"] = require(trainer.model.config, "_attn_implementation", "transformers")
         result["trained_parameters"] = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Clock())
@@ -286,9 +288,10 @@ class Phases:
         self.since = 0.0
 
     def watch(self, trainer: Any) -> None:
-        for method, name in PHASES.items():
-            if hasattr(trainer, method):
-                self._wrap(trainer, method, name)
+        from open_r1.system.internals import reward_functions
+
+        for method in PHASES if reward_functions(trainer) else ("training_step",):
+            self._wrap(trainer, method, PHASES[method])
         if getattr(trainer, "vllm_generation", None) is not None:
             self._wrap(trainer.vllm_generation, "sync_weights", "weight sync")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 from collections.abc import Callable
@@ -146,3 +147,20 @@ def group(*words: object, processes: int = 2) -> str:
 def path_with(folder: Path) -> str:
     """PYTHONPATH with a folder before what it has."""
     return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    """A copy of the package, of which digests are taken; a test may change its files."""
+    from open_r1 import rewards
+    from open_r1.system import source_digest
+
+    copy = tmp_path / "source" / "open_r1"
+    shutil.copytree(source_digest.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(source_digest, "PACKAGE", copy)
+    caches = source_digest.find_source, rewards.version
+    for cache in caches:
+        cache.cache_clear()
+    yield copy
+    for cache in caches:
+        cache.cache_clear()

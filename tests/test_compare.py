@@ -156,6 +156,18 @@ def test_false_alarms_of_two_runs_of_the_same_model(tmp_path: Path):
 # What is refused.
 
 
+def test_a_run_from_before_verifiers_had_versions_of_their_own(tmp_path: Path):
+    old, new = "accuracy() 0123456789ab (math-verify 0.9.0)", "accuracy() ba9876543210, math-verify 0.9.0"
+    runs = [put(tmp_path, "a", grader=old), put(tmp_path, "b", BETTER, grader=new)]
+    with pytest.raises(RecipeError, match=r"(?s)version of A covers all verifiers.*--rejudge"):
+        compare.compare([*map(str, runs)])
+    assert compare.compare(runs, allow=["grader"])
+    both = [put(tmp_path, name, grader=old.replace("0123", digits)) for name, digits in (("c", "aaaa"), ("d", "bbbb"))]
+    with pytest.raises(RecipeError, match="grader: ") as refused:
+        compare.compare(both)
+    assert "covers all" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("changes", "key", "told"),
     [

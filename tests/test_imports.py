@@ -31,7 +31,7 @@ LAYERS = [
     ["protocol", "hardware", "architectures", "algorithms"],
     ["benchmarks"],
     ["failures"],
-    ["directory", "network", "errors", "processes", "quiet"],
+    ["system", "directory", "network", "errors", "processes", "quiet"],
 ]
 TASKS = next(layer for layer in LAYERS if "grpo" in layer)  # these never import one another
 RANK = {name: (i, j) for i, layer in enumerate(LAYERS) for j, name in enumerate(layer)}

@@ -14,13 +14,13 @@ import pytest
 import yaml
 from conftest import ROOT, shared
 
-from open_r1 import benchmarks, engines, estimate, filters, launch, reference, rewards
-from open_r1.configs import DataConfig, FilterConfig, _typed, load_recipe, parse_overrides, words_of
+from open_r1 import benchmarks, engines, estimate, filters, launch, nodes, reference, rewards
+from open_r1.configs import DataConfig, FilterConfig, _typed, load_recipe, parse_overrides, planned_processes, words_of
+from open_r1.errors import RecipeError
 from open_r1.judge import judge
 from open_r1.pipeline import graph, plan
 from open_r1.rewards import RewardConfig
-from open_r1.slurm import request, submit
-from open_r1.slurm.queue import Partition
+from open_r1.slurm import queue, request, submit
 
 README = (ROOT / "README.md").read_text()
 OF_BENCHMARKS = (ROOT / "benchmarks/README.md").read_text()
@@ -39,8 +39,8 @@ COMMANDS = [
     )
     for line in block.splitlines()
     if line.strip()
-]
-CLUSTER = Partition("gpu", gpus=8, cpus=64, memory=1_000_000, nodes=64, limit=None)  # where submissions must fit
+] + re.findall(r"`(sbatch [^`]+\.slurm [^`]+)`", OF_SLURM)
+NODES_OF_EIGHT = queue.Partition("gpu", gpus=8, cpus=96, memory=10**6, nodes=64, limit=None)
 JUDGED = {
     "accuracy": {"answer": "\\frac12", "solution": "0.5"},
     "code": {"answer": "print(2)", "tests": '[{"input": "", "output": "2"}]'},
@@ -71,11 +71,7 @@ def test_command(line, monkeypatch, tmp_path):
         )
         return
     if words[0] == "sbatch":
-        at = next(i for i, word in enumerate(words) if word.endswith(".slurm"))
-        assert (ROOT / words[at]).is_file()
-        changes = parse_overrides(words[at + 2 :])
-        processes = changes.pop("processes", None)
-        load_recipe(words[at + 1], words_of(changes), processes, planned=True)
+        check_sbatch(words)
         return
     if words[0] == ".venv/bin/python":
         check_script(words)
@@ -114,15 +110,13 @@ def test_command(line, monkeypatch, tmp_path):
         read = graph.read(Path(recipe), changes)
         if words[1] == "submit" and not read.toy and not parse_overrides(overrides).get("one_job"):
             for stage in read.stages:
-                request.of(stage.recipe, stage.overrides, {}, CLUSTER)
+                request.of(stage.recipe, stage.overrides, {}, NODES_OF_EIGHT)
         return
     if words[1] in ("submit", "check"):
         changes = {key: value for key, value in parse_overrides(overrides).items() if key not in submit.FLAGS}
         load_recipe(recipe, words_of(changes), planned=True)
         if words[1] == "submit":
-            asked, own = request.split(overrides)
-            changes = {key: value for key, value in parse_overrides(own).items() if key not in submit.FLAGS}
-            request.of(recipe, changes, asked, CLUSTER)
+            request.of(recipe, changes, {}, NODES_OF_EIGHT)  # nodes and GPUs that the job itself would refuse
         return
     load_recipe(recipe, overrides)
 
@@ -134,6 +128,27 @@ def check_script(words):
         return
     source = (ROOT / words[1]).read_text()
     assert all(f'"{word}"' in source for word in words[2:] if word.startswith("--"))
+
+
+def check_sbatch(words):
+    """The script is there, and a job of these nodes and GPUs runs the recipe."""
+    at = next(i for i, word in enumerate(words) if word.endswith(".slurm"))
+    script, recipe = (ROOT / words[at]).read_text(), words[at + 1]
+    if not recipe.endswith(".yaml"):
+        return
+    changes = parse_overrides(words[at + 2 :])
+    processes = changes.pop("processes", None) or planned_processes(recipe, words_of(changes))
+    loaded = load_recipe(recipe, words_of(changes), processes, planned=True)
+    options = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)", script, re.MULTILINE))
+    options |= dict(word.removeprefix("--").split("=", 1) for word in words[1:at])
+    where = nodes.Allocation(Path(), int(options["nodes"]), 0, int(options["gpus-per-node"]))
+    nodes.layout(where, processes, 0 if loaded.run.toy else loaded.run.gpus, loaded.run.vllm_server_gpus)
+
+
+def test_a_job_of_too_few_nodes_is_refused(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(RecipeError, match="ask for them by sbatch --nodes=4"):
+        check_sbatch(shlex.split("sbatch --nodes=2 slurm/train.slurm recipes/Qwen2.5-32B/grpo/r1_zero.yaml"))
 
 
 def check_measuring(words, tmp_path):
@@ -165,6 +180,7 @@ def test_linked_files_exist():
         (ROOT, README),
         *((ROOT / "recipes", text) for text in (OF_EVALUATION, OF_DATA, OF_PIPELINES, OF_RECIPES)),
         (ROOT / "slurm", OF_SLURM),
+        (ROOT / "benchmarks", OF_BENCHMARKS),
     ):
         for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
             path, _, section = target.partition("#")

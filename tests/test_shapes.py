@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
-from open_r1 import models, preflight
+from open_r1 import estimate, models, preflight
 from open_r1.checks import check_machine
 from open_r1.configs import load_recipe
 from open_r1.errors import RecipeError
@@ -153,14 +153,14 @@ def test_the_check_tells_memory_and_warns_of_what_does_not_fit(write_recipe):
     given = {"random_init": None, "model_name_or_path": "Qwen/Qwen2.5-7B", "gpus": 1, "dtype": "bfloat16"}
     findings = preflight.Findings()
     recipe = load_recipe(write_recipe("sft", **given, max_length=2048), planned=True)
-    preflight.check_hardware(recipe, findings)
+    estimate.note_memory(recipe, findings)
     assert any("bfloat16 weights are updated in bfloat16" in told for told in findings.warnings)
     findings = preflight.Findings()
     keys = given | {"gpu_type": "RTX3090", "dtype": "float32", "max_length": 200_000}
-    preflight.check_hardware(load_recipe(write_recipe("sft", **keys), planned=True), findings)
+    estimate.note_memory(load_recipe(write_recipe("sft", **keys), planned=True), findings)
     assert any("DOES NOT FIT" in told for told in findings.warnings)
     assert any("131,072 positions" in told for told in findings.warnings)
     findings = preflight.Findings()
     unknown = given | {"model_name_or_path": "no/such-model"}
-    preflight.check_hardware(load_recipe(write_recipe("sft", **unknown), planned=True), findings)
+    estimate.note_memory(load_recipe(write_recipe("sft", **unknown), planned=True), findings)
     assert any("shape of no/such-model is not known" in told for told in findings.warnings) and not findings.fatal

@@ -32,7 +32,7 @@ def metrics(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_unjudged_samples_are_counted_everywhere_and_move_nothing(write_recipe, tmp_path, verifier):
+def test_unjudged_samples_are_counted_everywhere_and_get_no_advantage(write_recipe, tmp_path, verifier):
     def judged(completion: str, solution: str) -> Verdict:
         drawn = zlib.crc32(completion.encode()) % 2
         return Verdict("correct") if drawn else Verdict("unknown", "cannot tell: drawn")

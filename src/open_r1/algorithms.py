@@ -15,7 +15,7 @@ WITHOUT_KL = {"beta": 0.0, "sync_ref_model": False}
 # is left out: DAPO's dynamic sampling (3.2) draws new prompts for groups without a spread, which TRL leaves in the
 # batch with no gradient. A selection by pass rate (`curriculum` of a select recipe) is the nearest thing to it.
 ALGORITHMS: dict[str, dict[str, Any]] = {
-    # DeepSeekMath eq. 3-4 (arXiv 2402.03300), R1 eq. 1-3 (2501.12948); the KL's weight stays the recipe's.
+    # DeepSeekMath eq. 3-4 (arXiv 2402.03300), token by token; the KL's weight stays the recipe's.
     "grpo": {"loss_type": "grpo", "scale_rewards": "group"},
     # 2503.20783: neither the length of a completion nor the spread of its group divides.
     "dr_grpo": {"loss_type": "dr_grpo", "scale_rewards": "none", **WITHOUT_KL},

@@ -24,10 +24,7 @@ from .guard import Stopped
 from .network import START
 from .rewards.batch import Reward
 from .run import LEAST_BYTES, Run, read_json, require_space, seal
-
-# Trainer attributes that live between steps and that its own checkpoint leaves out. `_step` and `_buffered_inputs` are
-# GRPO's and RLOO's place in a generation cycle; the rest are sums that are still to be logged.
-CARRIED = ("_step", "_buffered_inputs", "_metrics", "_total_train_tokens", "_tr_loss", "_globalstep_last_logged")
+from .system import internals
 
 
 class ExactResume(TrainerCallback):
@@ -48,18 +45,8 @@ class ExactResume(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        carried = {name: getattr(self.trainer, name) for name in CARRIED if hasattr(self.trainer, name)}
-        if "_metrics" in carried:
-            carried["_metrics"] = {mode: dict(values) for mode, values in carried["_metrics"].items()}
-        if not self._inside_a_cycle():
-            carried.pop("_buffered_inputs", None)
-        elif hasattr(self.trainer, "_logs"):
-            # The completions of this cycle, which later steps of it log again.
-            carried["_logs"] = {
-                key: {k: list(v) for k, v in kept.items()} if isinstance(kept, dict) else list(kept)
-                for key, kept in self.trainer._logs.items()
-            }
-        if getattr(args, "sync_ref_model", False):
+        carried = internals.read_step_state(self.trainer)
+        if internals.has_moving_reference(self.trainer):
             carried["ref_model"] = self.trainer.accelerator.get_state_dict(self.trainer.ref_model)
         # At its end the next epoch is still to be drawn.
         ended = float(state.epoch).is_integer()
@@ -70,12 +57,10 @@ class ExactResume(TrainerCallback):
             seal(checkpoint, self.run.seconds())
             self.run.set_status("running", step=state.global_step)
 
-    def _inside_a_cycle(self) -> bool:
-        args = self.trainer.args
-        cycle = getattr(args, "steps_per_generation", 1) * getattr(args, "num_iterations", 1)
-        return getattr(self.trainer, "_step", 0) % cycle != 0
-
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # A name that a release lacks would be a run that cannot be resumed exactly, so it is found before any step.
+        internals.check_trainer(self.trainer)
+        internals.sampler_generator(kwargs["train_dataloader"])
         if self.run.checkpoint is None:
             return
         # The trainer has loaded its own state by now, and set these to their initial values.
@@ -85,16 +70,7 @@ class ExactResume(TrainerCallback):
         reference = carried.pop("ref_model", None)
         if reference is not None:
             self.trainer.accelerator.unwrap_model(self.trainer.ref_model).load_state_dict(reference)
-        for mode, values in carried.pop("_metrics", {}).items():
-            self.trainer._metrics[mode].update(values)
-        for key, kept in carried.pop("_logs", {}).items():
-            queues = self.trainer._logs[key]
-            for queue, values in (
-                [(queues[k], v) for k, v in kept.items()] if isinstance(kept, dict) else [(queues, kept)]
-            ):
-                queue.extend(values)
-        for name, value in carried.items():
-            setattr(self.trainer, name, value)
+        internals.restore_step_state(self.trainer, carried)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # The trainer draws the epoch's order again and skips what was trained on; samplers that do not go by the
@@ -108,24 +84,15 @@ class ExactResume(TrainerCallback):
 def random_states(dataloader: DataLoader) -> dict[str, torch.Tensor]:
     """What a sampler may draw its next order of rows from: the process's generator, and its own if it has one."""
     states = {"process": torch.get_rng_state()}
-    if own := _own_generator(dataloader):
+    if own := internals.sampler_generator(dataloader):
         states["sampler"] = own.get_state()
     return states
 
 
 def set_random_states(dataloader: DataLoader, states: dict[str, torch.Tensor]) -> None:
     torch.set_rng_state(states["process"])
-    if own := _own_generator(dataloader):
+    if own := internals.sampler_generator(dataloader):
         own.set_state(states["sampler"])
-
-
-def _own_generator(dataloader: DataLoader) -> torch.Generator | None:
-    """Of a sampler that goes by it from epoch to epoch, and not by the epoch's number."""
-    batches = dataloader.batch_sampler
-    while hasattr(batches, "batch_sampler"):  # accelerate's, which takes one process's part
-        batches = batches.batch_sampler
-    sampler = getattr(batches, "sampler", None)  # `batch_rebalance` draws batches at once, by the epoch's number
-    return None if hasattr(sampler, "set_epoch") else getattr(sampler, "generator", None)
 
 
 class StopSignal(TrainerCallback):
@@ -253,7 +220,7 @@ class CompletionTable(TrainerCallback):
         from rich.table import Table
         from rich.text import Text
 
-        recorded = self.trainer._logs
+        recorded = internals.completion_logs(self.trainer)
         # A sample's rewards stand below it: as columns, more than two would leave no room for the text.
         table = Table(title=f"step {state.global_step}: sampled completions", title_justify="left", show_header=False)
         table.add_column(no_wrap=True)
@@ -278,7 +245,7 @@ class CompletionFiles(TrainerCallback):
         self.folder = run.dir / "completions"
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        recorded = self.trainer._logs
+        recorded = internals.completion_logs(self.trainer)
         taken = logs and ("loss" in logs or "eval_loss" in logs)
         if not (taken and args.log_completions and state.is_world_process_zero and recorded["prompt"]):
             return
@@ -355,7 +322,7 @@ def train(trainer: Trainer, run: Run, *more: TrainerCallback) -> None:
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     stop = StopSignal(trainer, run)
-    metrics = MetricsFile(run, getattr(trainer, "reward_funcs", []))
+    metrics = MetricsFile(run, internals.reward_functions(trainer))
     for callback in (ExactResume(trainer, run), metrics, ProgressBar(), *more, stop):
         trainer.add_callback(callback)
     if "wandb" in run.recipe.args.report_to:
@@ -364,7 +331,7 @@ def train(trainer: Trainer, run: Run, *more: TrainerCallback) -> None:
     sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
     if checkpoint and _trained(Path(checkpoint)) and not sharded:
         # `train` would take one more step; only what follows the training is missing.
-        trainer._load_from_checkpoint(checkpoint)
+        internals.load_weights(trainer, checkpoint)
         trainer.state.global_step = read_json(Path(checkpoint) / "trainer_state.json")["global_step"]
         return
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,7 @@ ADVICE = {
     "grader": "judge the older one again (`open-r1 evaluate ... --rejudge`), or, of a training's before and after, "
     "measure its models (`open-r1 evaluate RUN ...`)"
 }
+ONE_VERSION = re.compile(r" [0-9a-f]{12} \(math-verify .*\)")  # of older runs: one version covered all verifiers
 
 
 Known = Annotated[float, Field(allow_inf_nan=False)] | None
@@ -232,4 +234,10 @@ def _differing(a: Side, b: Side) -> dict[str, str]:
             old, new = tables.setting(ours), tables.setting(theirs)
             both = f"two texts that begin with {old}" if old == new else f"{old} of {a.letter}, {new} of {b.letter}"
             told[key] = f"{key}: {both}"
+    old = [side.letter for side in (a, b) if ONE_VERSION.search(side.found["grader"])]
+    if "grader" in told and len(old) == 1:
+        told["grader"] += (
+            f"; the version of {old[0]} covers all verifiers (an older form), the other only its own, so they do not "
+            "show whether the verdicts differ"
+        )
     return told

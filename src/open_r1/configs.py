@@ -526,8 +526,8 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     # The adapter of a reward model must carry its head, which the base model does not have.
     "reward": {"lora_task_type": "SEQ_CLS", "lora_modules_to_save": ["score"]},
     "grpo": {
-        # GRPO as DeepSeekMath eq. 3-4 and R1 eq. 1-3 write it: group-normalised rewards, mean over each completion's
-        # tokens, and the plain estimator of the KL to the reference in the loss.
+        # GRPO as DeepSeekMath eq. 3-4 write it: group-normalised rewards, mean over each completion's tokens, and the
+        # plain estimator of the KL to the reference in the loss. R1 eq. 1-3 have whole outputs in place of tokens.
         "loss_type": "grpo",
         "scale_rewards": "group",
         "beta": 0.001,

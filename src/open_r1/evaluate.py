@@ -20,12 +20,10 @@ from open_r1 import (
     metrics,
     models,
     protocol,
-    reference,
     report,
     run,
     sampled,
     shards,
-    tables,
 )
 from open_r1.configs import BenchmarkConfig, Recipe
 from open_r1.data import TEXT
@@ -33,6 +31,7 @@ from open_r1.errors import RecipeError
 from open_r1.held_out import Problems, Sets
 from open_r1.imported import Imported
 from open_r1.progress import Progress
+from open_r1.reference import published
 from open_r1.shards import Shards
 
 Row = dict[str, Any]
@@ -46,7 +45,7 @@ def main(recipe: Recipe) -> run.Run:
     args = recipe.args
     engines.check(args.engine)
     if args.reference is not None:
-        reference.figures_of(args.reference)  # a name that is none is refused before anything is sampled
+        published.figures_of(args.reference)  # a name that is none is refused before anything is sampled
     this = run.start(recipe)
     sets = Sets([held_out.load(benchmark, recipe.seed) for benchmark in held_out.measured(recipe)], recipe.seed)
     elsewhere = made_elsewhere(recipe, sets)
@@ -191,19 +190,19 @@ def summarize(this: run.Run, sets: Sets) -> None:
         "completions": sum(told["samples"] for told in evaluations),
         "tokens": tokens,
         "tokens_per_second": sampled.speed(this.dir),
-        "benchmarks": {told["name"]: tables.summarized(told) for told in evaluations},
+        "benchmarks": {told["name"]: metrics.summarize_evaluation(told) for told in evaluations},
     }
     run.finish_files(this, summary)
     this.say(report.evaluation_table(evaluations))
-    if published := beside(evaluations, this.recipe.args.reference):
-        this.say(published)
+    if told := beside(evaluations, this.recipe.args.reference):
+        this.say(told)
 
 
 def beside(evaluations: list[dict[str, Any]], name: str | None) -> str:
     """The published figures of the same benchmarks, for the terminal; nothing where none are known."""
-    rows = [row for told in evaluations for row in reference.beside(told, reference=name)]
+    rows = [row for told in evaluations for row in published.beside(told, reference=name)]
     if rows:
-        return f"\nbeside what was published:\n{reference.table(rows)}"
+        return f"\nbeside what was published:\n{published.table(rows)}"
     return f"{name} has no figure of these benchmarks and metrics" if name else ""
 
 

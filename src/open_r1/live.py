@@ -15,7 +15,7 @@ from accelerate.utils import gather_object
 from transformers import Trainer
 from trl.models import unwrap_model_for_generation
 
-from . import graded, metrics, report, tables
+from . import graded, metrics, report
 from .configs import Recipe
 from .data import load_datasets
 from .engines import Sampling, seed_of
@@ -67,7 +67,7 @@ class Evaluator:
             folder = self.run.dir / "evaluations"
             folder.mkdir(exist_ok=True)
             write_json(folder / f"{name}.json", {"name": name} | judged)
-        logs = {f"evaluation/{key}": figure["value"] for key, figure in tables.summarized(judged).items()}
+        logs = {f"evaluation/{key}": figure["value"] for key, figure in metrics.summarize_evaluation(judged).items()}
         logs["evaluation/unknown"] = sum(judged["shares"][kind]["value"] for kind in ("unknown", "error"))
         # Not through `trainer.log`, which would also close the books on the training step under way.
         trainer = self.trainer
@@ -87,8 +87,8 @@ class Evaluator:
         summary = {
             "seed": self.seed,
             "seconds": round(self.run.story_seconds(), 1),
-            "before": tables.summarized(before),
-            "after": tables.summarized(after),
+            "before": metrics.summarize_evaluation(before),
+            "after": metrics.summarize_evaluation(after),
         }
         write_json(self.run.dir / "summary.json", summary)
         print(report.table(summary["before"], summary["after"]))

@@ -398,3 +398,19 @@ def figures(judged_PK: list[list[Row]], metrics: list[str], *, level: float = 0.
         "reasons": dict(silent.most_common(REASONS)),
         "by_problem": [by_problem(samples, problem, names) for samples, problem in zip(judged_PK, told, strict=True)],
     }
+
+
+def summarize_evaluation(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The figures of an evaluation for summary.json and metrics.jsonl, each `{"value", "low", "high"}`.
+
+    Args:
+        evaluation: as `figures` returns it.
+
+    Returns:
+        its metrics by their names, `mean_length` (tokens), and the shares `format` and `language`.
+    """
+    return evaluation["metrics"] | {
+        "mean_length": evaluation["tokens"]["mean"],
+        "format": evaluation["shares"]["format"],
+        "language": evaluation["shares"]["language"],
+    }

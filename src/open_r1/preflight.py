@@ -61,7 +61,7 @@ def check(recipe: Recipe, rows: int = 64) -> Findings:
         RecipeError: data that cannot be loaded.
     """
     findings = _check_what_it_reads(recipe, rows)
-    check_hardware(recipe, findings)
+    estimate.note_memory(recipe, findings)
     return findings
 
 
@@ -96,34 +96,6 @@ def _check_what_it_reads(recipe: Recipe, rows: int) -> Findings:
         try_rewards(scored, tried, tokenizer, recipe.run.max_error_share, findings)
         check_group(recipe, findings)
     return findings
-
-
-def check_hardware(recipe: Recipe, findings: Findings) -> None:
-    """Would it fit, and is its model as long as its context? Refuses nothing: an estimate may be wrong."""
-    if not estimate.needs_a_model(recipe):
-        return
-    try:
-        taken = estimate.of(recipe)
-    except RecipeError as error:
-        findings.warnings.append(f"its memory cannot be estimated: {error}")
-        return
-    told = estimate.headline(taken)
-    if taken.fits:
-        findings.said.append(f"memory, estimated: {told}")
-    else:
-        findings.warnings.append(
-            f"memory, estimated: {told}; `make estimate RECIPE={recipe.path}` says what would fit"
-        )
-    try:
-        models.check_shape(recipe, taken.work.config)
-    except RecipeError as error:
-        findings.warnings.append(str(error))
-    if taken.work.trains and taken.work.rounds_updates:
-        findings.warnings.append(
-            "dtype: bfloat16 weights are updated in bfloat16, where a change of less than about 1/256 of a weight is "
-            "lost, as most are at a small learning rate; set `dtype: float32` (it still computes in bfloat16), or an "
-            "accelerate_config that keeps a float32 copy (zero2, zero3, fsdp2)"
-        )
 
 
 def check_data_task(recipe: Recipe, rows: int) -> Findings:

@@ -76,6 +76,13 @@ def table(before: Json, after: Json) -> str:
     return "\n".join(tables.aligned([("", "before", "after"), *tables.before_after(before, after)]))
 
 
+def append_table(card: Path, run_dir: Path) -> None:
+    """Add the before/after table to a model's card, if the run has evaluated it."""
+    if summary := read_json(run_dir / "summary.json"):
+        with card.open("a", encoding="utf-8") as file:
+            file.write(f"\n```\n{table(summary['before'], summary['after'])}\n```\n")
+
+
 def evaluation_table(evaluations: list[Json]) -> str:
     """The figures of benchmarks for the terminal; below each what departs from its protocol, and what was not judged.
 

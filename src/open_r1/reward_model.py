@@ -5,9 +5,7 @@ Not part of `rewards`, which never import torch; their table knows it by name on
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +14,13 @@ import transformers
 from accelerate import PartialState
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.integrations import deepspeed
 
 from .errors import RecipeError
 from .models import tokenizer_from
 from .prompts import Messages
 from .rewards.judge import summary
 from .rewards.verdict import Verdict
+from .system.internals import disable_zero3_loading
 
 
 class RewardModel:
@@ -84,7 +82,7 @@ class RewardModel:
         """
         if self._loaded is None:
             tokenizer = tokenizer_from(self.name, self.revision)
-            with _whole_weights():
+            with disable_zero3_loading():
                 try:
                     model, told = AutoModelForSequenceClassification.from_pretrained(
                         self.name, revision=self.revision, dtype=self.dtype, num_labels=1, output_loading_info=True
@@ -167,14 +165,3 @@ class RewardModel:
 def _sendable(text: str) -> str:
     """Tokenizers read UTF-8, which has no lone surrogates."""
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-@contextlib.contextmanager
-def _whole_weights() -> Iterator[None]:
-    """Load outside ZeRO-3, which would divide this model too among the processes and leave it without an engine."""
-    held = deepspeed._hf_deepspeed_config_weak_ref
-    deepspeed.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        deepspeed._hf_deepspeed_config_weak_ref = held

@@ -223,6 +223,7 @@ def finish(run: Run, trainer: Trainer, tokenizer: PreTrainedTokenizerBase, base:
         if not any(model.glob("*.safetensors")):
             raise RuntimeError(f"the trainer wrote no weights to {model}; the last checkpoint has them")
         write_text(model / "README.md", model_card(run, base))
+        report.append_table(model / "README.md", run.dir)
     trainer.accelerator.wait_for_everyone()
     run.set_status("finished", step=trainer.state.global_step)
     if run.main and run.recipe.run.report:
@@ -281,16 +282,12 @@ def model_card(run: Run, base: str) -> str:
     header = {"library_name": "transformers", "tags": ["open-r1", recipe.task]} | (
         {"base_model": named} if named else {}
     )
-    figures = run.dir / "summary.json"
-    shown = read_json(figures) if figures.is_file() else None
     lines = [
         "---", yaml.safe_dump(header, sort_keys=False).strip(), "---", "",
         f"# {'/'.join(run.dir.parts[-3:])}", "",
         f"{recipe.task.upper()} of {named or 'a random model'} by {recipe.path.name}, seed {recipe.seed}, "
         f"commit {commit() or 'unknown'}. The recipe is in `recipe.yaml` of the run directory.",
     ]  # fmt: skip
-    if shown:
-        lines += ["", "```", report.table(shown["before"], shown["after"]), "```"]
     return "\n".join(lines) + "\n"
 
 

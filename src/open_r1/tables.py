@@ -58,20 +58,11 @@ def words(cell: Cell) -> str:
     return " ".join(cell).strip()
 
 
-def summarized(evaluation: Json) -> Json:
-    """The figures of an evaluation that `before_after` shows: its metrics, mean length (tokens), format, language."""
-    return evaluation["metrics"] | {
-        "mean_length": evaluation["tokens"]["mean"],
-        "format": evaluation["shares"]["format"],
-        "language": evaluation["shares"]["language"],
-    }
-
-
 def before_after(before: Json, after: Json) -> list[tuple[str, Cell, Cell]]:
     """Rows of (name, before, after).
 
     Args:
-        before: figures by name, as of `summarized`; one that is missing or None is shown as "-".
+        before: figures by name, as of `metrics.summarize_evaluation`; one that is missing or None is shown as "-".
         after: the same of the trained model.
     """
     names = {"mean_length": "mean length (tokens)", "format": "format", "language": "language"}

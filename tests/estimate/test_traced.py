@@ -11,6 +11,7 @@ from open_r1.errors import RecipeError
 from open_r1.estimate import traced
 from open_r1.estimate.traced import Setting
 from open_r1.estimate.workload import config_of
+from open_r1.system.internals import add_fused_lm_head, simulate_lm_head
 
 LORA = (("lora_alpha", 16), ("lora_dropout", 0.05), ("r", 8), ("target_modules", "all-linear"))
 SMALL = AutoConfig.for_model(
@@ -42,10 +43,8 @@ def test_an_adapter_is_counted_by_peft():
 def really(setting: Setting) -> tuple[int, int]:
     """Peak and kept bytes of the same step on real tensors."""
     from peft import LoraConfig, get_peft_model
-    from trl.trainer.utils import add_fused_lm_head
 
-    config = traced.with_layers(SMALL, SMALL.num_hidden_layers, setting.attention)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(SMALL, dtype=torch.float32, attn_implementation=setting.attention)
     add_fused_lm_head(model, outputs=("log_probs", *(setting.outputs or ())))
     if setting.lora:
         model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **dict(setting.lora)))
@@ -61,7 +60,7 @@ def really(setting: Setting) -> tuple[int, int]:
         inputs["attention_mask"] = torch.ones_like(ids)
         inputs["attention_mask"][0, -9:] = 0
     live = traced._Live(iter([*model.parameters(), *model.buffers(), *inputs.values()]))
-    with live, traced._head(False, SMALL.vocab_size):
+    with live, simulate_lm_head(False, SMALL.vocab_size):
         with torch.autocast("cpu", torch.bfloat16, enabled=setting.autocast):
             loss = model(**inputs, labels=ids, fused_lm_head=True).loss
         kept = live.now

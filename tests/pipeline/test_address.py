@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
+import re
 
 import pytest
 
-from open_r1.configs import resolve
+from open_r1.configs import TASKS, resolve
+from open_r1.engines import ENGINES
 from open_r1.pipeline import address
+from open_r1.rewards import REWARDS
+from open_r1.system import source_digest
 
 
 @pytest.fixture
@@ -99,7 +104,7 @@ def test_code_counts_and_words_do_not(changed, same, digest, tmp_path, monkeypat
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "own_judge_of_a_test.py").write_text(BODY)
     importlib.invalidate_caches()
-    address._source.cache_clear()
+    source_digest.find_source.cache_clear()
     before = digest(rewards=["own_judge_of_a_test:judge"])
     (tmp_path / "own_judge_of_a_test.py").write_text(changed)
     assert (digest(rewards=["own_judge_of_a_test:judge"]) == before) == same
@@ -146,23 +151,95 @@ def test_a_task_depends_on_what_it_runs_and_on_no_more(write_recipe):
         "grpo", "data", "models", "run", "configs", "callbacks", "live", "contamination", "graded",
         "metrics", "prompts", "rewards", "rewards.batch", "rewards.math", "rewards.format", "tiny.problems",
     } <= grpo  # fmt: skip
-    assert {"sft", "data"} <= sft and not {"grpo", "selection", "rewards.math"} & sft
+    assert {"sft", "data"} <= sft and not {"grpo", "selection", "live", "graded", "sandbox"} & sft
     assert {
         "selection", "filters", "judged", "groups", "sift", "funnel", "deduplicate", "minhash", "ngrams", "curriculum",
     } <= selection  # fmt: skip
     assert "grpo" not in selection
     for found in (grpo, sft, selection):
-        assert not {name.partition(".")[0] for name in found} & address.PRESENTATION
+        assert not {"report", "pages.training", "plots", "tables", "estimate", "pipeline", "cli", "launch"} & found
     assert "rewards.code" not in grpo
     assert "rewards.code" in code(write_recipe, "grpo", rewards=["code"])
     engines = [code(write_recipe, "sample", engine=name) for name in ("transformers", "vllm")]
     assert "engines.local" in engines[0] and "engines.vllm" in engines[1] - engines[0]
-    assert "rewards.code" in code(write_recipe, "evaluate", benchmarks=["humaneval"])
+    judged = code(write_recipe, "evaluate", benchmarks=["humaneval"])
+    assert {"rewards.code", "sandbox.zygote", "sandbox.inside", "sandbox.tester"} <= judged
 
 
-def test_only_modules_are_called_presentation():
-    """What computes a result is held to be none by the test before."""
-    modules = {path.stem for path in address.PACKAGE.glob("*.py")} | {
-        path.parent.name for path in address.PACKAGE.glob("*/__init__.py")
-    }
-    assert modules >= address.PRESENTATION
+RECIPES = {
+    "evaluate": {"benchmarks": ["humaneval", "tiny"]},
+    "grpo": {"evaluation": {"datasets": ["open_r1.tiny.problems:problems"]}},
+    "select": {"rewards": ["accuracy"]},
+    "sft": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "changed"),
+    [
+        ("metrics.py", '"mean_length": evaluation', '"length": evaluation', RECIPES),
+        ("metrics.py", "    return evaluation[", "    # A comment.\n    return evaluation[", []),
+        ("metrics.py", '    """The figures of an evaluation for summary', '    """These are for summary', []),
+        ("dataset_card.py", "def measure(", "MORE = 1\n\ndef measure(", RECIPES),
+        ("rewards/symbolic.py", "\ndef ", "\nMORE = 1\n\ndef ", RECIPES),
+        ("sandbox/inside.py", "import io\n", "import io\nMORE = 1\n", ["evaluate"]),
+        ("live.py", "LEVEL = 0.95", "LEVEL = 0.99", ["grpo"]),
+        ("templates/r1.jinja", "{", "more{", RECIPES),
+        ("templates/report.html.jinja", "<", "more<", []),
+        ("report.py", "CONTAMINATED = 10", "CONTAMINATED = 11", []),
+        ("plots.py", "\ndef ", "\nMORE = 1\n\ndef ", []),
+        ("estimate/speed.py", "UTILISATION = ", "UTILISATION = 0.1 * ", []),
+    ],
+)
+def test_code_that_computes_changes_addresses(file, old, new, changed, digest, source, monkeypatch):
+    monkeypatch.setattr(address, "PACKAGE", source)
+    before = {task: digest(task, **keys) for task, keys in RECIPES.items()}
+    text = (source / file).read_text()
+    assert old in text
+    (source / file).write_text(text.replace(old, new, 1))
+    after = {task: digest(task, **keys) for task, keys in RECIPES.items()}
+    assert [task for task in RECIPES if after[task] != before[task]] == list(changed)
+
+
+def uses_of_presentation(module: str) -> list[int]:
+    """Lines of a module that take a value from presentation; a call whose value is only printed takes none."""
+    path = source_digest.find_source(module)
+    tree = ast.parse(path.read_text())
+    base = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    imported, harmless = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            of = ".".join([*(base[: len(base) - node.level + 1] if node.level else []), *filter(None, [node.module])])
+            names = [(f"{of}.{alias.name}", alias) for alias in node.names]
+        else:
+            names = [(alias.name, alias) for alias in node.names] if isinstance(node, ast.Import) else []
+        imported |= {a.asname or a.name for name, a in names if re.fullmatch(address.PRESENTATION, name)}
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            called = [node.value]
+            if ast.unparse(node.value.func).rpartition(".")[2] in ("print", "say"):
+                called = [argument for argument in node.value.args if isinstance(argument, ast.Call)]
+            harmless |= {part for call in called for part in ast.walk(call.func)}
+    return [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and node.id in imported and node not in harmless
+    ]
+
+
+def test_no_result_takes_a_value_from_presentation():
+    """Such a value could change a result at an unchanged address."""
+    roots = [f"open_r1.{'selection' if task == 'select' else task}" for task in TASKS]
+    roots += [place.partition(":")[0] for place in (*ENGINES.values(), *REWARDS.values())]
+    modules = source_digest.digest_modules(roots, address.PRESENTATION)
+    assert {f"open_r1.{name}" for name in ("run", "live", "evaluate", "preflight", "metrics")} <= modules.keys()
+    assert not {module: lines for module in modules if (lines := uses_of_presentation(module))}
+
+
+def test_a_value_taken_from_presentation_is_seen(source):
+    path = source / "live.py"
+    path.write_text(
+        path.read_text().replace("write_json(self.run.dir", "report.table(1, 2)\n        write_json(self.run.dir")
+    )
+    assert not uses_of_presentation("open_r1.live")
+    path.write_text(path.read_text().replace("report.table(1, 2)", "summary |= report.table(1, 2)"))
+    assert len(uses_of_presentation("open_r1.live")) == 1

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PretrainedConfig
 
@@ -23,6 +23,9 @@ from .alternatives import Alternative
 from .memory import GIB, Memory
 from .speed import UTILISATION, Speed
 from .workload import Workload, load
+
+if TYPE_CHECKING:
+    from ..preflight import Findings
 
 TIGHT = 0.92  # of a GPU's memory: more than the estimate is sure of
 OPTIONS = ("rows", "mean_tokens", "utilisation", "price")  # of an estimate, beside the recipe's keys
@@ -153,6 +156,39 @@ def needs_a_model(recipe: Recipe) -> bool:
         named = recipe.model.model_name_or_path or recipe.run.random_init or recipe.run.base_recipe
         return bool(named) and not recipe.given.get("completions")
     return True
+
+
+def note_memory(recipe: Recipe, findings: Findings) -> None:
+    """Note in the findings of `open-r1 check` whether a recipe fits, and whether its model is as long as its context.
+
+    It refuses nothing, because an estimate may be wrong.
+    """
+    from .. import models
+
+    if not needs_a_model(recipe):
+        return
+    try:
+        taken = of(recipe)
+    except RecipeError as error:
+        findings.warnings.append(f"its memory cannot be estimated: {error}")
+        return
+    told = headline(taken)
+    if taken.fits:
+        findings.said.append(f"memory, estimated: {told}")
+    else:
+        findings.warnings.append(
+            f"memory, estimated: {told}; `make estimate RECIPE={recipe.path}` says what would fit"
+        )
+    try:
+        models.check_shape(recipe, taken.work.config)
+    except RecipeError as error:
+        findings.warnings.append(str(error))
+    if taken.work.trains and taken.work.rounds_updates:
+        findings.warnings.append(
+            "dtype: bfloat16 weights are updated in bfloat16, where a change of less than about 1/256 of a weight is "
+            "lost, as most are at a small learning rate; set `dtype: float32` (it still computes in bfloat16), or an "
+            "accelerate_config that keeps a float32 copy (zero2, zero3, fsdp2)"
+        )
 
 
 def others(

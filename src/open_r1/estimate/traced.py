@@ -19,12 +19,18 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedConfig
 
 from ..errors import RecipeError
+from ..system.internals import (
+    FakeTensor,
+    FakeTensorMode,
+    TorchDispatchMode,
+    add_fused_lm_head,
+    simulate_lm_head,
+    storage_key,
+    tree_iter,
+)
 
 
 @dataclass(frozen=True)
@@ -107,16 +113,19 @@ class _Live(TorchDispatchMode):
     def __init__(self, ignored: Iterator[torch.Tensor]):
         super().__init__()
         self.now, self.peak = 0, 0
-        self.known = {tensor.untyped_storage()._cdata for tensor in ignored}
+        self.known = {storage_key(tensor.untyped_storage()) for tensor in ignored}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = function(*args, **(kwargs or {}))
         for tensor in tree_iter(out):
-            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self.known:
-                storage = tensor.untyped_storage()
-                self.known.add(storage._cdata)
+            if not isinstance(tensor, torch.Tensor):
+                continue
+            storage = tensor.untyped_storage()
+            key = storage_key(storage)
+            if key not in self.known:
+                self.known.add(key)
                 self.now += storage.nbytes()
-                weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+                weakref.finalize(storage, self._gone, key, storage.nbytes())
         self.peak = max(self.peak, self.now)
         return out
 
@@ -192,7 +201,7 @@ class _Experts(nn.Module):
         return self.down(nn.functional.silu(gate) * up)
 
 
-def with_layers(config: PretrainedConfig, layers: int, attention: str = "sdpa") -> PretrainedConfig:
+def with_layers(config: PretrainedConfig, layers: int) -> PretrainedConfig:
     """The same architecture with fewer layers, the usual kind of them."""
     small = config.__class__.from_dict(config.to_dict())
     small.num_hidden_layers = layers
@@ -200,7 +209,6 @@ def with_layers(config: PretrainedConfig, layers: int, attention: str = "sdpa") 
         small.layer_types = [config.layer_types[-1]] * layers
     if hasattr(small, "first_k_dense_replace"):
         small.first_k_dense_replace = 0
-    small._attn_implementation = attention
     return small
 
 
@@ -278,6 +286,8 @@ def step(config: PretrainedConfig, setting: Setting) -> Step:
 def _refusing(config: PretrainedConfig) -> Iterator[None]:
     try:
         yield
+    except RecipeError:
+        raise  # a release without a name is no fault of the architecture
     except (AttributeError, TypeError, ValueError, RuntimeError, StopIteration) as error:
         raise RecipeError(f"estimate: a model of type {config.model_type} cannot be traced ({error})") from error
 
@@ -313,16 +323,14 @@ def _step(key: _Config, setting: Setting) -> Step:
 
 def _run(config: PretrainedConfig, setting: Setting, layers: int) -> dict[str, float]:
     """The peaks of a step's phases, in bytes, with so many layers."""
-    from trl.trainer import utils as trl_head
-
     attention = "open_r1_traced" if setting.attention == "flash" else setting.attention
-    model = build(with_layers(config, layers, attention), dtype=getattr(torch, setting.dtype))
+    model = build(with_layers(config, layers), dtype=getattr(torch, setting.dtype), attn_implementation=attention)
     base = model
     for parent in [module for module in model.modules() if hasattr(module, "experts")]:
         with torch.device("meta"):
             parent.experts = _Experts(parent.experts, config).to(getattr(torch, setting.dtype))
     if setting.outputs is not None:
-        trl_head.add_fused_lm_head(base, outputs=("log_probs", *setting.outputs))
+        add_fused_lm_head(base, outputs=("log_probs", *setting.outputs))
     if setting.lora is not None:
         with torch.device("meta"):
             model = _adapted(model, setting.lora)
@@ -349,16 +357,14 @@ def _without_contents(model: nn.Module, fake: FakeTensorMode) -> None:
     """Give every weight a fake tensor on the CPU, where the meta device has no autocast."""
     made: dict[int, torch.Tensor] = {}  # tied weights stay tied
     for module in model.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                if id(parameter) not in made:
-                    empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
-                    made[id(parameter)] = nn.Parameter(FakeTensor(fake, empty, "cpu"), parameter.requires_grad)
-                module._parameters[name] = made[id(parameter)]
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                empty = torch.empty(buffer.shape, dtype=buffer.dtype, device="meta")
-                module._buffers[name] = FakeTensor(fake, empty, "cpu")
+        for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+            if id(parameter) not in made:
+                empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
+                made[id(parameter)] = nn.Parameter(FakeTensor(fake, empty, "cpu"), parameter.requires_grad)
+            setattr(module, name, made[id(parameter)])
+        for name, buffer in list(module.named_buffers(recurse=False, remove_duplicate=False)):
+            empty = torch.empty(buffer.shape, dtype=buffer.dtype, device="meta")
+            setattr(module, name, FakeTensor(fake, empty, "cpu"))
 
 
 def _measured(model: nn.Module, base: nn.Module, setting: Setting) -> dict[str, float]:
@@ -402,7 +408,7 @@ def _measured(model: nn.Module, base: nn.Module, setting: Setting) -> dict[str, 
     at_the_gradient_of_its_input(decoder.layers[-1], "last_layer")
     # What the embeddings take after that does not grow with the layers, and is counted with the gradients.
     at_the_gradient_of_its_input(decoder.layers[0], "backward")
-    with live, _quick_collections(), _head(setting.fused, base.config.vocab_size):
+    with live, _quick_collections(), simulate_lm_head(setting.fused, base.config.vocab_size):
         with torch.autocast("cpu", torch.bfloat16, enabled=setting.autocast):
             if setting.outputs is None:
                 loss = decoder(**inputs, use_cache=False).last_hidden_state[:, -1].float().mean()
@@ -430,31 +436,3 @@ def _collect(grad: torch.Tensor) -> None:
 
 def _drop_grad(parameter: torch.Tensor) -> None:
     parameter.grad = None
-
-
-@contextlib.contextmanager
-def _head(fused: bool, vocabulary: int) -> Iterator[None]:
-    """TRL's head as it is on a GPU: a Triton kernel reads each tile of logits, and makes no other tensors.
-
-    On a CPU its tiles are worked on whole; of the buffer for them the part beyond a small vocabulary is never touched.
-    """
-    from trl.kernels import chunked_logprob
-    from trl.trainer import utils
-
-    width = utils._CHUNKED_LOGPROB_CHUNK_SIZE
-    # Elsewhere a product is added in float32 by way of copies.
-    places = [(chunked_logprob, name, _nothing) for name in ("_forward_tile", "_backward_tile", "_addmm_fp32")]
-    if not fused:
-        places = [(utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", min(width, vocabulary))]
-    before = [getattr(module, name) for module, name, _ in places]
-    try:
-        for module, name, value in places:
-            setattr(module, name, value)
-        yield
-    finally:
-        for (module, name, _), value in zip(places, before, strict=True):
-            setattr(module, name, value)
-
-
-def _nothing(*args: Any, **kwargs: Any) -> None:
-    pass

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from .. import figures, plots, seeds, tables
+from .. import figures, metrics, plots, seeds, tables
 from ..drawings import Models
 from ..errors import RecipeError
 from . import graph
@@ -171,7 +171,8 @@ def _benchmark(name: str, models: dict[str, list[tuple[Path, Json]]], folder: Pa
     for model, of_seeds in models.items():
         values[model] = {}
         for _, found in of_seeds:
-            for key, figure in (tables.summarized(found) | {"truncated": found["shares"]["truncated"]}).items():
+            shown = metrics.summarize_evaluation(found) | {"truncated": found["shares"]["truncated"]}
+            for key, figure in shown.items():
                 if figure["value"] is not None:
                     columns += [key] if key not in columns else []
                     values[model].setdefault(key, []).append(figure)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .. import figures, plots, reference, tables
+from .. import figures, metrics, plots, reference, tables
 from ..errors import RecipeError
 from ..plots import Plot
 from .reading import ROWS, Json, as_text, duration, read_json, read_rows, value_text
@@ -24,7 +24,7 @@ def training(run_dir: Path, recipe: Json, status: Json, summary: Json) -> Json:
     for name, side in sides.items():
         if side and "tokens" not in side:
             raise RecipeError(f"{run_dir}/evaluations/{name}.json is no evaluation of this version; train again")
-    shown = [tables.summarized(side) if side else summary.get(name) or {} for name, side in sides.items()]
+    shown = [metrics.summarize_evaluation(side) if side else summary.get(name) or {} for name, side in sides.items()]
     task = recipe.get("task") or _task(rows)
     weights = _weights(recipe)
     large = [plot for plot in (figures.accuracy(rows), figures.length(rows)) if plot.lines]

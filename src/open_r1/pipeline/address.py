@@ -6,16 +6,11 @@ came before it as well. A comment, a docstring or a plot changes no address.
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import importlib.metadata
-import importlib.util
 import json
 import platform
 import re
-import sys
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +18,22 @@ from .. import rewards
 from ..benchmarks import FOLDER as BENCHMARKS
 from ..configs import TRAINERS, computed
 from ..engines import ENGINES
+from ..filters import FILTERS
+from ..system.source_digest import PACKAGE, digest_modules, find_version
 
-PACKAGE = Path(__file__).parents[1]
 ACCELERATE = Path("recipes/accelerate_configs")
 DIGEST = "OPEN_R1_ADDRESS"  # environment variable: of the address that a job is to fill
 STAGES = Path("runs/stages")  # each at its address; pipelines share them
-# What shows, checks or starts a run, and does not change what comes of it.
-PRESENTATION = {
-    "agent", "begun", "benchmarks", "checks", "claims", "cli", "comparable", "compare", "dataset_card",
-    "directory", "drawings", "errors", "estimate", "failures", "figures", "group", "guard", "hardware", "hub",
-    "launch", "lineage", "network", "nodes", "pages", "pipeline", "plots", "preflight", "processes", "progress",
-    "quiet", "reference", "report", "serving", "significance", "slurm", "tables", "toy",
-}  # fmt: skip
+# Modules that draw and print; tests/pipeline/test_address.py checks that no result takes a value from them.
+PRESENTATION = r"open_r1\.(report|estimate)(\..*)?"
 LIBRARIES = {
     **dict.fromkeys(TRAINERS, ("torch", "transformers", "trl", "accelerate", "peft", "datasets")),
     "sample": ("torch", "transformers", "datasets"),
     "evaluate": ("torch", "transformers", "datasets", "math-verify"),
-    "select": ("datasets", "math-verify"),
-    "mix": ("transformers", "datasets"),
+    "select": ("datasets", "math-verify", "rensa"),
+    "mix": ("transformers", "datasets", "rensa"),
 }
 BENCHMARK_PRESENTATION = ("title", "source")
-# What an engine or a reward brings along.
-MORE_LIBRARIES = {"vllm": ("vllm",), "reward_model": ("torch", "transformers")}
 PATH_KEYS = ("path", "model", "model_name_or_path", "tokenizer_name_or_path", "file")
 SOURCES = ("datasets", "eval_datasets", "against")  # of these a bare text is a path
 WHOLE = 64 << 20  # bytes; of larger files the time is taken, the size, and the ends are read
@@ -94,22 +83,24 @@ def code(task: str, given: dict[str, Any]) -> dict[str, str]:
     """Digests of the modules that a recipe's task runs, by their names."""
     roots = {f"open_r1.{'selection' if task == 'select' else task}"}
     roots |= {name.partition(":")[0] for name in _texts(given) if NAMED.fullmatch(name)}
-    for reward in [*(given.get("rewards") or []), *(b.get("verifier") for b in given.get("benchmarks") or [])]:
-        name = reward.get("name", "") if isinstance(reward, dict) else str(reward)
-        roots.add(rewards.REWARDS.get(name, name).partition(":")[0])
+    roots |= {rewards.locate(name).partition(":")[0] for name in _verifiers(given)}
+    roots |= {FILTERS[name].partition(":")[0] for name in _texts(given.get("filters")) if name in FILTERS}
     engine = given.get("engine") or {}
     name = engine.get("name", "transformers") if isinstance(engine, dict) else str(engine)
     roots.add(ENGINES.get(name, name).partition(":")[0])
-    found: dict[str, str] = {}
-    left = sorted(roots)
-    while left:
-        module = left.pop()
-        path = _source(module)
-        if module in found or path is None:
-            continue
-        found[module], imported = _module(path, module)
-        left += imported
-    return dict(sorted(found.items()))
+    found = digest_modules(roots, PRESENTATION)
+    if "open_r1.prompts" in found:
+        digest = hashlib.sha256()
+        for template in sorted((PACKAGE / "templates").glob("*.jinja")):
+            digest.update(b"" if template.name.endswith(".html.jinja") else template.read_bytes())
+        found["open_r1.templates"] = digest.hexdigest()[:16]
+    return found
+
+
+def _verifiers(given: dict[str, Any]) -> set[str]:
+    """Names of the rewards of a recipe, and of the verifiers of its benchmarks."""
+    listed = [*(given.get("rewards") or []), *(b.get("verifier") for b in given.get("benchmarks") or [])]
+    return {entry["name"] if isinstance(entry, dict) else str(entry) for entry in listed if entry}
 
 
 def content(path: Path) -> str:
@@ -166,89 +157,11 @@ def _of_a_stage(path: str) -> bool:
 
 
 def _versions(task: str, given: dict[str, Any]) -> dict[str, str]:
-    names = {*LIBRARIES[task], *(("math-verify",) if given.get("rewards") else ())}
+    names = {*LIBRARIES[task]}
     names |= {"bitsandbytes"} if given.get("load_in_4bit") or given.get("load_in_8bit") else set()
     names |= {"deepspeed"} if str(given.get("accelerate_config", "")).startswith("zero") else set()
-    for text in _texts([given.get("engine"), given.get("rewards")]):
-        names |= {*MORE_LIBRARIES.get(text, ())}
-    return {"python": platform.python_version()} | {name: _version(name) for name in sorted(names)}
-
-
-@cache
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "none"
-
-
-@cache
-def _source(module: str) -> Path | None:
-    """The file of a module; None if it is none of Python's source, or of an installed library."""
-    if module.startswith("open_r1"):
-        base = PACKAGE.joinpath(*module.split(".")[1:])
-        return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
-    if module.partition(".")[0] in sys.stdlib_module_names:
-        return None
-    try:
-        # Of the first name alone, at first: the rest of an installed library would be imported to be found.
-        found = importlib.util.find_spec(module.partition(".")[0])
-        if found and found.origin and "site-packages" not in Path(found.origin).parts:
-            found = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        return None
-    origin = Path(found.origin) if found and found.origin and found.origin.endswith(".py") else None
-    return None if origin is None or "site-packages" in origin.parts else origin
-
-
-def _module(path: Path, name: str) -> tuple[str, list[str]]:
-    """Digest of a module's code, and the modules of this package that it imports."""
-    stat = path.stat()
-    return _parsed(path, name, stat.st_mtime_ns, stat.st_size)
-
-
-@cache
-def _parsed(path: Path, name: str, modified: int, size: int) -> tuple[str, list[str]]:
-    """The same of a file as it is now, which its time and size tell."""
-    tree = ast.parse(path.read_bytes())
-    imported = sorted(_imports(tree, name, path.name == "__init__.py"))
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and _is_text(body[0].value):
-            node.body = body[1:] or [ast.Pass()]  # a docstring
-    more = b"".join(
-        path.read_bytes() for path in sorted((PACKAGE / "templates").glob("*.jinja")) if not _is_page(path)
-    )
-    text = ast.dump(tree).encode() + (more if name == "open_r1.prompts" else b"")
-    return hashlib.sha256(text).hexdigest()[:16], imported
-
-
-def _is_page(template: Path) -> bool:
-    return template.name.endswith(".html.jinja")
-
-
-def _is_text(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
-
-
-def _imports(tree: ast.AST, name: str, package: bool) -> set[str]:
-    """Modules of this package, or of one's own, that a module imports, anywhere in it but for annotations only."""
-    parts = name.split(".") if package else name.split(".")[:-1]
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = [ast.Pass()]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = parts[: len(parts) - node.level + 1] if node.level else []
-            module = ".".join([*base, *([node.module] if node.module else [])])
-            found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
-    own = {module for module in found if module.startswith("open_r1.") or not name.startswith("open_r1.")}
-    return {module for module in own if not _is_presentation(module) and _source(module)}
-
-
-def _is_presentation(module: str) -> bool:
-    first, _, rest = module.partition(".")
-    return first == "open_r1" and rest.partition(".")[0] in PRESENTATION
+    names |= {"vllm"} if "vllm" in _texts(given.get("engine")) else set()
+    found = {name: find_version(name) for name in names}
+    for name in _verifiers(given):
+        found |= rewards.list_libraries(name)
+    return {"python": platform.python_version()} | dict(sorted(found.items()))

@@ -15,13 +15,15 @@ import hashlib
 import importlib
 import importlib.metadata
 import inspect
+import json
+import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RecipeError
+from ..system.source_digest import digest_modules, find_libraries
 from .verdict import Verdict
 
 if TYPE_CHECKING:
@@ -121,13 +123,20 @@ def find(name: str) -> Callable[..., Any]:
     Raises:
         RecipeError: there is none; names the nearest.
     """
-    if ":" in name:
-        return _imported(name, f"rewards: {name}")
-    if name in REWARDS:
-        return _imported(REWARDS[name], f"rewards: {name}")
-    offered = {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    return _imported(locate(name), f"rewards: {name}")
+
+
+def locate(name: str) -> str:
+    """Where the scorer of a name is: `package.module:function`.
+
+    Raises:
+        RecipeError: there is none; names the nearest.
+    """
+    if ":" in name or name in REWARDS:
+        return REWARDS.get(name, name)
+    offered = {point.name: point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
     if name in offered:
-        return _imported(offered[name].value, f"rewards: {name} (entry point)")
+        return offered[name]
     known = [*REWARDS, *offered]
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
@@ -218,16 +227,31 @@ def ballot(name: str) -> Callable[..., tuple[str, Hashable] | None] | None:
 
 
 @cache
-def version() -> str:
-    """The version of all judges: a digest of their source, with the sandbox's, and the library they rest on.
+def version(name: str) -> str:
+    """The version of a scorer: a digest of all source that decides what it says, and the libraries that it imports.
 
-    Verdicts of one version can be compared; those of another may differ on the same completion.
+    Verdicts of one version can be compared; those of another may differ on the same completion. The digest covers the
+    modules that the scorer's module reaches, and `batch`, which calls it. A comment or another scorer changes nothing.
+
+    >>> version("accuracy")
+    '2f9c1e5ab340, math-verify 0.9.0, sympy 1.14.0'
     """
-    digest = hashlib.sha256()
-    package = Path(__file__).parents[1]
-    for path in sorted(file for folder in ("rewards", "sandbox") for file in (package / folder).rglob("*.py")):
-        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return f"{digest.hexdigest()[:12]} (math-verify {importlib.metadata.version('math-verify')})"
+    found = _digest_scorer(name, f"{__name__}.batch")
+    digest = hashlib.sha256(json.dumps(found).encode()).hexdigest()[:12]
+    return ", ".join([digest, *map(" ".join, list_libraries(name).items())])
+
+
+def list_libraries(name: str) -> dict[str, str]:
+    """Versions of the installed packages that a scorer imports, in its module, another reward's or a user's."""
+    own = locate(name).partition(":")[0]
+    ours = f"{__name__.partition('.')[0]}."
+    reached = [m for m in _digest_scorer(name) if m.startswith(f"{__name__}.") or not m.startswith(ours)]
+    return find_libraries([own, *reached])
+
+
+def _digest_scorer(name: str, *others: str) -> dict[str, str]:
+    # Without this module: it names all scorers, and the one that it finds is a root itself.
+    return digest_modules([locate(name).partition(":")[0], *others], leave_out=re.escape(__name__))
 
 
 def columns_needed(rewards: list[RewardConfig], kind: str | None = None) -> list[str]:
