@@ -29,7 +29,7 @@ import documents
 import record
 from safetensors import safe_open
 
-from open_r1 import figures, plots, report, seeds, tables
+from open_r1 import figures, metrics, plots, report, seeds
 
 Json = dict[str, Any]
 PICTURE = documents.ROOT / "recipes" / "tiny" / "r1_zero.png"
@@ -109,14 +109,14 @@ def pipeline(work: Path, name: str) -> Json:
     folder = work / "runs" / "pipelines" / name
     state, table = read(folder / "state.json"), read(folder / "table.json")
     measured: dict[str, dict[str, list[float]]] = {}
-    for stage in state["stages"]:
+    for stage in (stage for stage in state["stages"] if stage["task"] == "evaluate"):
         for path in sorted((folder / stage["view"]).glob("evaluations/*.json")):
             of_model = measured.setdefault(stage["name"].partition(".")[2], {})
-            for key, figure in tables.summarized(found := read(path)).items():
+            for key, figure in metrics.summarize_evaluation(found := read(path)).items():
                 of_model.setdefault(f"{found['name']} {key}", []).append(figure["value"])
     lines = [
         {key: line[key] for key in ("mark", "says", "paper")}
-        | {"run": "; ".join(show["told"] for show in line["shows"])}
+        | {"run": "; ".join(show["told"] for show in line["shows"]).replace(" measured.", " ")}
         for line in table["lines"]
     ]
     models = [
