@@ -1,7 +1,7 @@
 from setuptools import find_packages, setup
 
 # Why each pin: TRL's trainers change from one minor release to the next, and tests/test_paper.py and the exact
-# resumption (callbacks.py) rest on what these releases do. vllm 0.30.0 in turn wants exactly this torch.
+# resumption (training/exact_resume.py) rest on what these releases do. vllm 0.30.0 in turn wants exactly this torch.
 CORE = [
     "torch==2.13.0",
     "transformers==5.23.0",
@@ -40,7 +40,9 @@ setup(
     python_requires=">=3.11",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"open_r1": ["templates/*.jinja", "benchmarks/*.yaml", "architectures.yaml"]},
+    package_data={
+        "open_r1": ["templates/*.jinja", "report/templates/*.jinja", "benchmarks/*.yaml", "config/architectures.yaml"]
+    },
     install_requires=CORE,
     extras_require={
         # trl 1.16 accepts vllm 0.22 to 0.31; 0.30.0 is the one that goes with torch 2.13.0.

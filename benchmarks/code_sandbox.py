@@ -23,8 +23,11 @@ from pathlib import Path
 
 import record
 
-from open_r1.sandbox import AssertTest, CallTest, Program, StdinTest, describe, judge, zygotes
+from open_r1.sandbox import pool as sandbox_pool
+from open_r1.sandbox.cases import AssertTest, CallTest, Program, StdinTest
+from open_r1.sandbox.judging import judge_program
 from open_r1.sandbox.local import Sandbox
+from open_r1.sandbox.pool import CORES, LEVELS, ZYGOTE, Broken, Pool, Zygote, _pools, describe_isolation
 
 TESTS = 20  # per program
 FUNCTIONS = {
@@ -91,7 +94,7 @@ def fresh_process(program: Program, tests: list) -> None:
 
 def sandboxed(sandbox: Sandbox) -> Callable[[Program, list], None]:
     def run(program: Program, tests: list) -> None:
-        outcomes = judge(program, tests, runner=sandbox)
+        outcomes = judge_program(program, tests, runner=sandbox)
         assert all(outcome.status == "passed" for outcome in outcomes), outcomes
 
     return run
@@ -107,22 +110,22 @@ def rate(run: Callable[[Program, list], None], cases: list[tuple[Program, list]]
 
 def bare_fork() -> Sandbox:
     """A sandbox whose zygotes install no filter: for this comparison only, and only for these programs."""
-    here = zygotes.ZYGOTE.parent
+    here = ZYGOTE.parent
     script = Path(tempfile.mkdtemp()) / "zygote.py"
     script.write_text(
         f"import sys\nsys.path.insert(0, {str(here)!r})\nimport seccomp\nseccomp.install = lambda **options: None\n"
         "import zygote\nzygote.main()\n"
     )
-    isolation = zygotes.isolation("seccomp")
-    kept, zygotes.ZYGOTE = zygotes.ZYGOTE, script
+    isolation = sandbox_pool.isolation("seccomp")
+    kept, sandbox_pool.ZYGOTE = ZYGOTE, script
     try:
-        pool = zygotes.Pool(isolation)
-        started = [zygotes.Zygote(isolation) for _ in range(zygotes.CORES)]
+        pool = Pool(isolation)
+        started = [Zygote(isolation) for _ in range(CORES)]
     finally:
-        zygotes.ZYGOTE = kept
+        sandbox_pool.ZYGOTE = kept
     pool.idle.extend(started)
     pool.all.update(started)
-    zygotes._pools["bare"] = pool
+    _pools["bare"] = pool
     return Sandbox("bare")
 
 
@@ -132,13 +135,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}")
-    print(f"{describe()}; {arguments.workers} workers, load {os.getloadavg()[0]:.1f}")
+    print(f"{describe_isolation()}; {arguments.workers} workers, load {os.getloadavg()[0]:.1f}")
     sides = {"bare fork": sandboxed(bare_fork())}
-    for level in zygotes.LEVELS:
+    for level in LEVELS:
         try:
-            zygotes.isolation(level)
+            sandbox_pool.isolation(level)
             sides[level] = sandboxed(Sandbox(level))
-        except zygotes.Broken as cause:
+        except Broken as cause:
             print(f"{level}: {cause}")
     stored: dict[str, dict[str, dict[str, float]]] = {}
     for kind in ("stdin", "call", "assert"):

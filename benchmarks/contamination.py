@@ -28,10 +28,10 @@ from pathlib import Path
 
 import record
 
-from open_r1 import data
-from open_r1.configs import ContaminationConfig, DatasetConfig
-from open_r1.contamination import Gate, load_prompts
-from open_r1.deduplicate import Deduplicator
+from open_r1.config.schema import ContaminationConfig, DatasetConfig
+from open_r1.data.contamination import Gate, load_prompts
+from open_r1.data.deduplicate import Deduplicator
+from open_r1.data.sources import load_source
 
 TURNS = 7
 PUNCTUATION = re.compile(r"[^\w\s]")
@@ -281,7 +281,7 @@ def main() -> None:
         parser.exit(2, f"{arguments.data} is not there; name a folder with gsm8k and math by --data\n")
     train = {}
     for name, (path, column) in TRAIN.items():
-        train[name] = list(data.load(DatasetConfig(str(arguments.data / path)), 0)[column])
+        train[name] = list(load_source(DatasetConfig(str(arguments.data / path)), 0)[column])
     against = sources(arguments.data)
     speeds = {}
     for n in (10, 8):

@@ -31,9 +31,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import record
 
-from open_r1 import metrics
-from open_r1.bootstrap import Interval, interval, resampled_means
-from open_r1.significance import Power, power, sign_flip
+from open_r1.evaluation import majority_vote, metrics
+from open_r1.evaluation.intervals import Interval, estimate_interval, resampled_means
+from open_r1.evaluation.significance import Power, compute_sign_flip_p, estimate_power
 
 SHAPES = {  # of the share of right samples of a problem
     "U-shaped, mean 0.5": (0.3, 0.3),
@@ -89,7 +89,7 @@ def drawn(random: np.random.Generator, answers: np.ndarray, k: int) -> list[metr
     problems = []
     for cast in random.multinomial(k, answers).tolist():
         classes = tuple(sorted((votes, float(i == 0)) for i, votes in enumerate(cast) if votes))
-        problems.append(metrics.Problem(k, cast[0], 0, metrics.Votes(0, classes)))
+        problems.append(metrics.Problem(k, cast[0], 0, majority_vote.Votes(0, classes)))
     return problems
 
 
@@ -112,7 +112,7 @@ def over_problems(simulations: int) -> Tally:
                     held = percentile = 0
                     for seed in range(simulations):
                         values_P = values(random, parameters, P, kind, n, k)
-                        held += holds(interval(values_P), true)
+                        held += holds(estimate_interval(values_P), true)
                         percentile += seed < simulations // 5 and PROBLEMS[0] == P and plain(values_P, true, seed)
                     told = tally.told(held / simulations, simulations, f"{shape}, {kind}@{n}, k {k}, {P} problems")
                     beside = f"({100 * percentile / (simulations // 5):5.1f})" if PROBLEMS[0] == P else " " * 7
@@ -175,8 +175,8 @@ def false_alarms(simulations: int) -> tuple[Tally, Tally]:
                 for seed in range(simulations):
                     a, b = pairs(random, parameters, P, k, 0.0)
                     differences_P = ((b - a) / k).tolist()
-                    found += sign_flip(differences_P, seed=seed) <= 0.05
-                    held += holds(interval(differences_P, bounds=(-1.0, 1.0)), 0.0)
+                    found += compute_sign_flip_p(differences_P, seed=seed) <= 0.05
+                    held += holds(estimate_interval(differences_P, bounds=(-1.0, 1.0)), 0.0)
                 name = f"{shape}, k {k}, {P} problems"
                 told = alarms.told(found / simulations, simulations, name)
                 covered = coverage.told(held / simulations, simulations, name)
@@ -208,7 +208,7 @@ def tells(simulations: int) -> None:
 
 
 def planned(a: np.ndarray, b: np.ndarray, k: int, difference: float) -> Power:
-    return power(a, [k] * len(a), b, [k] * len(b), difference)
+    return estimate_power(a, [k] * len(a), b, [k] * len(b), difference)
 
 
 def of_all(x: np.ndarray, a: np.ndarray, b: np.ndarray, P: int) -> np.ndarray:
@@ -223,7 +223,7 @@ def told_share(
     found = 0
     for seed in range(simulations):
         a, b = pairs(random, shape, P, k, gain)
-        found += sign_flip(((b - a) / k).tolist(), seed=seed) <= 0.05
+        found += compute_sign_flip_p(((b - a) / k).tolist(), seed=seed) <= 0.05
     return found / simulations
 
 
@@ -232,10 +232,13 @@ def timed() -> Iterator[tuple[str, Callable[[], object]]]:
     problems = drawn(random, difficulties(random, (0.5, 0.5), 1319), 64)
     values_P = [problem.correct / 64 for problem in problems]
     other_P = [problem.correct / 64 for problem in drawn(random, difficulties(random, (0.5, 0.5), 1319), 64)]
-    yield "maj@1 to maj@64 of 198 problems", lambda: [metrics.majority.__wrapped__(p.votes) for p in problems[:198]]
-    yield "interval over 1,319 problems", lambda: interval(values_P)
-    yield "10,000 resamples of 1,319 problems", lambda: interval(values_P, bounds=None)
-    yield "exact test of 1,319 problems, k 64", lambda: sign_flip(np.subtract(other_P, values_P).tolist())
+    yield (
+        "maj@1 to maj@64 of 198 problems",
+        lambda: [majority_vote.compute_majority.__wrapped__(p.votes) for p in problems[:198]],
+    )
+    yield "interval over 1,319 problems", lambda: estimate_interval(values_P)
+    yield "10,000 resamples of 1,319 problems", lambda: estimate_interval(values_P, bounds=None)
+    yield "exact test of 1,319 problems, k 64", lambda: compute_sign_flip_p(np.subtract(other_P, values_P).tolist())
 
 
 def main() -> None:

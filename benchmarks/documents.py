@@ -53,12 +53,12 @@ def fingerprint(recipe: str) -> str:
 
     Recipes that it starts from are included. The code is not: it changes with every commit.
     """
-    from open_r1.configs import computed
-    from open_r1.pipeline import address
+    from open_r1.config.defaults import select_result_keys
+    from open_r1.pipeline.fingerprint import normalize_numbers
 
     digest = hashlib.sha256()
     for given in _resolved(recipe):
-        digest.update(json.dumps(address.normal(computed(given)), sort_keys=True, default=str).encode())
+        digest.update(json.dumps(normalize_numbers(select_result_keys(given)), sort_keys=True, default=str).encode())
         evaluations = [given.get("evaluation") or {}, *(given.get("benchmarks") or [])]
         for source in (source for evaluation in evaluations for source in evaluation.get("datasets", [])):
             digest.update(_rows(json.dumps(source)))
@@ -67,14 +67,15 @@ def fingerprint(recipe: str) -> str:
 
 def _resolved(recipe: str) -> Iterator[dict[str, Any]]:
     """The keys of a recipe and of those it starts from, or of the stages of a pipeline."""
-    from open_r1.configs import is_recipe, resolve
+    from open_r1.config.loading import resolve_recipe
+    from open_r1.config.recipe import is_recipe
     from open_r1.pipeline import graph
 
     if graph.is_pipeline(recipe):
-        for stage in graph.read(Path(recipe)).stages:
-            yield resolve(Path(stage.recipe), stage.overrides)[1] | {"wires": stage.wires}
+        for stage in graph.read_pipeline(Path(recipe)).stages:
+            yield resolve_recipe(Path(stage.recipe), stage.overrides)[1] | {"wires": stage.wires}
         return
-    given = resolve(Path(recipe), {})[1]
+    given = resolve_recipe(Path(recipe), {})[1]
     yield given
     sources = [source["path"] if isinstance(source, dict) else source for source in given.get("datasets") or []]
     for path in [given.get("base_recipe"), *sources]:
@@ -84,11 +85,11 @@ def _resolved(recipe: str) -> Iterator[dict[str, Any]]:
 
 @cache
 def _rows(source: str) -> bytes:
-    from open_r1 import data
-    from open_r1.configs import DatasetConfig
+    from open_r1.config.schema import DatasetConfig
+    from open_r1.data.sources import load_source
 
     given = json.loads(source)
-    rows = data.load(DatasetConfig(**given) if isinstance(given, dict) else DatasetConfig(given), 0)
+    rows = load_source(DatasetConfig(**given) if isinstance(given, dict) else DatasetConfig(given), 0)
     return json.dumps(list(rows), sort_keys=True, default=str).encode()
 
 

@@ -43,7 +43,8 @@ MODEL = {
 def recipe(folder: str, engine: str, **parameters: Any) -> Any:
     import trl
 
-    from open_r1.configs import DataConfig, EngineConfig, Recipe, RunConfig, SampleConfig
+    from open_r1.config.recipe import Recipe
+    from open_r1.config.schema import DataConfig, EngineConfig, RunConfig, SampleConfig
 
     return Recipe(
         task="sample",
@@ -63,7 +64,7 @@ def prompts(count: int = PROMPTS) -> list[str]:
 
 
 def tokens_per_second(engine: Any, seed: int, count: int = PROMPTS) -> float:
-    from open_r1.engines import Sampling
+    from open_r1.engines.registry import Sampling
 
     start = time.perf_counter()
     completions_PN = engine.generate(prompts(count), SAMPLES, Sampling(max_tokens=MAX_TOKENS, seed=seed))
@@ -123,9 +124,9 @@ def free_port() -> int:
 
 def vllm_rounds(folder: str, rounds: int) -> None:
     """Run by an interpreter that has vLLM: one number for each round, as JSON."""
-    from open_r1 import engines
+    from open_r1.engines import registry
 
-    engine = engines.open_engine(recipe(folder, "vllm", enforce_eager=True, gpu_memory_utilization=0.05))
+    engine = registry.open_engine(recipe(folder, "vllm", enforce_eager=True, gpu_memory_utilization=0.05))
     tokens_per_second(engine, 0)
     print(json.dumps([tokens_per_second(engine, seed) for seed in range(1, rounds + 1)]))
     engine.close()
@@ -146,13 +147,13 @@ def main() -> None:
 def measure(folder: str, rounds: int, vllm: str | None) -> None:
     import torch
 
-    from open_r1 import engines
+    from open_r1.engines import registry
 
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads")
     print(
         f"load {os.getloadavg()[0]:.1f}, {rounds} rounds of {PROMPTS} prompts x {SAMPLES}, up to {MAX_TOKENS} tokens"
     )
-    local = engines.open_engine(recipe(folder, "transformers", batch_size=BATCH))
+    local = registry.open_engine(recipe(folder, "transformers", batch_size=BATCH))
     bare(local, 0)  # warms up
     pairs = [(bare(local, seed), tokens_per_second(local, seed)) for seed in range(1, rounds + 1)]
     base = statistics.median(rate for rate, _ in pairs)
@@ -163,12 +164,12 @@ def measure(folder: str, rounds: int, vllm: str | None) -> None:
     for name, (words, dialect, concurrency, count) in servers(local.model, vllm).items():
         with served(words, Path(folder) / "server.log") as url:
             parameters = {"endpoints": url, "model_name": local.model, "dialect": dialect, "concurrency": concurrency}
-            engine = engines.open_engine(recipe(folder, "server", **parameters))
+            engine = registry.open_engine(recipe(folder, "server", **parameters))
             tokens_per_second(engine, 0, count)
             show(name, [tokens_per_second(engine, seed, count) for seed in range(1, rounds + 1)])
     if vllm:
         words = [vllm, __file__, "--rounds", str(rounds), "--inside", folder]
-        source = str(Path(engines.__file__).parents[2])
+        source = str(Path(registry.__file__).parents[2])
         environment = os.environ | ENVIRONMENT | {"PYTHONPATH": source}
         done = subprocess.run(words, stdout=subprocess.PIPE, text=True, env=environment, check=True)
         show("vllm in process", json.loads(done.stdout.splitlines()[-1]))

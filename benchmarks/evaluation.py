@@ -26,24 +26,28 @@ import datasets
 import record
 from math_rewards import real_rows
 
-from open_r1 import evaluate, graded, held_out, metrics, shards
-from open_r1.configs import BenchmarkConfig, DatasetConfig
-from open_r1.shards import Shards
+from open_r1 import evaluate
+from open_r1.config.schema import BenchmarkConfig, DatasetConfig
+from open_r1.data import shards
+from open_r1.data.shards import Shards
+from open_r1.evaluation import metrics
+from open_r1.evaluation.problems import Sets, load_problems
+from open_r1.rewards import registry
 
 PER_FILE = 32  # problems
 
 
-def stored(rows: list[tuple[str, str]], k: int, folder: Path) -> held_out.Sets:
+def stored(rows: list[tuple[str, str]], k: int, folder: Path) -> Sets:
     """The problems, and files of `k` completions of each as `evaluate` writes them."""
     problems = [{"id": i, "prompt": f"problem {i}", "solution": gold} for i, (_, gold) in enumerate(rows)]
     source = folder / "problems.parquet"
     datasets.Dataset.from_list(problems).to_parquet(str(source))
     benchmark = BenchmarkConfig("stored", [DatasetConfig(str(source))], k=k)
-    sets = held_out.Sets([held_out.load(benchmark, 0)], 0)
+    sets = Sets([load_problems(benchmark, 0)], 0)
     files, rng = Shards(folder / "data", len(sets), PER_FILE), random.Random(0)
     for number in range(files.count):
         made = [completion(i, n, rows[i][0], rng) for i in files.range(number) for n in range(k)]
-        shards.write(files.path(number), [made], evaluate.COLUMNS)
+        shards.write_file(files.path(number), [made], evaluate.COLUMNS)
     return sets
 
 
@@ -54,7 +58,7 @@ def completion(problem: int, sample: int, text: str, rng: random.Random) -> dict
     return own | {"tokens": len(text) // 4, "finish_reason": "stop", "model": "stored"}
 
 
-def ours(sets: held_out.Sets, folder: Path) -> tuple[float, float, dict[str, Any]]:
+def ours(sets: Sets, folder: Path) -> tuple[float, float, dict[str, Any]]:
     """Seconds of judging and of all figures, and the figures."""
     completions = Shards(folder / "data", len(sets), PER_FILE)
     verdicts = Shards(folder / "judged", len(sets), PER_FILE)
@@ -64,10 +68,10 @@ def ours(sets: held_out.Sets, folder: Path) -> tuple[float, float, dict[str, Any
         evaluate.judge(this, sets, completions, verdicts, number)
     judged = time.perf_counter()
     of_problem: dict[int, list[dict[str, Any]]] = {}
-    for batch in shards.read(folder / "judged"):
+    for batch in shards.read_folder(folder / "judged"):
         for row in batch:
             of_problem.setdefault(row["row"], []).append(row)
-    told = metrics.figures(list(of_problem.values()), ["pass@1", "pass@8", f"maj@{sets.sets[0].benchmark.k}"])
+    told = metrics.compute_figures(list(of_problem.values()), ["pass@1", "pass@8", f"maj@{sets.sets[0].benchmark.k}"])
     return judged - began, time.perf_counter() - judged, told
 
 
@@ -100,7 +104,7 @@ def main() -> None:
         judging, figuring, told = ours(sets, Path(folder))
     count = told["samples"]
     shown = f"{count:,} completions ({len(rows):,} problems, {k} samples), {os.cpu_count()} cores"
-    print(f"{shown}, grader {graded.rewards.version()}")
+    print(f"{shown}, grader {registry.version()}")
     print(f"ours: judged in {judging:.1f} s ({count / judging:,.0f} a second), figures in {figuring:.1f} s")
     print({name: figure["value"] for name, figure in told["metrics"].items()}, told["shares"]["unknown"])
     seconds = alone(rows, arguments.alone)

@@ -12,7 +12,7 @@ estimator says of the same is memory.py's.
 
 sft: tokens per second of rows of 8,192 and 32,768 tokens, one to a batch, with full fine-tuning, LoRA of rank 32 and
 QLoRA (if bitsandbytes is there), attention as a recipe gets it. `mfu` is the share of the GPU's peak in bfloat16 (data
-sheet; open_r1.hardware) that the model's own arithmetic takes, what checkpointing computes again not counted:
+sheet; open_r1.system.hardware) that the model's own arithmetic takes, what checkpointing computes again not counted:
 
     full          6 N D + 6 L H T D     N: parameters but for an untied input embedding; D: tokens of a step
     LoRA, QLoRA   4 N D + 6 A D + 6 L H T D     A: the adapter's, as frozen weights need no gradient of their own
@@ -189,9 +189,9 @@ def make_weights(model: str, path: Path, data: Path) -> None:
 
 
 def shape(model: str) -> dict[str, Any]:
-    from open_r1 import architectures
+    from open_r1.config import architectures
 
-    return dict(TOY) if model == "toy" else architectures.find(model)
+    return dict(TOY) if model == "toy" else architectures.find_architecture(model)
 
 
 def tokenizer_of(model: str, task: str, data: Path) -> str:
@@ -328,15 +328,15 @@ def run_case(recipe: str) -> dict[str, Any]:
 
     import torch
 
-    from open_r1 import callbacks
-    from open_r1.configs import load_recipe
-    from open_r1.launch import module_of
+    from open_r1.config.loading import load_recipe
+    from open_r1.launch.local import find_task_module
+    from open_r1.training import callbacks
 
     result: dict[str, Any] = {"phase": "loading", "out_of_memory": False, "error": None}
-    callbacks.train = measured_training(result)
+    callbacks.run_trainer = measured_training(result)
     try:
         loaded = load_recipe(recipe)
-        importlib.import_module(module_of(loaded.task)).main(loaded)
+        importlib.import_module(find_task_module(loaded.task)).main(loaded)
     except Done:
         result["phase"] = "done"
     except torch.OutOfMemoryError as error:
@@ -497,8 +497,8 @@ def peak_flops(arguments: argparse.Namespace) -> float | None:
 
 
 def kind_of(device: str) -> Any:
-    """The GPU of open_r1.hardware that a driver's name means: `NVIDIA A100-SXM4-40GB` is A100-40GB."""
-    from open_r1.hardware import GPUS
+    """The GPU of open_r1.system.hardware that a driver's name means: `NVIDIA A100-SXM4-40GB` is A100-40GB."""
+    from open_r1.system.hardware import GPUS
 
     words = re.findall(r"[a-z0-9]+", device.lower())
     words += [a + b for a, b in itertools.pairwise(words)]
@@ -544,10 +544,10 @@ def story(arguments: argparse.Namespace, work: Path) -> None:
 
 def trained(recipe: str, keys: dict[str, Any], directory: Path, limit: int) -> dict[str, Any]:
     """`open-r1 train` of a recipe as a user types it: seconds by the clock, of a step, and its summary."""
-    from open_r1.configs import words_of
+    from open_r1.config.overrides import format_overrides
 
     keys = keys | {"output_dir": str(directory), "overwrite": True}
-    command = [sys.executable, "-m", "open_r1.cli", "train", recipe, *words_of(keys)]
+    command = [sys.executable, "-m", "open_r1.cli", "train", recipe, *format_overrides(keys)]
     environment = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"} | os.environ
     began = time.perf_counter()
     try:

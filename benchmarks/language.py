@@ -18,7 +18,7 @@ from pathlib import Path
 import record
 
 from open_r1.rewards.format import tag_count, think_answer_format, think_format
-from open_r1.rewards.language import language_share
+from open_r1.rewards.language import measure_language
 from open_r1.rewards.repetition import reasoning_steps, repetition
 
 LETTERS = {"en": 110_000, "zh": 55_000}  # about 32,000 tokens of Qwen2.5
@@ -62,14 +62,14 @@ def memory() -> float:
 def main() -> None:
     texts = {language: reasoning(language) for language in SENTENCES}
     before, began = memory(), time.perf_counter()
-    language_share(texts["en"], "en")
+    measure_language(texts["en"], "en")
     took = time.perf_counter() - began
     assert "lingua" in sys.modules
     found: dict[str, dict[str, float]] = {"lingua": {"seconds": took, "megabytes": memory() - before}}
     print(f"first use of lingua: {took:.2f} s, {memory() - before:.0f} MB")
     for language, text in texts.items():
         for target in SENTENCES:
-            took = milliseconds(lambda text=text, target=target: language_share(text, target))
+            took = milliseconds(lambda text=text, target=target: measure_language(text, target))
             found.setdefault("milliseconds", {})[f"language_share of {target}, {language}"] = took
             print(f"language_share of {target} in {len(text):,} characters of {language}: {took:.1f} ms")
         for scorer in (think_format, think_answer_format, tag_count, repetition, reasoning_steps):

@@ -27,9 +27,11 @@ from typing import NamedTuple
 
 import record
 
-from open_r1.rewards import exact, pool
-from open_r1.rewards.answer import answer_part, final_answer, gold_answer
-from open_r1.rewards.math import accuracy
+from open_r1.rewards.math.exact import parse
+from open_r1.rewards.math.exact.compare import are_equal
+from open_r1.rewards.math.extraction import extract_answer, extract_answer_part, extract_gold
+from open_r1.rewards.math.scorers import accuracy
+from open_r1.system import worker_pool
 
 RESPONSES = {
     "r1_gsm8k.json": "deepseek-reasoner (question)",
@@ -43,7 +45,7 @@ Row = tuple[str, str]  # completion, gold answer
 def real_rows(data: Path) -> list[Row]:
     rows = []
     for name, key in RESPONSES.items():
-        rows += [(row[key], gold_answer(row["answer"])) for row in json.loads((data / "outputs" / name).read_text())]
+        rows += [(row[key], extract_gold(row["answer"])) for row in json.loads((data / "outputs" / name).read_text())]
     return rows
 
 
@@ -98,10 +100,10 @@ def compare(name: str, rows: list[Row]) -> dict[str, float]:
     judges = {"TRL": trl, "ours": ours}
     for judge in judges.values():  # imports, compiled patterns, the pool's start
         judge("<think>x</think> \\boxed{\\sin(x)}", "\\cos(x)")
-    exact.parse.cache_clear()
+    parse.parse_answer.cache_clear()
     theirs, own = (timed(judge, rows) for judge in judges.values())
-    pairs = [(final_answer(completion), gold_answer(gold)) for completion, gold in rows]
-    left = sum(bool(answer) and exact.equal(answer, gold) is None for answer, gold in pairs)
+    pairs = [(extract_answer(completion), extract_gold(gold)) for completion, gold in rows]
+    left = sum(bool(answer) and are_equal(answer, gold) is None for answer, gold in pairs)
     print(f"\n{name}: {len(rows)} rows, of which ours leaves {left} to Math-Verify or to a guard")
     stored = {}
     for clock in ("cpu", "wall"):
@@ -120,7 +122,7 @@ def compare(name: str, rows: list[Row]) -> dict[str, float]:
     for i in differ:
         completion, gold = rows[i]
         scores = f"TRL {theirs.scores[i]}, ours {own.scores[i]}"
-        print(f"    {scores}: gold {gold[-60:]!r}, ours reads {final_answer(completion)[:60]!r}")
+        print(f"    {scores}: gold {gold[-60:]!r}, ours reads {extract_answer(completion)[:60]!r}")
     return {"rows": len(rows)} | stored
 
 
@@ -151,14 +153,14 @@ def labelled(path: Path) -> dict[str, dict[str, int]]:
 
 def scaling(rows: list[Row]) -> None:
     """Throughput of the answers that exact.py leaves to Math-Verify, by workers."""
-    pairs = [(final_answer(completion), gold_answer(gold)) for completion, gold in rows]
-    pairs = [(a, g) for a, g in pairs if a and len(a) < exact.LENGTH and exact.equal(a, g) is None][:60]
-    for workers in sorted({1, 2, pool.available_cores()}):
-        with_workers = pool.Pool(workers)
+    pairs = [(extract_answer(completion), extract_gold(gold)) for completion, gold in rows]
+    pairs = [(a, g) for a, g in pairs if a and len(a) < parse.LENGTH and are_equal(a, g) is None][:60]
+    for workers in sorted({1, 2, worker_pool.count_cores()}):
+        with_workers = worker_pool.Pool(workers)
 
-        def judge(pair: Row, workers: pool.Pool = with_workers) -> None:
-            with contextlib.suppress(pool.LimitReached, pool.CallFailed):
-                workers.call("open_r1.rewards.symbolic:compare", *pair)
+        def judge(pair: Row, workers: worker_pool.Pool = with_workers) -> None:
+            with contextlib.suppress(worker_pool.LimitReached, worker_pool.CallFailed):
+                workers.call("open_r1.rewards.math.math_verify:compare", *pair)
 
         with ThreadPoolExecutor(2 * workers) as threads:
             list(threads.map(judge, pairs[:2]))  # the server's start
@@ -179,7 +181,7 @@ def delays(rows: list[Row]) -> None:
             return time.perf_counter() - start
 
         judge(batch)
-        print(f"  64 rows without one: {judge(batch):.2f} s; the limit of one is {pool.SECONDS:g} s of CPU")
+        print(f"  64 rows without one: {judge(batch):.2f} s; the limit of one is {worker_pool.SECONDS:g} s of CPU")
         for answer in HANGING:
             hanging = ("</think> $\\boxed{" + answer + "}$", "42")
             print(f"  with {answer:32} {judge([*batch, hanging]):.2f} s")
@@ -201,7 +203,7 @@ def main() -> None:
     }
     sets = {name: rows[: args.rows or None] for name, rows in sets.items()}
     sets["real responses and gold answers"] = sets["real responses"] + sets["gold answers"]
-    sets["real responses, after the reasoning"] = [(answer_part(c), g) for c, g in sets["real responses"]]
+    sets["real responses, after the reasoning"] = [(extract_answer_part(c), g) for c, g in sets["real responses"]]
     record.store("math_rewards", sets={name: compare(name, rows) for name, rows in sets.items()})
     print("\nscaling")
     scaling(sets["oracle"])

@@ -100,9 +100,9 @@ def recipe(folder: Path, case: tuple[str, str, int, int, dict[str, Any]], gpu: b
 
 def random_init(shape: str) -> dict[str, Any]:
     if shape not in SHAPES:
-        from open_r1 import architectures
+        from open_r1.config import architectures
 
-        return architectures.find(shape)
+        return architectures.find_architecture(shape)
     hidden, intermediate, layers, heads, kv, vocabulary = SHAPES[shape]
     return {
         "model_type": "qwen2", "hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers,
@@ -120,11 +120,11 @@ def measured(path: str) -> None:
     import torch
     import trl
 
-    from open_r1 import run
-    from open_r1.configs import load_recipe
-    from open_r1.launch import module_of
+    from open_r1.config.loading import load_recipe
+    from open_r1.launch.local import find_task_module
+    from open_r1.system import processes
 
-    run.keep_freed_memory = lambda: None  # which is for speed, and would hide what is in use
+    processes.keep_freed_memory = lambda: None  # which is for speed, and would hide what is in use
     loaded = load_recipe(path)
     gpu = torch.cuda.is_available()
     trainer = {"sft": "SFTTrainer", "grpo": "GRPOTrainer", "dpo": "DPOTrainer", "reward": "RewardTrainer"}[loaded.task]
@@ -147,7 +147,7 @@ def measured(path: str) -> None:
         begin(self, *args, **kwargs)
 
     cls.__init__ = recorded
-    importlib.import_module(module_of(loaded.task)).main(loaded)
+    importlib.import_module(find_task_module(loaded.task)).main(loaded)
     taken = torch.cuda.max_memory_allocated() if gpu else status("VmHWM") - before[0]
     reserved = torch.cuda.max_memory_reserved() if gpu else None
     print("\n" + json.dumps({"bytes": taken, "reserved": reserved}))
@@ -155,10 +155,10 @@ def measured(path: str) -> None:
 
 def estimated(path: Path, gpu: str | None) -> tuple[float, float]:
     """Bytes by the estimator, without what is no tensor; and with it."""
-    from open_r1 import estimate
+    from open_r1.estimate import estimate, workload
 
-    recipe = estimate.load(path, {"gpu_type": gpu} if gpu else {})
-    memory = estimate.of(recipe).memory
+    recipe = workload.load_planned_recipe(path, {"gpu_type": gpu} if gpu else {})
+    memory = estimate.estimate_recipe(recipe).memory
     whole = memory.peak
     memory.state.pop("CUDA and NCCL", None)
     memory.step.pop("fragmentation", None)
@@ -184,7 +184,7 @@ def in_a_process(path: Path, gpu: bool) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--gpu", action="store_true")
-    parser.add_argument("--gpu-type", default="H100", help="a name of open_r1.hardware")
+    parser.add_argument("--gpu-type", default="H100", help="a name of open_r1.system.hardware")
     parser.add_argument("--only", nargs="+", help="names of cases")
     parser.add_argument("--output", help="default: results/memory_<gpu>.json")
     parser.add_argument("--measure", help=argparse.SUPPRESS)

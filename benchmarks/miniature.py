@@ -29,7 +29,11 @@ import documents
 import record
 from safetensors import safe_open
 
-from open_r1 import figures, metrics, plots, report, seeds
+from open_r1.evaluation.metrics import summarize_evaluation
+from open_r1.evaluation.over_seeds import compute_mean
+from open_r1.report.curves import plot_accuracy, plot_length
+from open_r1.report.plots import LARGE, write_png
+from open_r1.report.run_report import format_before_after
 
 Json = dict[str, Any]
 PICTURE = documents.ROOT / "recipes" / "tiny" / "r1_zero.png"
@@ -78,15 +82,15 @@ def zero(work: Path, wanted: list[int]) -> Json:
     runs = {seed: train(work, ZERO, *([] if seed == 0 else ["--seed", str(seed)])) for seed in wanted}
     first = runs[wanted[0]]
     rows = [json.loads(line) for line in (first / "metrics.jsonl").read_text().splitlines()]
-    drawn = [dataclasses.replace(draw(rows), last=rows[-1]["step"]) for draw in (figures.accuracy, figures.length)]
-    plots.png(drawn, plots.LARGE, PICTURE)
+    drawn = [dataclasses.replace(draw(rows), last=rows[-1]["step"]) for draw in (plot_accuracy, plot_length)]
+    write_png(drawn, LARGE, PICTURE)
     found = read(first / "summary.json")
     return {
         "machine": origin(first),
         "recipe": ZERO,
         "parameters": parameters(first / "model" / "model.safetensors"),
         "example": example(first),
-        "table": report.table(found["before"], found["after"]),
+        "table": format_before_after(found["before"], found["after"]),
         "seeds": [summary(run_dir) for run_dir in runs.values()],
     }
 
@@ -112,7 +116,7 @@ def pipeline(work: Path, name: str) -> Json:
     for stage in (stage for stage in state["stages"] if stage["task"] == "evaluate"):
         for path in sorted((folder / stage["view"]).glob("evaluations/*.json")):
             of_model = measured.setdefault(stage["name"].partition(".")[2], {})
-            for key, figure in metrics.summarize_evaluation(found := read(path)).items():
+            for key, figure in summarize_evaluation(found := read(path)).items():
                 of_model.setdefault(f"{found['name']} {key}", []).append(figure["value"])
     lines = [
         {key: line[key] for key in ("mark", "says", "paper")}
@@ -129,7 +133,7 @@ def pipeline(work: Path, name: str) -> Json:
 
 def cell(key: str, values_S: list[float]) -> str:
     """The mean over seeds with its 95% t interval; of shares in percent."""
-    mean = seeds.mean(values_S)
+    mean = compute_mean(values_S)
     if key.endswith("length"):
         return f"{mean['value']:.1f}"
     low, high = (min(1.0, max(0.0, mean[side])) for side in ("low", "high"))

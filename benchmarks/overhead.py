@@ -69,7 +69,7 @@ def child(side: str, task: str, recipe: str, result: str) -> None:
     if side == "ours":
         import importlib
 
-        from open_r1.configs import load_recipe
+        from open_r1.config.loading import load_recipe
 
         importlib.import_module(f"open_r1.{task}").main(load_recipe(recipe))
     else:

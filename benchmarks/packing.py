@@ -46,7 +46,7 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
 
 from open_r1.models import byte_tokenizer
-from open_r1.processes import keep_freed_memory
+from open_r1.system.processes import keep_freed_memory
 
 RESPONSES = {"r1_gsm8k.json": "deepseek-reasoner (question)", "r1_math.json": "deepseek-reasoner (question)"}
 SMALL = {
@@ -235,9 +235,9 @@ def separation(shape: dict[str, Any], rows: Rows, attention: str, pack: int, dty
 
 def workloads(data: Path) -> dict[str, dict[str, Any]]:
     if torch.cuda.is_available():
-        from open_r1 import architectures
+        from open_r1.config import architectures
 
-        shape = architectures.find("Qwen/Qwen2.5-0.5B")
+        shape = architectures.find_architecture("Qwen/Qwen2.5-0.5B")
         rows = response_rows(data, 1, shape["vocab_size"])
         told = f"R1's responses, at most {LONGEST:,} tokens, Qwen2.5-0.5B"
         return {f"R1, {attention}": _workload(told, shape, rows, attention, batch=8) for attention in attentions()}

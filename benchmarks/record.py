@@ -19,13 +19,13 @@ def machine() -> dict[str, Any]:
     """Commit, versions and hardware as a run has them; of a GPU also its driver, and of any machine its load."""
     import torch
 
-    from open_r1 import run
+    from open_r1.run import environment
 
-    found = run.environment()
+    found = environment.describe_environment()
     found["date"] = datetime.now(UTC).isoformat(timespec="seconds")
     found["load"] = round(os.getloadavg()[0], 1)
     if torch.cuda.is_available():
-        found["packages"] |= run.versions("flash-attn", "kernels", "triton", "deepspeed", "liger-kernel")
+        found["packages"] |= environment.versions("flash-attn", "kernels", "triton", "deepspeed", "liger-kernel")
         found["cuda"] = torch.version.cuda
         found["gpu_memory_bytes"] = torch.cuda.get_device_properties(0).total_memory
         found["nvidia_smi"] = _nvidia_smi()

@@ -30,7 +30,8 @@ import psutil
 import record
 import yaml
 
-from open_r1 import selection, shards
+from open_r1 import selection
+from open_r1.data import shards
 
 SAMPLES = 16  # of each prompt
 SENTENCES = (
@@ -109,21 +110,23 @@ def measure(path: Path, rows: int) -> None:
     """Run the recipe in this process and print one line."""
     import pyarrow
 
-    from open_r1 import data, judged, run
-    from open_r1.configs import load_recipe
-    from open_r1.shards import Shards
+    from open_r1.config.loading import load_recipe
+    from open_r1.curation import scoring
+    from open_r1.data import rows as data_rows
+    from open_r1.data.shards import Shards
+    from open_r1.run import lifecycle
 
     recipe = load_recipe(path)
     base = memory()
-    this = run.start(recipe)
-    stored = data.load_rows(recipe)
+    this = lifecycle.start_run(recipe)
+    stored = data_rows.load_rows(recipe)
     files = Shards(this.dir / "judged", len(stored), recipe.args.shard_rows)
     with Watch() as judging:
-        judged.judge(this, stored, files, files.missing())
+        scoring.score_files(this, stored, files, files.missing())
     held = pyarrow.total_allocated_bytes()
     assert held < 64 << 20, f"{held} bytes of Arrow's are still held after judging"
     with Watch() as selecting:
-        summary = selection.select(this, judged.features_of(stored, recipe))
+        summary = selection.select(this, scoring.build_features(stored, recipe))
     parts = {
         name: {"rows_per_second": rows / part.seconds, "megabytes": (part.most - base) / 2**20}
         for name, part in (("judged", judging), ("selected", selecting))
@@ -153,7 +156,7 @@ def main() -> None:
             path = Path(folder) / "recipes" / "benchmark" / "select" / "million.yaml"
             path.parent.mkdir(parents=True)
             source = Path(folder) / "rows.parquet"
-            shards.write(source, selection.batched(samples(rows, given.apart), 5000), features)
+            shards.write_file(source, selection.batched(samples(rows, given.apart), 5000), features)
             recipe = {"datasets": [str(source)], "output_dir": f"{folder}/run"} | RECIPE
             path.write_text(yaml.safe_dump(recipe))
             environment = os.environ | {"HF_DATASETS_CACHE": f"{folder}/cache", "OMP_NUM_THREADS": "1"}

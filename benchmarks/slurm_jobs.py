@@ -33,11 +33,11 @@ import overhead
 import record
 import yaml
 
-from open_r1.directory import read_jsonl
-from open_r1.slurm import queue
+from open_r1.slurm import commands
+from open_r1.system.files import read_jsonl
 
 ROOT = Path(__file__).parents[1]
-ENDED_BADLY = set(queue.FINAL) - {"COMPLETED"}
+ENDED_BADLY = set(commands.FINAL) - {"COMPLETED"}
 CURVE_STEPS, CHAIN_STEPS, STOPS = 40, 200, (60, 120)
 BY_HAND = """#!/bin/bash
 export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 import record
 
-from open_r1.seeds import spread_ratio
+from open_r1.evaluation.over_seeds import compare_spreads
 
 STEPS = 20
 TIMES = (1, 2, 3, 5)
@@ -57,7 +57,7 @@ def told(curves: Callable, seeds: int, times: float, simulations: int, random: n
     """Share of the simulations, in per cent, in which the two are told apart."""
     apart = 0
     for _ in range(simulations):
-        ratio = spread_ratio(curves(random, seeds, times), curves(random, seeds, 1.0))
+        ratio = compare_spreads(curves(random, seeds, times), curves(random, seeds, 1.0))
         apart += not ratio["low"] <= 1 <= ratio["high"]
     return 100 * apart / simulations
 

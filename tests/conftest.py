@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import warm
 import yaml
+from support import warm
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -152,13 +152,13 @@ def path_with(folder: Path) -> str:
 @pytest.fixture
 def source(tmp_path, monkeypatch):
     """A copy of the package, of which digests are taken; a test may change its files."""
-    from open_r1 import rewards
+    from open_r1.rewards import registry
     from open_r1.system import source_digest
 
     copy = tmp_path / "source" / "open_r1"
     shutil.copytree(source_digest.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(source_digest, "PACKAGE", copy)
-    caches = source_digest.find_source, rewards.version
+    caches = source_digest.find_source, registry.version
     for cache in caches:
         cache.cache_clear()
     yield copy

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from open_r1.configs import resolve
+from open_r1.config.loading import resolve_recipe
 from open_r1.pipeline import graph, plan
 
 MEASURED = re.compile(r"\d%|\d(?:\.\d+)? (?:s|ms|µs|times|minutes|hours|[MG]i?B|tokens a second)\b|\d rows a second")
@@ -155,8 +155,8 @@ def test_documents_and_headers_give_a_pipeline_its_gpus(monkeypatch):
     assert listed.keys() == {path.stem for path in ROOT.glob("recipes/pipelines/*.yaml")}
     for name, told in listed.items():
         path = Path(f"recipes/pipelines/{name}.yaml")
-        stages = graph.read(path).stages
-        most = max(plan.gpus_of(resolve(Path(stage.recipe), stage.overrides)[1]) for stage in stages)
+        stages = graph.read_pipeline(path).stages
+        most = max(plan.count_gpus(resolve_recipe(Path(stage.recipe), stage.overrides)[1]) for stage in stages)
         assert int(told or 0) == most, f"recipes/README.md: {name} asks for {most} GPUs"
         header = re.search(r"Hardware: .*?(\d+) (?:GPUs|H800)", path.read_text().replace("\n# ", " "))
         assert most == 0 or int(header[1]) == most, f"{path}: its header"

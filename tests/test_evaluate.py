@@ -13,15 +13,28 @@ from collections import Counter
 from statistics import mean
 
 import pytest
-import warm
 import yaml
 from conftest import MODEL, ROOT, command
+from support import warm
 
-from open_r1 import benchmarks, engines, evaluate, graded, held_out, launch, rewards, run, shards
-from open_r1.configs import DatasetConfig, load_recipe
-from open_r1.engines import Completion, Sampling, refusal, seed_of
+from open_r1 import evaluate
+from open_r1.benchmarks.registry import list_benchmarks
+from open_r1.config import schema
+from open_r1.config.loading import load_recipe
+from open_r1.config.protocol import find_departures
+from open_r1.config.schema import DatasetConfig
+from open_r1.data import shards
+from open_r1.engines import registry
+from open_r1.engines.registry import Completion, Sampling, derive_seed, make_refusal
 from open_r1.errors import RecipeError
-from open_r1.rewards import RewardConfig
+from open_r1.evaluation import grading
+from open_r1.evaluation import problems as evaluation_problems
+from open_r1.evaluation.problems import load_benchmarks, load_problems
+from open_r1.launch import local
+from open_r1.rewards import registry as rewards_registry
+from open_r1.rewards.registry import RewardConfig
+from open_r1.run.run import Run
+from open_r1.system import files
 
 PROBLEMS = 7
 K = 4
@@ -46,10 +59,12 @@ class Adder:
         for prompt, row in zip(prompts, rows, strict=True):
             text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
             if "refuse" in text:
-                made_PN.append([refusal("the prompt is too long: 9 tokens")] * n)
+                made_PN.append([make_refusal("the prompt is too long: 9 tokens")] * n)
                 continue
             a, b = map(int, re.findall(r"\d+", text)[:2])
-            made_PN.append([self.answer(a + b, random.Random(seed_of(sampling.seed, row, k)), a) for k in range(n)])
+            made_PN.append(
+                [self.answer(a + b, random.Random(derive_seed(sampling.seed, row, k)), a) for k in range(n)]
+            )
             Adder.asked += n
             if Adder.asked > Adder.most:
                 raise RecipeError("engine: out of order")
@@ -94,15 +109,15 @@ def measure(write_recipe, tmp_path):
 
 
 def told(directory, name: str = "sums") -> dict:
-    return run.read_json(directory / "evaluations" / f"{name}.json")
+    return files.read_json(directory / "evaluations" / f"{name}.json")
 
 
 def judged(directory) -> list[dict]:
-    return [row for batch in shards.read(directory / "judged") for row in batch]
+    return [row for batch in shards.read_folder(directory / "judged") for row in batch]
 
 
 def sampled(directory) -> list[dict]:
-    return [row for batch in shards.read(directory / "data") for row in batch]
+    return [row for batch in shards.read_folder(directory / "data") for row in batch]
 
 
 def test_every_figure_can_be_computed_again_from_the_files(measure):
@@ -156,11 +171,11 @@ def test_a_benchmark_is_sampled_by_its_protocol(measure):
 def test_verdicts_of_two_versions_make_no_figure(measure):
     directory = measure()
     recipe = load_recipe(directory.parent / "recipes" / "small" / "evaluate" / "recipe.yaml")
-    [problems] = [held_out.load(benchmark, 0) for benchmark in held_out.measured(recipe)]
+    [problems] = [load_problems(benchmark, 0) for benchmark in load_benchmarks(recipe)]
     judged_PK = [list(samples) for _, samples in itertools.groupby(judged(directory), key=lambda row: row["row"])]
     judged_PK[4][2]["grader"] = "an older one"
     with pytest.raises(RecipeError, match=r"different versions of the judge \(accuracy\(\) .*; an older one\)"):
-        evaluate.evaluation(run.Run(recipe, directory), problems, judged_PK, "adder")
+        evaluate.evaluation(Run(recipe, directory), problems, judged_PK, "adder")
 
 
 def test_examples_are_the_samples_that_were_judged(measure):
@@ -177,7 +192,7 @@ def test_examples_are_the_samples_that_were_judged(measure):
 
 def test_completions_are_kept_with_all_that_made_them(measure):
     rows = sampled(measure())
-    assert [row["seed"] for row in rows[:2]] == [seed_of(0, 0, 0), seed_of(0, 0, 1)]
+    assert [row["seed"] for row in rows[:2]] == [derive_seed(0, 0, 0), derive_seed(0, 0, 1)]
     assert {row["model"] for row in rows} == {"adder"} and {row["benchmark"] for row in rows} == {"sums"}
 
 
@@ -211,7 +226,7 @@ def test_an_evaluation_that_is_interrupted_goes_on_and_samples_nothing_twice(mea
 def test_kept_completions_are_judged_again_without_sampling(measure, monkeypatch):
     directory = measure()
     before = told(directory)
-    monkeypatch.setattr(engines, "open_engine", lambda recipe: pytest.fail("nothing is to be sampled"))
+    monkeypatch.setattr(registry, "open_engine", lambda recipe: pytest.fail("nothing is to be sampled"))
     with pytest.raises(RecipeError, match="holds a finished run"):
         measure()
     # Other metrics of the same verdicts.
@@ -232,7 +247,7 @@ def test_kept_completions_are_judged_again_without_sampling(measure, monkeypatch
 def test_judging_again_never_samples(measure, tmp_path):
     with pytest.raises(RecipeError, match=r"rejudge: 3 of 3 files of completions are not in"):
         measure("--rejudge")
-    _, words = launch.evaluation("some/model", ["math500"], ["--rejudge", "--metrics", "pass@1", "--k", "8"])
+    _, words = local.plan_evaluation("some/model", ["math500"], ["--rejudge", "--metrics", "pass@1", "--k", "8"])
     assert "runs/model/evaluate/math500--k=8" in words  # the run that has them
 
 
@@ -243,8 +258,8 @@ def is_even(completion: str, solution: str) -> float:
 def test_verdicts_of_another_version_of_the_judge_are_made_again(measure, monkeypatch):
     directory = measure()
     path = sorted((directory / "judged").glob("*.parquet"))[0]
-    monkeypatch.setattr(rewards, "version", lambda name: "the next one")
-    run.write_json(directory / "status.json", {"state": "interrupted"})
+    monkeypatch.setattr(rewards_registry, "version", lambda name: "the next one")
+    files.write_json(directory / "status.json", {"state": "interrupted"})
     path.unlink()
     measure()
     assert {row["grader"] for row in judged(directory)} == {"accuracy() the next one"}
@@ -255,36 +270,36 @@ def test_departures_from_the_protocol_are_kept_beside_the_figures(write_recipe):
     path = write_recipe("evaluate", benchmarks=["tiny"])
     overrides = ["--k", "2", "--benchmarks.0.temperature", "0.5", "--prompt", "r1_zero", "--problems", "9"]
     recipe = load_recipe(path, overrides)
-    [benchmark] = held_out.measured(recipe)
-    problems = held_out.load(benchmark, 0)
-    assert evaluate.protocol.departures(recipe.args, benchmark, len(problems), problems.there) == {
+    [benchmark] = load_benchmarks(recipe)
+    problems = load_problems(benchmark, 0)
+    assert find_departures(recipe.args, benchmark, len(problems), problems.there) == {
         "k": [16, 2],
         "temperature": [1.0, 0.5],
         "prompt": ["chat", "r1_zero"],
         "problems": [200, 9],
     }
     recipe = load_recipe(path)
-    assert evaluate.protocol.departures(recipe.args, held_out.measured(recipe)[0], 200, 200) == {}
-    [benchmark] = held_out.measured(recipe)
-    assert evaluate.protocol.departures(recipe.args, benchmark, 199, 199) == {"problems": [200, 199]}
+    assert find_departures(recipe.args, load_benchmarks(recipe)[0], 200, 200) == {}
+    [benchmark] = load_benchmarks(recipe)
+    assert find_departures(recipe.args, benchmark, 199, 199) == {"problems": [200, 199]}
     more = {"problems": [200, "the first 200 of 201"]}
-    assert evaluate.protocol.departures(recipe.args, benchmark, 200, 201) == more
+    assert find_departures(recipe.args, benchmark, 200, 201) == more
 
 
 def test_a_benchmark_of_ones_own_departs_from_its_own_file(write_recipe, tmp_path):
     source = written(tmp_path / "sums.jsonl", rows_of_problems())
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"datasets": [source], "k": 8, "problems": 7}))
     recipe = load_recipe(write_recipe("evaluate", benchmarks=[str(tmp_path / "mine.yaml")], k=2))
-    [benchmark] = held_out.measured(recipe)
-    assert (benchmark.name, benchmark.k, len(held_out.load(benchmark, 0))) == ("mine", 2, 7)
-    assert evaluate.protocol.departures(recipe.args, benchmark, 7, 7) == {"k": [8, 2]}
+    [benchmark] = load_benchmarks(recipe)
+    assert (benchmark.name, benchmark.k, len(load_problems(benchmark, 0))) == ("mine", 2, 7)
+    assert find_departures(recipe.args, benchmark, 7, 7) == {"k": [8, 2]}
 
 
-@pytest.mark.parametrize("name", benchmarks.names())
+@pytest.mark.parametrize("name", list_benchmarks())
 def test_a_shipped_benchmark_as_it_is_departs_from_nothing(write_recipe, name):
     recipe = load_recipe(write_recipe("evaluate", benchmarks=[name]))
-    [benchmark] = held_out.measured(recipe)
-    assert evaluate.protocol.departures(recipe.args, benchmark, benchmark.problems, benchmark.problems) == {}
+    [benchmark] = load_benchmarks(recipe)
+    assert find_departures(recipe.args, benchmark, benchmark.problems, benchmark.problems) == {}
 
 
 @pytest.mark.parametrize(
@@ -302,15 +317,15 @@ def test_a_shipped_benchmark_as_it_is_departs_from_nothing(write_recipe, name):
 )  # fmt: skip
 def test_every_key_that_is_measured_otherwise_is_told(write_recipe, name, overrides, departures):
     recipe = load_recipe(write_recipe("evaluate", benchmarks=[name]), overrides)
-    [benchmark] = held_out.measured(recipe)
-    assert evaluate.protocol.departures(recipe.args, benchmark, benchmark.problems, benchmark.problems) == departures
+    [benchmark] = load_benchmarks(recipe)
+    assert find_departures(recipe.args, benchmark, benchmark.problems, benchmark.problems) == departures
 
 
 def test_a_verifiers_parameters_are_of_the_protocol(write_recipe):
     entry = {"name": "mbpp", "verifier": {"name": "code", "seconds": 1}}
     recipe = load_recipe(write_recipe("evaluate", benchmarks=[entry]))
-    [benchmark] = held_out.measured(recipe)
-    assert evaluate.protocol.departures(recipe.args, benchmark, 500, 500) == {"verifier.seconds": [None, 1]}
+    [benchmark] = load_benchmarks(recipe)
+    assert find_departures(recipe.args, benchmark, 500, 500) == {"verifier.seconds": [None, 1]}
 
 
 def test_refused_prompts_and_unreadable_golds_are_no_evidence(measure):
@@ -400,13 +415,13 @@ def test_problems_that_cannot_be_measured_are_refused(measure, rows, message):
 
 def test_other_problems_than_those_begun_with_are_refused(measure, tmp_path):
     directory = measure()
-    run.write_json(directory / "status.json", {"state": "interrupted"})
+    files.write_json(directory / "status.json", {"state": "interrupted"})
     with pytest.raises(RecipeError, match="sums changed since"):
         measure(rows=[row | {"solution": "5"} for row in rows_of_problems()])
 
 
 def test_a_multiple_choice_votes_by_letter():
-    grader = graded.Grader(RewardConfig("accuracy"))
+    grader = grading.Grader(RewardConfig("accuracy"))
     texts = ["</think> The answer is B.", "</think> \\boxed{B}", "</think> **Answer: C**", "</think> no idea"]
     rows = [
         {"row": 0, "sample": k, "prompt": "which?", "solution": "B", "completion": text, "tokens": 5}
@@ -418,7 +433,7 @@ def test_a_multiple_choice_votes_by_letter():
 
 
 def test_numbers_between_right_and_wrong_are_no_verdict():
-    grader = graded.Grader(RewardConfig("test_evaluate:half"))
+    grader = grading.Grader(RewardConfig("test_evaluate:half"))
     row = {
         "row": 0,
         "sample": 0,
@@ -440,18 +455,18 @@ def test_the_command_finds_a_runs_model_and_prompt(tmp_path):
     trained = tmp_path / "runs" / "small" / "grpo" / "zero"
     (trained / "model").mkdir(parents=True)
     (trained / "recipe.yaml").write_text(yaml.safe_dump({"prompt": "r1_zero", "task": "grpo"}))
-    recipe, words = launch.evaluation(str(trained), ["aime24", "mine/sums.yaml"], ["--k", "4"])
-    assert recipe == launch.ANY_MODEL
+    recipe, words = local.plan_evaluation(str(trained), ["aime24", "mine/sums.yaml"], ["--k", "4"])
+    assert recipe == local.ANY_MODEL
     told = dict(itertools.pairwise(words))
     assert told["--prompt"] == "r1_zero" and told["--model_name_or_path"] == str(trained / "model")
     assert told["--output_dir"] == "runs/small/evaluate/grpo-zero+aime24+sums--k=4"
-    _, words = launch.evaluation("Qwen/Qwen2.5-7B", ["math500"], [])
+    _, words = local.plan_evaluation("Qwen/Qwen2.5-7B", ["math500"], [])
     assert "runs/Qwen2.5-7B/evaluate/math500" in words and "--prompt" not in words
     with pytest.raises(RecipeError, match="neither a model"):
-        launch.evaluation(str(tmp_path), ["aime24"], [])
+        local.plan_evaluation(str(tmp_path), ["aime24"], [])
     (trained / "model").rmdir()
     with pytest.raises(RecipeError, match="without a model"):
-        launch.evaluation(str(trained), ["aime24"], [])
+        local.plan_evaluation(str(trained), ["aime24"], [])
 
 
 @pytest.fixture(scope="module")
@@ -481,7 +496,7 @@ def test_the_command_ends_with_a_table_and_the_directory(whole):
     _, directory, done = whole
     assert "Miniature" in done.stdout and "pass@1" in done.stdout and "problems 20 instead of 200" in done.stdout
     assert done.stdout.rstrip().endswith(str(directory)) and (directory / "report.html").is_file()
-    assert run.read_json(directory / "summary.json")["completions"] == 80
+    assert files.read_json(directory / "summary.json")["completions"] == 80
 
 
 def test_a_killed_evaluation_ends_with_the_same_figures(whole, tmp_path):
@@ -577,14 +592,14 @@ def test_completions_that_leave_problems_out_are_refused(judge, rows, message):
 
 def test_other_completions_are_another_run(judge):
     directory = judge(ELSEWHERE)
-    run.write_json(directory / "status.json", {"state": "interrupted"})
+    files.write_json(directory / "status.json", {"state": "interrupted"})
     with pytest.raises(RecipeError, match=r"completions .* changed since"):
         judge([row | {"completion": boxed(0)} for row in ELSEWHERE])
 
 
 def test_the_command_takes_a_file_of_completions(tmp_path):
     path = written(tmp_path / "answers.jsonl", ELSEWHERE)
-    _, words = launch.evaluation(path, ["aime24"], [])
+    _, words = local.plan_evaluation(path, ["aime24"], [])
     assert words[:2] == ["--completions", path] and "runs/answers/evaluate/aime24" in words
 
 
@@ -594,7 +609,7 @@ def test_a_refused_rejudge_leaves_the_run_as_it_was(measure):
     with pytest.raises(RecipeError, match="needs the column 'tests'"):
         measure("--rejudge", benchmark={"verifier": "code", "metrics": ["pass@1"]})
     assert (directory / "recipe.yaml").read_text() == recipe and told(directory) == figures
-    run.write_json(directory / "status.json", {"state": "failed"})
+    files.write_json(directory / "status.json", {"state": "failed"})
     measure()
     assert told(directory) == figures
 
@@ -604,8 +619,8 @@ def test_lost_or_doubled_verdicts_change_no_figure_in_silence(measure):
     path = sorted((directory / "judged").glob("*.parquet"))[0]
     [rows] = shards.read_file(path)
     for changed in (rows[1:], rows + rows):
-        run.write_json(directory / "status.json", {"state": "interrupted"})
-        shards.write(path, [changed], graded.FEATURES)
+        files.write_json(directory / "status.json", {"state": "interrupted"})
+        shards.write_file(path, [changed], grading.FEATURES)
         with pytest.raises(RecipeError, match="have not just one verdict for each of their 4 samples, 'p0' first"):
             measure()
 
@@ -618,16 +633,16 @@ def test_damaged_verdicts_are_made_again_and_damaged_completions_told_of(measure
         content = bytearray(path.read_bytes())
         content[10:60] = bytes(50)  # a page, not the footer
         path.write_bytes(content)
-        run.write_json(directory / "status.json", {"state": "interrupted"})
+        files.write_json(directory / "status.json", {"state": "interrupted"})
         if message is None:
             measure()
             assert told(directory) == figures
         else:
             with pytest.raises(RecipeError, match=message):
                 measure()
-    run.write_json(directory / "status.json", {"state": "interrupted"})
+    files.write_json(directory / "status.json", {"state": "interrupted"})
     features = evaluate.datasets.Features({k: v for k, v in evaluate.COLUMNS.items() if k != "model"})
-    shards.write(path, [[]], features)
+    shards.write_file(path, [[]], features)
     with pytest.raises(RecipeError, match="has no column 'model'"):
         measure()
 
@@ -637,13 +652,13 @@ def test_a_damaged_file_of_a_finished_run_takes_its_verdicts_with_it(measure, wr
     name = sorted(path.name for path in (directory / "data").glob("*.parquet"))[1]
     (directory / "data" / name).write_bytes(b"PAR1")
     recipe = load_recipe(next(directory.parent.glob("recipes/small/evaluate/*.yaml")))
-    assert not launch.finished(recipe)
-    assert not (directory / "judged" / name).exists() and run.status(directory)["state"] == "interrupted"
+    assert not local.is_finished_by(recipe)
+    assert not (directory / "judged" / name).exists() and files.read_status(directory)["state"] == "interrupted"
 
 
 def test_rows_keep_their_places_however_many_are_read_at_once(measure, monkeypatch):
     whole = told(measure())
-    monkeypatch.setattr(held_out, "READ_ROWS", 2)
+    monkeypatch.setattr(evaluation_problems, "READ_ROWS", 2)
     assert told(measure("--overwrite")) == whole
 
 
@@ -652,14 +667,14 @@ def test_the_identity_is_that_of_ids_prompts_and_golds(tmp_path):
         rows = rows_of_problems()
         rows[3] |= change
         source = written(tmp_path / "changed.jsonl", rows)
-        return held_out.load(evaluate.BenchmarkConfig("sums", [DatasetConfig(source)]), 0).identity
+        return load_problems(schema.BenchmarkConfig("sums", [DatasetConfig(source)]), 0).identity
 
     others = [identity(id="q"), identity(prompt="What is 1 + 1?"), identity(solution="5")]
     assert len({identity(), *others}) == 4 and identity(level="hard") == identity()
 
 
 def test_format_and_language_are_those_of_the_completion():
-    grader = graded.Grader(RewardConfig("accuracy"))
+    grader = grading.Grader(RewardConfig("accuracy"))
     texts = [
         "<think> the sum is even </think> \\boxed{2}",
         "no tags at all \\boxed{2}",
@@ -676,7 +691,7 @@ def test_format_and_language_are_those_of_the_completion():
 
 
 def test_long_answers_are_cut_and_still_told_apart():
-    grader = graded.Grader(RewardConfig("accuracy"))
+    grader = grading.Grader(RewardConfig("accuracy"))
     digits = "7" * 5000
     rows = [
         {"row": 0, "sample": k, "prompt": "?", "solution": "2", "completion": f"\\boxed{{{digits}{end}}}", "tokens": 5}
@@ -730,7 +745,7 @@ def test_values_that_could_only_be_a_slip(write_recipe, keys, message):
 
 
 def test_a_reference_that_is_none_is_refused_before_anything_is_sampled(measure, monkeypatch):
-    monkeypatch.setattr(engines, "open_engine", lambda recipe: pytest.fail("nothing is to be sampled"))
+    monkeypatch.setattr(registry, "open_engine", lambda recipe: pytest.fail("nothing is to be sampled"))
     with pytest.raises(RecipeError, match="did you mean 'students'"):
         measure(reference="studnets")
     with pytest.raises(RecipeError, match="did you mean 'DeepSeek-R1-Distill-Qwen-7B'"):
@@ -750,7 +765,7 @@ def test_a_finished_evaluation_is_shown_again(measure, write_recipe, capsys):
     directory = measure()
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("sums")]
     path = str(next(directory.parent.glob("recipes/small/evaluate/*.yaml")))
-    launch.train(path, [])
+    local.run_recipe(path, [])
     out = capsys.readouterr().out
     assert table[0] in out and "this run is finished already" in out
 
@@ -773,6 +788,6 @@ def test_a_run_that_is_not_there_is_no_hub_name(monkeypatch, tmp_path):
     (tmp_path / "runs" / "tiny" / "sft" / "base").mkdir(parents=True)
     (tmp_path / "runs" / "tiny" / "sft" / "base" / "recipe.yaml").write_text("{}")
     with pytest.raises(RecipeError, match="no run or file runs/tiny/sft/bse; did you mean 'runs/tiny/sft/base'"):
-        launch.evaluation("runs/tiny/sft/bse", ["tiny"], [])
+        local.plan_evaluation("runs/tiny/sft/bse", ["tiny"], [])
     with pytest.raises(RecipeError, match=r"no run or file answers\.jsonl"):
-        launch.evaluation("answers.jsonl", ["tiny"], [])
+        local.plan_evaluation("answers.jsonl", ["tiny"], [])

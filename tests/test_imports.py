@@ -1,92 +1,101 @@
-"""Imports go down only, rewards stay light, and the command line starts at once."""
+"""Imports go down one ranking of wings, rewards stay light, and the command line starts at once."""
 
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import open_r1
 
 SOURCE = Path(open_r1.__file__).parent
-# From the top down; a module may import from lower layers, and within its layer only what stands to its right.
-LAYERS = [
-    ["cli"],
-    ["slurm"],
-    ["pipeline", "claims"],
-    ["launch", "judge", "compare", "comparable"],
-    ["sft", "grpo", "rloo", "dpo", "reward", "sample", "selection", "mix", "evaluate"],
-    ["live", "callbacks", "preflight", "reward_model"],
-    ["curriculum", "judged", "sift", "funnel", "groups", "contamination", "imported", "held_out", "graded", "sampled"],
-    ["estimate"],
-    ["run"],
-    ["guard", "begun"],
-    ["agent", "group", "serving", "nodes"],
-    ["report", "pages", "reference", "tables"],
-    ["engines", "models", "dataset_card", "hub", "deduplicate", "loaders", "data", "lineage"],
-    ["configs", "figures", "drawings", "plots", "shards", "progress", "minhash", "ngrams"],
-    ["checks"],
-    ["tiny", "filters", "toy", "metrics", "significance", "seeds", "bootstrap", "rewards", "sandbox", "prompts"],
-    ["protocol", "hardware", "architectures", "algorithms"],
-    ["benchmarks"],
-    ["failures"],
-    ["system", "directory", "network", "errors", "processes", "quiet"],
-]
-TASKS = next(layer for layer in LAYERS if "grpo" in layer)  # these never import one another
-RANK = {name: (i, j) for i, layer in enumerate(LAYERS) for j, name in enumerate(layer)}
+# From the top down: a wing imports the wings of lower lines only. Wings of one line do not import one another.
+RANKING = """
+cli
+slurm
+pipeline
+launch
+sft grpo rloo dpo reward sample selection mix evaluate
+training curation
+run
+report
+evaluation engines estimate
+data
+models
+config
+filters tiny
+rewards
+sandbox benchmarks system
+prompts errors
+"""
+RANK = {wing: rank for rank, line in enumerate(RANKING.splitlines()) for wing in line.split()}
+MODULES = {path: ".".join(path.relative_to(SOURCE).with_suffix("").parts) for path in SOURCE.rglob("*.py")}
+GUEST = SOURCE / "sandbox" / "guest"
 
 
-def imported(path: Path) -> set[str]:
-    """First-level names of this package that a file imports, anywhere in it but for annotations only."""
-    package = ["open_r1", *path.relative_to(SOURCE).parts[:-1]]
-    found = set()
+def imports_of(path: Path, relative: bool = True) -> set[str]:
+    """What a file imports anywhere in it, but for annotations only.
+
+    Args:
+        path: of the file.
+        relative: modules of this package, as `run.checkpoints`; else modules of others, by their first names.
+    """
+    package = MODULES[path].split(".")[:-1]
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             node.body = []
+    found = set()
     for node in ast.walk(tree):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            module = ".".join([*base, *([node.module] if node.module else [])])
-            names = [f"{module}.{alias.name}" for alias in node.names]
-        for name in names:
-            parts = name.split(".")
-            if parts[0] == "open_r1" and len(parts) > 1 and parts[1] in RANK:
-                found.add(parts[1])
-    return found
+        if isinstance(node, ast.ImportFrom) and relative and node.level:
+            base = [*package[: len(package) - node.level + 1], *filter(None, [node.module])]
+            for alias in node.names:
+                inner = ".".join([*base, alias.name])
+                found.add(inner if {inner, f"{inner}.__init__"} & set(MODULES.values()) else ".".join(base))
+        elif isinstance(node, ast.ImportFrom) and not relative and not node.level:
+            found.add(node.module.partition(".")[0])
+        elif isinstance(node, ast.Import) and not relative:
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+    return found - {""}
 
 
-def own_name(path: Path) -> str:
-    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+def test_every_wing_has_a_rank():
+    assert {name.partition(".")[0] for name in MODULES.values()} - {"__init__"} == set(RANK)
 
 
-def test_every_module_has_a_layer():
-    modules = {own_name(path) for path in SOURCE.rglob("*.py")} - {"__init__"}
-    assert modules == set(RANK)
+@pytest.mark.parametrize("path", MODULES, ids=MODULES.values())
+def test_imports_go_down(path):
+    wing = MODULES[path].partition(".")[0]
+    others = {name for name in imports_of(path) if name.partition(".")[0] != wing}
+    assert not {name for name in others if RANK[name.partition(".")[0]] <= RANK.get(wing, -1)}
+    assert "open_r1" not in imports_of(path, relative=False), "imports within the package are relative"
 
 
-def test_imports_go_down_only():
-    wrong = []
-    for path in SOURCE.rglob("*.py"):
-        name = own_name(path)
-        for other in imported(path) - {name}:
-            if name == "__init__" or RANK[other] <= RANK[name] or {name, other} <= set(TASKS):
-                wrong.append(f"{path.relative_to(SOURCE)} imports {other}")
-    assert not wrong
+def test_a_wing_has_no_circle():
+    graph = {MODULES[path].removesuffix(".__init__"): imports_of(path) for path in MODULES}
+    graphlib.TopologicalSorter(graph).prepare()
 
 
-def test_the_import_check_sees_relative_and_absolute_imports():
-    assert {"run", "configs"} <= imported(SOURCE / "callbacks.py") | imported(SOURCE / "sft.py")
-    assert "errors" in imported(SOURCE / "rewards" / "__init__.py")
+def test_the_sandbox_guest_has_the_standard_library_only():
+    beside = {path.stem for path in GUEST.glob("*.py")}
+    for path in GUEST.glob("*.py"):
+        assert not imports_of(path)
+        assert imports_of(path, relative=False) <= sys.stdlib_module_names | beside
+
+
+def test_the_check_sees_imports():
+    assert {"run.run", "rewards.scoring", "system.network"} <= imports_of(SOURCE / "training" / "callbacks.py")
+    assert {"torch", "json", "tqdm"} <= imports_of(SOURCE / "training" / "callbacks.py", relative=False)
+    assert "config.recipe" in imports_of(SOURCE / "sft.py")
 
 
 def test_no_module_hides_one_of_the_standard_library():
     """`accelerate launch src/open_r1/sft.py` puts this package's folder before all others."""
-    assert not {own_name(path) for path in SOURCE.glob("*")} & sys.stdlib_module_names
+    assert not set(RANK) & sys.stdlib_module_names
 
 
 def loaded_by(code: str) -> set[str]:
@@ -98,7 +107,7 @@ def loaded_by(code: str) -> set[str]:
 def test_rewards_import_neither_torch_nor_trl():
     heavy = {"torch", "trl", "transformers", "datasets"}
     judged = "r.accuracy('<think>a</think>\\\\boxed{\\\\frac12}', '0.5')"
-    code = f"import open_r1.rewards.batch, open_r1.rewards.math as r; {judged}"
+    code = f"import open_r1.rewards.scoring, open_r1.rewards.math.scorers as r; {judged}"
     assert not heavy & loaded_by(code)
 
 

@@ -15,9 +15,13 @@ from conftest import shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from open_r1 import data, mix, run
-from open_r1.configs import DatasetConfig, load_recipe
+from open_r1 import mix
+from open_r1.config.loading import load_recipe
+from open_r1.config.schema import DatasetConfig
+from open_r1.data.rows import load_rows
+from open_r1.data.sources import load_source
 from open_r1.errors import RecipeError
+from open_r1.system import files
 
 
 def turns(question: str, answer: str) -> list[dict[str, str]]:
@@ -45,7 +49,7 @@ def resolved(tmp_path: Path, *sources: dict, name: str = "mixture", **keys: obje
 def mixed(recipe) -> tuple[list[dict], dict]:
     """Rows and summary of a mixture, without a run around it."""
     folder = recipe.run_dir / "data"
-    summary = mix.mix(recipe, data.load_rows(recipe, recipe.args.keep), folder)
+    summary = mix.mix(recipe, load_rows(recipe, recipe.args.keep), folder)
     return datasets.load_dataset(str(folder), split="train").to_list(), summary
 
 
@@ -186,7 +190,7 @@ def test_rows_that_are_left_out_are_never_drawn(tmp_path):
     a, b = conversations(tmp_path / "a.jsonl", 40), conversations(tmp_path / "b.jsonl", 40)
     recipe = resolved(tmp_path, {"path": a, "epochs": 2}, {"path": b, "rows": 29})
     kept = np.array([i for i in range(80) if i % 4 and i != 79])
-    summary = mix.mix(recipe, data.load_rows(recipe).keep(kept), recipe.run_dir / "data")
+    summary = mix.mix(recipe, load_rows(recipe).keep(kept), recipe.run_dir / "data")
     rows = datasets.load_dataset(str(recipe.run_dir / "data"), split="train").to_list()
     assert sorted(answers(rows, "a")) == sorted(2 * [f"a says {i}" for i in range(40) if i % 4])
     assert sorted(answers(rows, "b")) == sorted(f"b says {i - 40}" for i in kept if i >= 40)
@@ -286,14 +290,14 @@ def test_a_run(tmp_path, capsys):
     recipe = resolved(tmp_path, {"path": a, "weight": 0.75}, {"path": b, "weight": 0.25}, **tokenizer)
     done = mix.main(recipe)
     told = capsys.readouterr().out
-    assert run.is_finished(done.dir)
+    assert files.is_finished(done.dir)
     assert told.splitlines()[1].split()[:4] == ["a.jsonl", "30", "75.0%", "weight"]
     rows = datasets.load_dataset(str(done.dir / "data"), split="train")
-    total = run.read_json(done.dir / "summary.json")["total"]
+    total = files.read_json(done.dir / "summary.json")["total"]
     lengths = [sum(len(message["content"].encode()) for message in row["messages"]) for row in rows]
     assert len(rows) == 40 == total["samples"] and total["mean"] == round(sum(lengths) / 40, 1)
     # The mixture is a source of training and of further mixtures.
-    assert len(data.load(DatasetConfig(str(recipe.path)), seed=0)) == 40
+    assert len(load_source(DatasetConfig(str(recipe.path)), seed=0)) == 40
 
 
 def test_rows_that_repeat_an_earlier_one_are_left_out_before_the_draw(tmp_path):
@@ -306,7 +310,7 @@ def test_rows_that_repeat_an_earlier_one_are_left_out_before_the_draw(tmp_path):
     done = mix.main(recipe)
     rows = datasets.load_dataset(str(done.dir / "data"), split="train").to_list()
     assert sorted(answers(rows)) == sorted([f"a says {i}" for i in range(9)] + [f"b says {i}" for i in (9, 10, 11)])
-    summary = run.read_json(done.dir / "summary.json")
+    summary = files.read_json(done.dir / "summary.json")
     assert [source["left_out"] for source in summary["sources"]] == [0, 9]
     assert summary["repeated"] == {"exact": 9, "near": 0}
     card = (done.dir / "data" / "README.md").read_text()

@@ -14,8 +14,10 @@ import pytest
 import torch
 from trl import GRPOTrainer
 
-from open_r1 import data, models, rewards
-from open_r1.configs import load_recipe
+from open_r1 import models
+from open_r1.config.loading import load_recipe
+from open_r1.data import presenting
+from open_r1.rewards import scoring
 
 P, G, T = 2, 4, 3  # prompts, completions each, tokens of the longest
 
@@ -33,11 +35,11 @@ def trainer(tmp_path_factory):
     recipe.run_dir.mkdir()
     tokenizer = models.load_tokenizer(recipe)
     return GRPOTrainer(
-        model=models.model_path(recipe, tokenizer),
+        model=models.prepare_weights(recipe, tokenizer),
         args=recipe.args,
-        train_dataset=data.load_datasets(recipe.data.datasets, "grpo", recipe.data, 0, recipe.run.rewards),
+        train_dataset=presenting.load_datasets(recipe.data.datasets, "grpo", recipe.data, 0, recipe.run.rewards),
         processing_class=tokenizer,
-        reward_funcs=rewards.build(recipe.run.rewards),
+        reward_funcs=scoring.build_rewards(recipe.run.rewards),
     )
 
 

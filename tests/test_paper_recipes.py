@@ -10,7 +10,9 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from open_r1.configs import TRAINERS, Recipe, is_recipe, load_recipe
+from open_r1.config.loading import load_recipe
+from open_r1.config.recipe import Recipe, is_recipe
+from open_r1.config.schema import TRAINERS
 
 RECIPES = ROOT / "recipes"
 FOR_GPUS = [path for path in sorted(RECIPES.glob("*/*/*.yaml")) if not {"tiny", "any"} & {*path.parts}]

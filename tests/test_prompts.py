@@ -130,6 +130,6 @@ def test_tokenizers_give_the_original_ids():
     for name, stem in (("qwen2.5", "qwen2"), ("r1-distill-qwen", "deepseek-r1-qwen")):
         texts = shared("tokenizers", f"ggml-vocab-{stem}.gguf.inp").read_text().split("\n__ggml_vocab_test__\n")
         ids = shared("tokenizers", f"ggml-vocab-{stem}.gguf.out").read_text().splitlines()
-        tok = models.tokenizer_from(str(shared("tokenizers", name)))
+        tok = models.load_named_tokenizer(str(shared("tokenizers", name)))
         read = [tok(text, add_special_tokens=False)["input_ids"] for text in texts[: len(ids)]]
         assert read == [json.loads(f"[{','.join(line.split())}]") for line in ids]

@@ -14,13 +14,20 @@ import pytest
 import yaml
 from conftest import ROOT, shared
 
-from open_r1 import benchmarks, engines, estimate, filters, launch, nodes, reference, rewards
-from open_r1.configs import DataConfig, FilterConfig, _typed, load_recipe, parse_overrides, planned_processes, words_of
+from open_r1.benchmarks import registry
+from open_r1.config.loading import _typed, count_planned_processes, load_recipe
+from open_r1.config.overrides import format_overrides, parse_overrides
+from open_r1.config.schema import DataConfig
+from open_r1.engines.registry import ENGINES
 from open_r1.errors import RecipeError
-from open_r1.judge import judge
+from open_r1.estimate import estimate, workload
+from open_r1.evaluation.reference.files import list_references
+from open_r1.filters.registry import FILTERS, FilterConfig, check_filters, find_filter
+from open_r1.launch import local, nodes
 from open_r1.pipeline import graph, plan
-from open_r1.rewards import RewardConfig
-from open_r1.slurm import queue, request, submit
+from open_r1.rewards.judge_file import judge_file
+from open_r1.rewards.registry import REWARDS, RewardConfig, check_rewards
+from open_r1.slurm import commands, request, submit
 
 README = (ROOT / "README.md").read_text()
 OF_BENCHMARKS = (ROOT / "benchmarks/README.md").read_text()
@@ -40,7 +47,7 @@ COMMANDS = [
     for line in block.splitlines()
     if line.strip()
 ] + re.findall(r"`(sbatch [^`]+\.slurm [^`]+)`", OF_SLURM)
-NODES_OF_EIGHT = queue.Partition("gpu", gpus=8, cpus=96, memory=10**6, nodes=64, limit=None)
+NODES_OF_EIGHT = commands.Partition("gpu", gpus=8, cpus=96, memory=10**6, nodes=64, limit=None)
 JUDGED = {
     "accuracy": {"answer": "\\frac12", "solution": "0.5"},
     "code": {"answer": "print(2)", "tests": '[{"input": "", "output": "2"}]'},
@@ -60,7 +67,7 @@ def test_command(line, monkeypatch, tmp_path):
         files["--input"].write_text(json.dumps(JUDGED[name]) + "\n")
         if files["--input"].suffix == ".parquet":
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist([JUDGED[name]]), files["--input"])
-        assert judge(name, *files.values(), parse_overrides(words[7:]))["correct"] == 1
+        assert judge_file(name, *files.values(), parse_overrides(words[7:]))["correct"] == 1
         return
     if words[1] in ("evaluate", "compare", "reference"):
         check_measuring(words, tmp_path)
@@ -100,23 +107,25 @@ def test_command(line, monkeypatch, tmp_path):
         overrides = [str(shared("gsm8k", "train.jsonl")) if w == "gsm8k.jsonl" else w for w in overrides] + ["--toy"]
     if words[1] == "estimate":
         gpus = {"gpus": values["GPUS"]} if "GPUS" in values else {}
-        _, changes = estimate.options(parse_overrides(overrides) | gpus)
-        assert estimate.needs_a_model(estimate.load(recipe, changes))
+        _, changes = estimate.parse_options(parse_overrides(overrides) | gpus)
+        assert estimate.needs_model(workload.load_planned_recipe(recipe, changes))
         return
     if graph.is_pipeline(recipe):
         flags = {"dry_run", *submit.FLAGS}
-        given = parse_overrides(request.split(overrides)[1])
+        given = parse_overrides(request.split_options(overrides)[1])
         changes = {key: value for key, value in given.items() if key not in flags}
-        read = graph.read(Path(recipe), changes)
+        read = graph.read_pipeline(Path(recipe), changes)
         if words[1] == "submit" and not read.toy and not parse_overrides(overrides).get("one_job"):
             for stage in read.stages:
-                request.of(stage.recipe, stage.overrides, {}, NODES_OF_EIGHT)
+                request.build_request(stage.recipe, stage.overrides, {}, NODES_OF_EIGHT)
         return
     if words[1] in ("submit", "check"):
         changes = {key: value for key, value in parse_overrides(overrides).items() if key not in submit.FLAGS}
-        load_recipe(recipe, words_of(changes), planned=True)
+        load_recipe(recipe, format_overrides(changes), planned=True)
         if words[1] == "submit":
-            request.of(recipe, changes, {}, NODES_OF_EIGHT)  # nodes and GPUs that the job itself would refuse
+            request.build_request(
+                recipe, changes, {}, NODES_OF_EIGHT
+            )  # nodes and GPUs that the job itself would refuse
         return
     load_recipe(recipe, overrides)
 
@@ -137,12 +146,12 @@ def check_sbatch(words):
     if not recipe.endswith(".yaml"):
         return
     changes = parse_overrides(words[at + 2 :])
-    processes = changes.pop("processes", None) or planned_processes(recipe, words_of(changes))
-    loaded = load_recipe(recipe, words_of(changes), processes, planned=True)
+    processes = changes.pop("processes", None) or count_planned_processes(recipe, format_overrides(changes))
+    loaded = load_recipe(recipe, format_overrides(changes), processes, planned=True)
     options = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)", script, re.MULTILINE))
     options |= dict(word.removeprefix("--").split("=", 1) for word in words[1:at])
     where = nodes.Allocation(Path(), int(options["nodes"]), 0, int(options["gpus-per-node"]))
-    nodes.layout(where, processes, 0 if loaded.run.toy else loaded.run.gpus, loaded.run.vllm_server_gpus)
+    nodes.plan_layout(where, processes, 0 if loaded.run.toy else loaded.run.gpus, loaded.run.vllm_server_gpus)
 
 
 def test_a_job_of_too_few_nodes_is_refused(monkeypatch):
@@ -170,9 +179,9 @@ def check_measuring(words, tmp_path):
             (tmp_path / model).write_text("")
             model = str(tmp_path / model)
         model = "some/model" if model.startswith("runs/") else model
-        load_recipe(*launch.evaluation(model, values["BENCH"].split(","), shlex.split(values.get("ARGS", ""))))
+        load_recipe(*local.plan_evaluation(model, values["BENCH"].split(","), shlex.split(values.get("ARGS", ""))))
     if "REFERENCE" in values:
-        assert values["REFERENCE"] in reference.names()
+        assert values["REFERENCE"] in list_references()
 
 
 def test_linked_files_exist():
@@ -191,7 +200,7 @@ def test_linked_files_exist():
 
 def test_every_benchmark_is_in_the_table_with_its_protocol():
     rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| (\d+) \| `([\w.:]+)` \|$", OF_EVALUATION, re.MULTILINE)
-    written = [benchmarks.written(name) for name in benchmarks.names()]
+    written = [registry.read_benchmark_file(name) for name in registry.list_benchmarks()]
     told = [(b["name"], f"{b['problems']:,}", str(b["k"]), b.get("verifier", "accuracy")) for b in written]
     assert rows == told
 
@@ -206,8 +215,8 @@ def test_the_example_of_a_pipeline_can_be_planned(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     (example,) = re.findall(r"```yaml\n(.*?)```", OF_PIPELINES, re.DOTALL)
     (tmp_path / "example.yaml").write_text(example)
-    pipeline = graph.read(tmp_path / "example.yaml")
-    assert [job.stage.name for job in plan.make(pipeline) if job.seed == 0] == [
+    pipeline = graph.read_pipeline(tmp_path / "example.yaml")
+    assert [job.stage.name for job in plan.plan_jobs(pipeline) if job.seed == 0] == [
         "base", "small_talk", "talker", "measured.base", "measured.talker"
     ]  # fmt: skip
 
@@ -215,10 +224,10 @@ def test_the_example_of_a_pipeline_can_be_planned(tmp_path, monkeypatch):
 def test_every_engine_and_every_filter_is_in_its_table():
     tables = [part.split("\n\n")[0] for part in re.split(r"^\| (?:engine|filter) \|", OF_DATA, flags=re.MULTILINE)[1:]]
     named = [re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) for table in tables]
-    assert named == [[*engines.ENGINES], [*filters.FILTERS]]
-    for name in filters.FILTERS:
+    assert named == [[*ENGINES], [*FILTERS]]
+    for name in FILTERS:
         (row,) = re.findall(rf"^\| `{name}` \|.*\|(.*)\|$", OF_DATA, re.MULTILINE)
-        parameters = [p for p in inspect.signature(filters.find(name)).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        parameters = [p for p in inspect.signature(find_filter(name)).parameters.values() if p.kind is p.KEYWORD_ONLY]
         assert all(f"`{p.name}`" in row for p in parameters), name
         told = [p.default for p in parameters if p.default and p.default is not p.empty]
         assert all(str(default) in row for default in told), name
@@ -232,8 +241,8 @@ def test_the_examples_of_own_filters_run(tmp_path, monkeypatch):
         FilterConfig("own_filters_of_the_docs:short_answer", parameters={"most": 3}),
         FilterConfig("own_filters_of_the_docs:not_alone"),
     ]
-    filters.check(entries, [])
-    short, alone = [filters.find(entry.name) for entry in entries]
+    check_filters(entries, [])
+    short, alone = [find_filter(entry.name) for entry in entries]
     assert short("<think>a</think>four", most=3) == "long answer" and short("<think>a</think>3", most=3) is None
     assert alone([{}]) == ["too few samples"] and alone([{}, {}]) == [None, None]
 
@@ -246,11 +255,11 @@ def test_the_example_of_a_gate_is_valid():
 
 
 def test_every_reward_is_in_the_table_and_the_example_is_valid():
-    assert re.findall(r"^\| `(\w+)` \|", OF_REWARDS, re.MULTILINE) == list(rewards.REWARDS)
+    assert re.findall(r"^\| `(\w+)` \|", OF_REWARDS, re.MULTILINE) == list(REWARDS)
     (example,) = re.findall(r"```yaml\nrewards:\n(.*?)```", OF_REWARDS, re.DOTALL)
     entries = [entry for entry in yaml.safe_load(example) if not entry["name"].startswith("mypackage")]
     own = {"name", "weight", "label", "kinds", "second_opinion"}
-    rewards.check(
+    check_rewards(
         [
             RewardConfig(
                 **{k: v for k, v in e.items() if k in own}, parameters={k: v for k, v in e.items() if k not in own}

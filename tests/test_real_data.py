@@ -7,9 +7,12 @@ import json
 import pytest
 from conftest import shared
 
-from open_r1 import data, grpo, models, rewards, sft
-from open_r1.configs import DataConfig, DatasetConfig, load_recipe
-from open_r1.rewards import RewardConfig
+from open_r1 import grpo, models, sft
+from open_r1.config.loading import load_recipe
+from open_r1.config.schema import DataConfig, DatasetConfig
+from open_r1.data import presenting
+from open_r1.rewards import scoring
+from open_r1.rewards.registry import RewardConfig
 
 # A toy-size Qwen2 with the real vocabulary, made on the spot.
 QWEN2 = {
@@ -31,13 +34,13 @@ def real(write_recipe):
 
 def test_every_gsm8k_row_is_read_and_its_gold_is_right():
     source = DatasetConfig(str(shared("gsm8k", "train.jsonl")), **GSM8K)
-    rows = data.load_datasets(
+    rows = presenting.load_datasets(
         [source], "grpo", DataConfig(prompt="r1_zero"), seed=0, rewards=[RewardConfig("accuracy")]
     )
     assert len(rows) == 7473
     golds = rows["solution"][:]
     assert golds[:3] == ["72", "10", "5"]
-    score = rewards.build([RewardConfig("accuracy"), RewardConfig("think_format")])
+    score = scoring.build_rewards([RewardConfig("accuracy"), RewardConfig("think_format")])
     texts = [f"<think>it is</think>\\boxed{{{gold}}}" for gold in golds]
     assert score[0](prompts=golds, completions=texts, solution=golds) == [1.0] * 7473
     wrong = [f"<think>it is</think>\\boxed{{{gold}1}}" for gold in golds]
@@ -48,7 +51,7 @@ def test_the_first_gsm8k_prompt_token_by_token(real):
     source = {"path": str(shared("gsm8k", "train.jsonl")), **GSM8K}
     recipe = real("grpo", datasets=[source], prompt="r1_zero")
     tokenizer = models.load_tokenizer(recipe)
-    row = data.load_datasets(recipe.data.datasets, "grpo", recipe.data, 0, recipe.run.rewards)[0]
+    row = presenting.load_datasets(recipe.data.datasets, "grpo", recipe.data, 0, recipe.run.rewards)[0]
     tokens = [tokenizer.decode(i) for i in tokenizer(row["prompt"])["input_ids"]]
     template, question = (
         "A| conversation| between| User| and| Assistant|.| The| user| asks| a| question|,| and| the| Assistant| solves"
@@ -70,10 +73,13 @@ def test_the_first_r1_response_token_by_token(real):
     path = str(shared("outputs", "r1_gsm8k.json"))
     recipe = real("sft", datasets=[{"path": path, "rows": 3, **R1}], chat_template="chatml_think", max_length=8192)
     tokenizer = models.load_tokenizer(recipe)
-    rows = data.load_datasets(recipe.data.datasets, "sft", recipe.data, 0)
+    rows = presenting.load_datasets(recipe.data.datasets, "sft", recipe.data, 0)
     recipe.run_dir.mkdir()
     trainer = SFTTrainer(
-        model=models.model_path(recipe, tokenizer), args=recipe.args, train_dataset=rows, processing_class=tokenizer
+        model=models.prepare_weights(recipe, tokenizer),
+        args=recipe.args,
+        train_dataset=rows,
+        processing_class=tokenizer,
     )
     stored = json.loads(shared("outputs", "r1_gsm8k.json").read_text())
     for i in range(3):
@@ -98,7 +104,7 @@ def test_all_r1_responses_are_masked_from_the_opened_reasoning_on(real):
     path = str(shared("outputs", "r1_gsm8k.json"))
     recipe = real("sft", datasets=[{"path": path, **R1}], chat_template="chatml_think")
     tokenizer = models.load_tokenizer(recipe)
-    rows = data.load_datasets(recipe.data.datasets, "sft", recipe.data, 0)
+    rows = presenting.load_datasets(recipe.data.datasets, "sft", recipe.data, 0)
     assert len(rows) == 582
     for row in rows:
         messages = row["prompt"] + row["completion"]
@@ -125,6 +131,6 @@ def test_real_preferences_are_read():
         source = DatasetConfig(
             str(shared("preference", f"dpo_{language}_demo.json")), columns={"prompt": "conversations"}
         )
-        rows = data.load_datasets([source], "dpo", DataConfig(), seed=0)
+        rows = presenting.load_datasets([source], "dpo", DataConfig(), seed=0)
         assert len(rows) == 300 and rows[0]["chosen"][0]["role"] == "assistant"
         assert rows[0]["prompt"][-1]["role"] == "user"

@@ -23,10 +23,12 @@ from conftest import MODEL, ROOT, SMALL, TASKS
 from safetensors.torch import load_file
 from trl import RLOOTrainer
 
-from open_r1 import data, models, rewards, rloo
-from open_r1.configs import load_recipe
+from open_r1 import models, rloo
+from open_r1.config.loading import load_recipe
+from open_r1.data import presenting
 from open_r1.errors import RecipeError
-from open_r1.launch import train
+from open_r1.launch.local import run_recipe
+from open_r1.rewards import scoring
 from open_r1.rewards.verdict import Verdict
 
 P, G, T = 2, 4, 3  # prompts, completions each, tokens of the longest
@@ -35,7 +37,7 @@ LIVELY = [{"name": "lively_reward:even_length"}]
 
 @pytest.fixture(autouse=True)
 def _lively(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tests" / "scripts"))
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "support" / "scripts"))
 
 
 @pytest.fixture
@@ -53,11 +55,11 @@ def trainer(tmp_path_factory):
     recipe.run_dir.mkdir()
     tokenizer = models.load_tokenizer(recipe)
     return RLOOTrainer(
-        model=models.model_path(recipe, tokenizer),
+        model=models.prepare_weights(recipe, tokenizer),
         args=recipe.args,
-        train_dataset=data.load_datasets(recipe.data.datasets, "rloo", recipe.data, 0, recipe.run.rewards),
+        train_dataset=presenting.load_datasets(recipe.data.datasets, "rloo", recipe.data, 0, recipe.run.rewards),
         processing_class=tokenizer,
-        reward_funcs=rewards.build(recipe.run.rewards),
+        reward_funcs=scoring.build_rewards(recipe.run.rewards),
     )
 
 
@@ -182,7 +184,7 @@ def test_unjudged_samples_are_counted_everywhere_and_move_nothing(write_rloo, tm
 
     module.judged = judged
     both = [{"name": "rloo_verifier:judged"}, {"name": "think_format"}]
-    train(str(write_rloo(rewards=both, preflight=False)), [])
+    run_recipe(str(write_rloo(rewards=both, preflight=False)), [])
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     shares = [row["verdict/unknown"] for row in rows if "reward" in row]
     assert len(shares) == 2 and 0 < sum(shares) < 2
@@ -203,12 +205,12 @@ def test_killed_inside_a_generation_cycle_it_goes_on_bit_for_bit(write_rloo, tmp
     recipe = str(write_rloo(rewards=LIVELY, learning_rate=1e-3, **cycle, **saved))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for out in (whole, killed):
-        train(recipe, ["--output_dir", str(out)])
+        run_recipe(recipe, ["--output_dir", str(out)])
     for gone in ("checkpoint-4", "checkpoint-6", "model"):
         shutil.rmtree(killed / gone)
     (killed / "status.json").unlink()
     capsys.readouterr()
-    train(recipe, ["--output_dir", str(killed)])
+    run_recipe(recipe, ["--output_dir", str(killed)])
     assert f"resuming from {killed / 'checkpoint-2'}" in capsys.readouterr().out
     weights = [load_file(out / "model" / "model.safetensors") for out in (whole, killed)]
     assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])

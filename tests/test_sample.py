@@ -14,23 +14,28 @@ from types import SimpleNamespace
 
 import datasets
 import pytest
-import warm
 import yaml
 from conftest import MODEL, PROBLEMS, ROOT, command, group
-from standin import servers
+from support import warm
+from support.standin import servers
 
-from open_r1 import begun, directory, engines, guard, run, sample, shards
-from open_r1.configs import load_recipe
+from open_r1 import sample
+from open_r1.config.loading import load_recipe
+from open_r1.data import shards
+from open_r1.engines import registry
 from open_r1.errors import RecipeError
-from open_r1.progress import Progress, spoken
-from open_r1.prompts import prompt_id
+from open_r1.prompts import hash_prompt
+from open_r1.run import exit, job_array, recipe_changes
+from open_r1.run.run import Run
+from open_r1.system.files import explain_full_disk, read_json, read_status, write_text
+from open_r1.system.progress import Progress, format_duration
 
 ROWS = 32
 
 
 def rows_of(directory) -> list[dict]:
     """The rows; of the model, which each run makes for itself, without the place."""
-    rows = [row for batch in shards.read(directory / "data") for row in batch]
+    rows = [row for batch in shards.read_folder(directory / "data") for row in batch]
     return [row | {"model": row["model"].removeprefix(str(directory))} for row in rows]
 
 
@@ -61,7 +66,7 @@ def test_every_prompt_has_its_n_completions_and_all_its_columns(whole):
     assert [(row["row"], row["sample"]) for row in rows] == [(i, k) for i in range(ROWS) for k in range(3)]
     first = rows[0]
     assert first["prompt"][0]["content"].startswith(("add", "相加")) and first["solution"].isdigit()
-    assert first["prompt_id"] == prompt_id(first["prompt"]) and first["seed"] == engines.seed_of(3, 0, 0)
+    assert first["prompt_id"] == hash_prompt(first["prompt"]) and first["seed"] == registry.derive_seed(3, 0, 0)
     assert len({row["completion"] for row in rows}) > ROWS
     for row in rows:
         assert row["finish_reason"] in ("stop", "length") and 1 <= row["tokens"] <= 8
@@ -71,7 +76,7 @@ def test_every_prompt_has_its_n_completions_and_all_its_columns(whole):
 
 def test_the_summary_counts_what_is_in_the_files(whole):
     _, directory, _ = whole
-    summary, rows = run.read_json(directory / "summary.json"), rows_of(directory)
+    summary, rows = read_json(directory / "summary.json"), rows_of(directory)
     assert (summary["prompts"], summary["completions"]) == (ROWS, 3 * ROWS)
     assert summary["tokens"] == sum(row["tokens"] for row in rows)
     assert summary["finish_reasons"]["length"] == sum(row["finish_reason"] == "length" for row in rows)
@@ -79,7 +84,7 @@ def test_the_summary_counts_what_is_in_the_files(whole):
     assert sum(histogram["counts"]) == 3 * ROWS
     assert sum(histogram["truncated"]) == summary["finish_reasons"]["length"]
     assert summary["tokens_per_second"] > 0 and len(summary["samples"]) == 5
-    assert run.status(directory)["state"] == "finished" and (directory / "report.html").is_file()
+    assert read_status(directory)["state"] == "finished" and (directory / "report.html").is_file()
 
 
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_rows(whole, tmp_path):
@@ -117,7 +122,7 @@ def test_the_jobs_of_an_array_make_the_same_rows_with_nothing_but_an_index(whole
     told = [job.communicate(timeout=300)[0] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], told
     assert rows_of(tmp_path / "run") == rows_of(directory)
-    assert run.status(tmp_path / "run")["state"] == "finished"
+    assert read_status(tmp_path / "run")["state"] == "finished"
     processes = {json.loads(line)["process"] for line in (tmp_path / "run" / "shards.jsonl").read_text().splitlines()}
     assert len(processes) == 2
 
@@ -126,7 +131,7 @@ def test_the_processes_of_a_launch_make_the_same_rows(whole, tmp_path):
     path, directory, _ = whole
     group("-m", "open_r1.sample", "--config", path, "--output_dir", tmp_path / "run")
     assert rows_of(tmp_path / "run") == rows_of(directory)
-    assert run.status(tmp_path / "run")["state"] == "finished"
+    assert read_status(tmp_path / "run")["state"] == "finished"
     logged = [json.loads(line) for line in (tmp_path / "run" / "shards.jsonl").read_text().splitlines()]
     assert len({line["process"] for line in logged}) == 2 and len(logged) == 7
 
@@ -143,18 +148,18 @@ def test_the_first_process_waits_for_the_others_files_without_a_barrier(write_re
         waits.append(seconds)
         files.path(3).touch()
 
-    monkeypatch.setattr(run, "PartialState", lambda: SimpleNamespace(num_processes=2, is_main_process=True))
-    monkeypatch.setattr(run.time, "sleep", other_process)
-    with run.to_finish(run.Run(recipe, tmp_path), files) as last:
+    monkeypatch.setattr(job_array, "PartialState", lambda: SimpleNamespace(num_processes=2, is_main_process=True))
+    monkeypatch.setattr(job_array.time, "sleep", other_process)
+    with job_array.claim_finish(Run(recipe, tmp_path), files) as last:
         assert not last
-    assert waits == [1] and run.status(tmp_path)["state"] == "waiting"
+    assert waits == [1] and read_status(tmp_path)["state"] == "waiting"
 
 
 def test_a_part_alone_waits_for_the_others(whole, tmp_path, write_recipe):
     path, _, _ = whole
     recipe = load_recipe(path, ["--output_dir", str(tmp_path / "run"), "--part", "1", "--parts", "3"])
     sample.main(recipe)
-    assert run.status(tmp_path / "run")["state"] == "waiting"
+    assert read_status(tmp_path / "run")["state"] == "waiting"
     assert [int(p.name[6:11]) for p in sorted((tmp_path / "run" / "data").iterdir())] == [1, 4]
 
 
@@ -175,7 +180,7 @@ def test_prompts_that_cannot_be_answered_are_kept_with_the_reason(write_recipe, 
     assert [row["finish_reason"] == "refused" for row in rows] == [False, False, True, True, True, True]
     assert rows[2]["refused"] == "the prompt is empty" and "256" in rows[4]["refused"]
     assert rows[2]["completion"] is None and rows[2]["tokens"] == 0
-    assert run.read_json(tmp_path / "run" / "summary.json")["finish_reasons"]["refused"] == 4
+    assert read_json(tmp_path / "run" / "summary.json")["finish_reasons"]["refused"] == 4
 
 
 @pytest.mark.parametrize("empty", [None, "", []])
@@ -218,7 +223,7 @@ def test_a_signal_does_not_wait_for_a_server(write_recipe, tmp_path):
         finally:
             process.kill()
     assert process.returncode == 128 + signal.SIGTERM and "stopped; the same command goes on" in error
-    assert run.status(tmp_path / "run")["state"] == "interrupted"
+    assert read_status(tmp_path / "run")["state"] == "interrupted"
 
 
 def interrupted_rows(seed: int):
@@ -233,7 +238,7 @@ def interrupted_rows(seed: int):
 def test_a_signal_is_no_failure_of_the_library_that_it_interrupts(write_recipe):
     before = signal.getsignal(signal.SIGTERM)
     try:
-        with pytest.raises(guard.Stopped):
+        with pytest.raises(exit.Stopped):
             sample.main(load_recipe(write_recipe("sample", datasets=[{"path": "test_sample:interrupted_rows"}])))
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -250,7 +255,7 @@ def test_a_file_of_refusals_only_stops_the_run(write_recipe, tmp_path):
 
 def test_an_engine_that_dies_loses_no_file_that_was_written(write_recipe, tmp_path, monkeypatch):
     recipe = load_recipe(write_recipe("sample"))
-    opened = engines.open_engine
+    opened = registry.open_engine
 
     def dying(recipe):
         engine = opened(recipe)
@@ -265,11 +270,11 @@ def test_an_engine_that_dies_loses_no_file_that_was_written(write_recipe, tmp_pa
         engine.generate = twice
         return engine
 
-    monkeypatch.setattr(engines, "open_engine", dying)
+    monkeypatch.setattr(registry, "open_engine", dying)
     with pytest.raises(RecipeError, match="the engine is gone"):
         sample.main(recipe)
     assert len(list((tmp_path / "run" / "data").glob("*.parquet"))) == 2
-    monkeypatch.setattr(engines, "open_engine", opened)
+    monkeypatch.setattr(registry, "open_engine", opened)
     sample.main(load_recipe(recipe.path))
     assert [row["row"] for row in rows_of(tmp_path / "run")] == [i for i in range(ROWS) for _ in range(2)]
 
@@ -314,7 +319,7 @@ def test_progress_says_how_long_it_will_take():
         "150 of 1,000 completions (15%), 210 tokens/s, about 57 s left",
         "250 of 1,000 completions (25%), 140 tokens/s, about 75 s left",
     ]
-    assert [spoken(s) for s in (12, 600, 9000)] == ["12 s", "10 min", "2.5 h"]
+    assert [format_duration(s) for s in (12, 600, 9000)] == ["12 s", "10 min", "2.5 h"]
 
 
 def test_rows_that_change_between_two_starts_are_not_mixed(write_recipe, tmp_path, monkeypatch):
@@ -335,9 +340,9 @@ def test_the_engine_may_move_but_not_become_another(write_recipe, tmp_path):
         return load_recipe(write_recipe("sample", engine={"name": "server", "endpoints": "http://a/v1"} | engine))
 
     (tmp_path / "run").mkdir()
-    run.write_text(tmp_path / "run" / "recipe.yaml", yaml.safe_dump(recipe().given))
-    assert not begun.changes(recipe(endpoints=["http://b/v1", "http://c/v1"], concurrency=3))
-    assert "model_name" in begun.changes(recipe(model_name="other"))
+    write_text(tmp_path / "run" / "recipe.yaml", yaml.safe_dump(recipe().given))
+    assert not recipe_changes.describe_changes(recipe(endpoints=["http://b/v1", "http://c/v1"], concurrency=3))
+    assert "model_name" in recipe_changes.describe_changes(recipe(model_name="other"))
 
 
 def test_a_file_of_a_finished_run_that_is_damaged_is_made_again(whole, tmp_path):
@@ -367,11 +372,11 @@ def test_a_full_disk_ends_with_what_it_says_and_nothing_else(write_recipe, tmp_p
         raise OSError(errno.ENOSPC, "No space left on device")
 
     def fails(path, batches, features):
-        monkeypatch.setattr(run, "write_json", full)
-        with directory.telling_if_full(path):
+        monkeypatch.setattr("open_r1.system.files.write_json", full)
+        with explain_full_disk(path):
             full()
 
-    monkeypatch.setattr(shards, "write", fails)
+    monkeypatch.setattr(shards, "write_file", fails)
     with pytest.raises(SystemExit) as ended:
-        guard.guarded(lambda: sample.main(recipe))
+        exit.run_guarded(lambda: sample.main(recipe))
     assert ended.value.code == 2 and "error: the disk is full: " in capsys.readouterr().err

@@ -13,23 +13,22 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
-import warm
 from hypothesis import given
 from hypothesis import strategies as st
+from support import warm
 
-from open_r1 import data, directory, groups, judged, run, selection, shards, sift
-from open_r1.configs import (
-    DataConfig,
-    DatasetConfig,
-    FilterConfig,
-    PairsConfig,
-    SelectConfig,
-    load_recipe,
-)
+from open_r1 import selection
+from open_r1.config.loading import load_recipe
+from open_r1.config.schema import DataConfig, DatasetConfig, PairsConfig, SelectConfig
+from open_r1.curation import by_prompt, rejection_sampling, scoring
+from open_r1.curation.funnel import MOST_REASONS, OTHERS, Funnel, band
+from open_r1.data import presenting, shards
+from open_r1.data.sources import load_source
 from open_r1.errors import RecipeError
-from open_r1.funnel import MOST_REASONS, OTHERS, Funnel, band
-from open_r1.prompts import prompt_id
-from open_r1.rewards import Verdict
+from open_r1.filters.registry import FilterConfig
+from open_r1.prompts import hash_prompt
+from open_r1.rewards.verdict import Verdict
+from open_r1.system import files, locks, worker_pool
 
 FIRST = ["sampled", "judged"]
 
@@ -73,11 +72,11 @@ def selected(tmp_path, write_recipe):
 
 
 def rows_of(folder: Path) -> list[dict]:
-    return [row for batch in shards.read(folder) for row in batch]
+    return [row for batch in shards.read_folder(folder) for row in batch]
 
 
 def funnel_of(directory: Path) -> dict:
-    return run.read_json(directory / "funnel.json")
+    return files.read_json(directory / "funnel.json")
 
 
 def steps_of(directory: Path) -> dict[str, dict]:
@@ -109,7 +108,7 @@ def test_messages_with_their_lineage_a_funnel_and_a_curriculum(selected):
             {"role": "user", "content": "What is the number 2?"},
             {"role": "assistant", "content": think(2, words=1)},
         ],
-        "prompt_id": prompt_id("What is the number 2?"), "row": 2, "sample": 0, "seed": 200, "model": "m",
+        "prompt_id": hash_prompt("What is the number 2?"), "row": 2, "sample": 0, "seed": 200, "model": "m",
         "source": rows[1]["source"], "verdict": "correct", "reason": "",
         "scores": {"accuracy": 1.0, "think_format": 1.0}, "tokens": 10, "pass_rate": 0.5, "solution": "2",
     }  # fmt: skip
@@ -133,19 +132,19 @@ def test_messages_with_their_lineage_a_funnel_and_a_curriculum(selected):
             assert {(rejected[i]["step"], rejected[i]["reason"]) for i in lines} == {(step, reason)}
     assert sum(len(lines) for reasons in told["examples"].values() for lines in reasons.values()) == len(rejected)
     assert [(row["row"], row["sample"]) for row in rejected[:3]] == [(0, 0), (0, 1), (0, 2)], "the first ones"
-    always = data.load(DatasetConfig(str(directory / "curriculum" / "always.parquet")), 0)
+    always = load_source(DatasetConfig(str(directory / "curriculum" / "always.parquet")), 0)
     assert always["solution"] == ["4", "5"] and always["pass_rate"] == [1.0, 1.0] and "completion" not in always[0]
     assert not list(directory.glob(".selecting*")) and not list((directory / "data").glob(".*"))
 
 
 def test_the_result_is_what_the_trainers_read(selected):
     messages, pairs = selected(samples()), selected(samples(), "pairs", output="pairs")
-    sft = data.load_datasets([DatasetConfig(str(messages / "data"))], "sft", DataConfig(), 0)
+    sft = presenting.load_datasets([DatasetConfig(str(messages / "data"))], "sft", DataConfig(), 0)
     assert [message["role"] for message in sft[0]["messages"]] == ["user", "assistant"]
-    dpo = data.load_datasets([DatasetConfig(str(pairs / "data"))], "dpo", DataConfig(), 0)
+    dpo = presenting.load_datasets([DatasetConfig(str(pairs / "data"))], "dpo", DataConfig(), 0)
     assert [dpo[0][column][0]["role"] for column in ("prompt", "chosen", "rejected")] == ["user", *["assistant"] * 2]
     grpo = DatasetConfig(str(selected(samples(), "c", curriculum=[0.5]) / "curriculum" / "0-0.5.parquet"))
-    assert data.load_datasets([grpo], "grpo", DataConfig(), 0)[0]["solution"] == "1"
+    assert presenting.load_datasets([grpo], "grpo", DataConfig(), 0)[0]["solution"] == "1"
 
 
 def judged_row(verdict: str, sample: int, tokens: int = 10, **columns) -> dict:
@@ -155,7 +154,7 @@ def judged_row(verdict: str, sample: int, tokens: int = 10, **columns) -> dict:
 
 def sifted(rows: list[dict], filters: tuple = (), **args) -> tuple[list[dict], Funnel]:
     config = SelectConfig(filters=[FilterConfig(name) for name in filters], **args)
-    found = sift.sift_all([rows], config)
+    found = rejection_sampling.select_from_prompts([rows], config)
     return found.rows, found.funnel
 
 
@@ -166,7 +165,7 @@ def paired(rows: list[dict], filters: tuple = ("correct",), **pairs) -> list[tup
 
 def test_unknown_is_not_wrong():
     rows = [judged_row(v, k) for k, v in enumerate(["correct", "wrong", "unknown", "error", "unknown", ""])]
-    assert sift.pass_rate(rows) == 0.5 and sift.pass_rate(rows[2:]) is None
+    assert rejection_sampling.pass_rate(rows) == 0.5 and rejection_sampling.pass_rate(rows[2:]) is None
     assert paired(rows, per_prompt=9) == [(0, 1)]
     assert paired([rows[0], *rows[2:]], per_prompt=9) == []
     scored = [row | {"scores": {"q": 1.0 - row["sample"] / 9}} for row in rows]
@@ -268,14 +267,17 @@ def test_nothing_is_dropped_without_being_counted(prompts, filters, output, reas
         filters=[FilterConfig(name) for name in filters], output=output, reasoning=reasoning,
         pairs=PairsConfig(by=by, per_prompt=3), examples=1,
     )  # fmt: skip
-    whole = sift.sift_all(prompts, config)
+    whole = rejection_sampling.select_from_prompts(prompts, config)
     steps = [step for name, step in whole.funnel.steps.items() if name != "selected"]
     assert steps[0].kept == sum(map(len, prompts)) and steps[0].dropped == 0
     for before, after in pairwise(steps):
         assert after.kept + after.dropped == before.kept and after.prompts <= before.prompts
     assert steps[-1].kept == len(whole.rows)
     # Two processes count as one does.
-    first, second = sift.sift_all(prompts[:cut], config), sift.sift_all(prompts[cut:], config)
+    first, second = (
+        rejection_sampling.select_from_prompts(prompts[:cut], config),
+        rejection_sampling.select_from_prompts(prompts[cut:], config),
+    )
     first.funnel.add(second.funnel)
     assert first.rows + second.rows == whole.rows
     assert first.funnel.as_json(output, None) == whole.funnel.as_json(output, None)
@@ -330,7 +332,7 @@ def test_rows_that_cannot_be_judged_are_unknown_and_never_lost(selected):
     assert [row["verdict"] for row in judged] == ["correct", "wrong", *["unknown"] * 7]
     assert judged[2]["reason"] == judged[3]["reason"] == "accuracy needs solution, which the row leaves empty"
     assert [row["row"] for row in judged] == list(range(9))
-    assert judged[0]["prompt_id"] == judged[1]["prompt_id"] == prompt_id([user])
+    assert judged[0]["prompt_id"] == judged[1]["prompt_id"] == hash_prompt([user])
     reasons = steps_of(directory)["judged"]["reasons"]
     assert reasons == {"refused: malformed messages": 2, "empty prompt": 2, "empty completion": 1}
     assert len(rows_of(directory / "data")) == 1
@@ -401,9 +403,9 @@ def _stored(folder: Path, rows: list[dict]) -> Path:
 
 
 def test_a_full_disk_says_so(tmp_path):
-    with pytest.raises(RecipeError, match=r"the disk is full.*verdicts are kept"), groups.space(tmp_path):
+    with pytest.raises(RecipeError, match=r"the disk is full.*verdicts are kept"), by_prompt.space(tmp_path):
         raise OSError(28, "No space left on device")
-    with pytest.raises(PermissionError), groups.space(tmp_path):
+    with pytest.raises(PermissionError), by_prompt.space(tmp_path):
         raise PermissionError(13, "no")
 
 
@@ -435,17 +437,19 @@ def test_prompts_whose_samples_lie_apart_are_brought_together(selected, monkeypa
     together = selected(samples(40), "together", **keys)
     apart = samples(40)
     random.Random(0).shuffle(apart)
-    monkeypatch.setattr(groups, "BUCKET_BYTES", 2000)
-    monkeypatch.setattr(groups, "OPEN_FILES", 2)
+    monkeypatch.setattr(by_prompt, "BUCKET_BYTES", 2000)
+    monkeypatch.setattr(by_prompt, "OPEN_FILES", 2)
     mixed = selected(apart, "mixed", **keys)
     scratch = mixed / "scratch"
     scratch.mkdir()
-    assert not groups.stand_together(mixed / "judged", scratch) and groups.stand_together(together / "judged", scratch)
-    assert len({len(group) for group in groups.regrouped(mixed / "judged", scratch)}) == 1
+    assert not by_prompt.stand_together(mixed / "judged", scratch) and by_prompt.stand_together(
+        together / "judged", scratch
+    )
+    assert len({len(group) for group in by_prompt.regrouped(mixed / "judged", scratch)}) == 1
     assert not list(scratch.iterdir())
     opened, limit = [], pyarrow.parquet.ParquetFile
     monkeypatch.setattr(pyarrow.parquet, "ParquetFile", lambda path: opened.append(limit(path)) or opened[-1])
-    list(groups.regrouped(mixed / "judged", scratch))
+    list(by_prompt.regrouped(mixed / "judged", scratch))
     assert opened and all(file.closed for file in opened[:-1]), "many files are not all open at once"
     assert steps_of(mixed) == steps_of(together)
     lineage = [
@@ -459,7 +463,7 @@ def test_many_samples_are_sifted_in_other_processes_with_the_same_result(selecte
     keys = {"filters": ["correct", "pass_rate"], "curriculum": [0.5], "shard_rows": 7}
     alone = everything(selected(samples(12), "alone", **keys))
     monkeypatch.setattr(selection, "CHUNK_ROWS", 5)
-    monkeypatch.setattr(selection.pool, "available_cores", lambda: 2)
+    monkeypatch.setattr(worker_pool, "count_cores", lambda: 2)
     many = everything(selected(samples(12), "many", **keys | {"datasets": [alone_source(alone)]}))
     assert many == alone
     (tmp_path / "crashing.py").write_text("def crash(samples):\n    return samples[0]['no such key']\n")
@@ -529,11 +533,11 @@ def test_the_parts_of_an_array_judge_their_share_and_one_of_them_selects(selecte
     alone = everything(selected(samples(), "alone", **keys))
     source = [alone_source(alone)]
     first = selected([], "parts", **keys, datasets=source, parts=2, part=1)
-    assert run.status(first)["state"] == "waiting" and not (first / "data").exists()
+    assert files.read_status(first)["state"] == "waiting" and not (first / "data").exists()
     assert [path.name[6:11] for path in sorted((first / "judged").iterdir())] == ["00001", "00003"]
-    directory.let_go()  # the first part's process has ended
+    locks.release_after_fork()  # the first part's process has ended
     both = selected([], "parts", **keys, datasets=source, parts=2, part=0)
-    assert run.status(both)["state"] == "finished" and everything(both) == alone
+    assert files.read_status(both)["state"] == "finished" and everything(both) == alone
 
 
 def test_selected_rows_that_repeat_an_earlier_prompt_or_completion_go(selected):
@@ -609,7 +613,7 @@ def test_a_selection_killed_in_judging_and_in_selecting_ends_the_same(selected, 
     recipe = tmp_path / "recipes" / "small" / "select" / "whole.yaml"
     killed = tmp_path / "killed"
     # A row at a time, so that some are written before the last are filtered.
-    code = "from open_r1 import selection; from open_r1.configs import load_recipe as load; import sys; "
+    code = "from open_r1 import selection; from open_r1.config.loading import load_recipe as load; import sys; "
     code += "selection.CHUNK_ROWS = 1; selection.main(load(sys.argv[1], ['--output_dir', sys.argv[2]]))"
     environment = {"PYTHONPATH": str(tmp_path), "PATH": "", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
     for moment in ("judged/*.parquet", ".selecting/data/*"):
@@ -633,7 +637,7 @@ def test_other_filters_need_no_other_verdicts(selected, monkeypatch):
     def judge(*_):
         raise AssertionError("judged again")
 
-    monkeypatch.setattr(judged, "judge", judge)
+    monkeypatch.setattr(scoring, "score_files", judge)
     fewer = ["correct", {"name": "best", "k": 1, "by": "shortest"}]
     again = selected(samples(), filters=fewer, overwrite=True)
     assert {row["sample"] for row in rows_of(again / "data")} and "best" in (again / "funnel.json").read_text()

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from open_r1 import dpo, grpo, sft
-from open_r1.configs import load_recipe
+from open_r1.config.loading import load_recipe
 
 MAIN = {"sft": sft.main, "grpo": grpo.main, "dpo": dpo.main}
 LORA = {"use_peft": True, "lora_r": 4, "lora_target_modules": ["all-linear"], "learning_rate": 1e-2}
@@ -22,7 +22,7 @@ LIVELY = [{"name": "lively_reward:even_length"}]
 def lively(monkeypatch):
     from conftest import ROOT
 
-    monkeypatch.syspath_prepend(str(ROOT / "tests" / "scripts"))
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "support" / "scripts"))
 
 
 def trained(write_recipe, task: str, **keys):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from .errors import RecipeError
 
 if TYPE_CHECKING:
-    from .run import Run
+    from .run.run import Run
 
     Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -187,9 +187,9 @@ def _train(words: list[str]) -> None:
         if not graph.is_pipeline(recipe):
             return _run(lambda: (recipe, overrides))
         _before_libraries()
-        from . import pipeline
+        from .pipeline import command
 
-        sys.exit(pipeline.main(recipe, overrides))
+        sys.exit(command.run_pipeline(recipe, overrides))
     except RecipeError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -199,19 +199,19 @@ def _train(words: list[str]) -> None:
 
 
 def _submit(words: list[str]) -> None:
-    from . import quiet
+    from .system import library_log
 
-    quiet.hold()
+    library_log.hold_messages()
     _go_offline_if_needed()
     from .slurm import submit
 
-    quiet.release(None)
+    library_log.release_messages(None)
     if not words or words[0].startswith("--"):
         sys.exit("error: which recipe? open-r1 submit recipes/Qwen2.5-7B/grpo/r1_zero.yaml")
     if "--dry-run" in words:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is no error
     try:
-        submit.main(words[0], words[1:])
+        submit.submit(words[0], words[1:])
     except RecipeError as error:
         sys.exit(f"error: {error}")
 
@@ -219,21 +219,22 @@ def _submit(words: list[str]) -> None:
 def _serve(words: list[str]) -> None:
     if not words or words[0].startswith("--"):
         sys.exit("error: which model? open-r1 serve deepseek-ai/DeepSeek-R1-Distill-Qwen-7B")
-    from . import failures, serving
     from .errors import Unavailable
+    from .launch import vllm_server
+    from .system import failures
 
     try:
-        sys.exit(128 + serving.serve(words[0], words[1:]))
+        sys.exit(128 + vllm_server.serve_model(words[0], words[1:]))
     except (RecipeError, Unavailable) as error:
-        failures.record(error)
+        failures.record_error(error)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, RecipeError) else Unavailable.CODE)
 
 
 def _status(arguments: argparse.Namespace) -> None:
-    from .slurm import status
+    from .slurm import status as slurm_status
 
-    print(status.main(arguments.run_dir))
+    print(slurm_status.describe_run(arguments.run_dir))
 
 
 def _evaluate(words: list[str]) -> None:
@@ -243,9 +244,9 @@ def _evaluate(words: list[str]) -> None:
         sys.exit("error: which model on which benchmarks? open-r1 evaluate MODEL aime24 math500")
 
     def planned() -> tuple[str, list[str]]:
-        from . import launch
+        from .launch import local
 
-        return launch.evaluation(named[0], benchmarks, words[len(named) :])
+        return local.plan_evaluation(named[0], benchmarks, words[len(named) :])
 
     _run(planned)
 
@@ -255,14 +256,15 @@ def _run(planned: Callable[[], tuple[str, list[str]]]) -> None:
     _before_libraries()
     if sys.stderr.isatty():
         print("loading libraries ...", file=sys.stderr)
-    from . import guard, launch
+    from .launch import local
+    from .run import exit
 
     def task() -> Run | None:
         recipe, overrides = planned()
         overrides, processes = _without_processes(overrides)
-        return launch.train(recipe, overrides, processes)
+        return local.run_recipe(recipe, overrides, processes)
 
-    guard.guarded(task)
+    exit.run_guarded(task)
 
 
 def _before_libraries() -> None:
@@ -271,9 +273,9 @@ def _before_libraries() -> None:
     # process steps took 15 times as long; this bound costs a tenth when alone.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    from . import quiet
+    from .system import library_log
 
-    quiet.hold()
+    library_log.hold_messages()
 
 
 def _without_processes(overrides: list[str]) -> tuple[list[str], int | None]:
@@ -291,21 +293,21 @@ def _recipe(words: list[str]) -> tuple[str, list[str]]:
 
 
 def _check(words: list[str]) -> None:
-    from . import quiet
+    from .system import library_log
 
-    quiet.hold()
+    library_log.hold_messages()
     _go_offline_if_needed()
-    from . import preflight
-    from .configs import load_recipe
+    from .config.loading import load_recipe
+    from .training import preflight
 
-    quiet.release(None)
+    library_log.release_messages(None)
     path, overrides = _recipe(words)
     from .pipeline import graph
 
     if graph.is_pipeline(path):
         return _train([path, *overrides, "--dry-run"])
     try:
-        findings = preflight.check(load_recipe(path, overrides, planned=True))
+        findings = preflight.check_recipe(load_recipe(path, overrides, planned=True))
     except RecipeError as error:
         sys.exit(f"error: {error}")
     print("\n".join(findings.table))
@@ -320,25 +322,25 @@ def _check(words: list[str]) -> None:
 
 
 def _estimate(words: list[str]) -> None:
-    from . import quiet
+    from .system import library_log
 
-    quiet.hold()
+    library_log.hold_messages()
     _go_offline_if_needed()
     from pathlib import Path
 
-    from . import estimate
-    from .configs import parse_overrides
-    from .pipeline import estimated, graph
+    from .config.overrides import parse_overrides
+    from .estimate import command, estimate
+    from .pipeline import estimates, graph
 
-    quiet.release(None)
+    library_log.release_messages(None)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is no error
     path, overrides = _recipe(words)
     try:
         if graph.is_pipeline(path):
-            asked, changes = estimate.options(parse_overrides(overrides))
-            print(estimated.told(estimated.of(Path(path), changes, asked)))
+            asked, changes = estimate.parse_options(parse_overrides(overrides))
+            print(estimates.format_estimates(estimates.estimate_stages(Path(path), changes, asked)))
         else:
-            for part in estimate.main([path, *overrides]):
+            for part in command.report_estimates([path, *overrides]):
                 print(part, flush=True)
     except RecipeError as error:
         sys.exit(f"error: {error}")
@@ -372,10 +374,10 @@ def _go_offline_if_needed() -> None:
 def _judge(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from . import judge
-    from .configs import parse_overrides
+    from .config.overrides import parse_overrides
+    from .rewards import judge_file
 
-    summary = judge.judge(
+    summary = judge_file.judge_file(
         arguments.reward, Path(arguments.input), Path(arguments.output), parse_overrides(arguments.more)
     )
     print(", ".join(f"{count:g} {name}" for name, count in summary.items()))
@@ -385,58 +387,61 @@ def _compare(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
     if arguments.reference is None:
-        from . import compare
+        from .evaluation import compare as evaluation_compare
+        from .report import comparison
 
         if arguments.output:
-            compare.check_output(Path(arguments.output))
+            comparison.check_output(Path(arguments.output))
         given = {
             "metric": arguments.metric,
             "allow": arguments.allow,
             "level": arguments.level,
             "seed": arguments.seed,
         }
-        compared = compare.compare(arguments.runs, **given)
-        print(compare.told(compared))
+        compared = evaluation_compare.compare_runs(arguments.runs, **given)
+        print(comparison.format_comparison(compared))
         if arguments.output:
-            compare.write(compared, Path(arguments.output))
+            comparison.write_comparison(compared, Path(arguments.output))
         return
-    from . import reference, report
+    from .evaluation.reference import curves
+    from .report import run_report
 
     if arguments.output:
         raise RecipeError("--output: is of comparisons between runs; beside a reference the run's report has it all")
     if len(arguments.runs) != 1:
         raise RecipeError("--reference: one run is set beside a reference; compare several runs without it")
     run_dir = Path(arguments.runs[0])
-    placed = reference.place(run_dir, arguments.reference)
-    print(reference.told(placed))
-    reference.save(placed, run_dir)
-    print(report.write(run_dir))
+    placed = curves.place_run(run_dir, arguments.reference)
+    print(curves.format_placement(placed))
+    curves.save_placement(placed, run_dir)
+    print(run_report.write_report(run_dir))
 
 
 def _reference(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from . import reference
+    from .evaluation.reference import curves
 
-    reference.write(reference.make([Path(run) for run in arguments.runs]), Path(arguments.output))
+    curves.write_reference(curves.build_reference([Path(run) for run in arguments.runs]), Path(arguments.output))
     print(arguments.output)
 
 
 def _lineage(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from . import lineage
+    from .run import lineage as run_lineage
 
-    print(lineage.told(Path(arguments.run_dir)))
+    print(run_lineage.format_lineage(Path(arguments.run_dir)))
 
 
 def _report(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from . import pipeline, report
+    from .pipeline import command
+    from .report import run_report
 
     directory = Path(arguments.run_dir)
-    write = pipeline.report if (directory / pipeline.WRITTEN).is_file() else report.write
+    write = command.write_report if (directory / command.WRITTEN).is_file() else run_report.write_report
     print(write(directory))
 
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from trl import DPOTrainer, get_peft_config, get_quantization_config
 
-from open_r1 import callbacks, contamination, data, models, run
-from open_r1.configs import Recipe
+from . import models
+from .config.recipe import Recipe
+from .data import contamination, presenting
+from .run import lifecycle
+from .run.run import Run
+from .training import callbacks
 
 
-def main(recipe: Recipe) -> run.Run:
-    this = run.start(recipe)
+def main(recipe: Recipe) -> Run:
+    this = lifecycle.start_run(recipe)
     tokenizer = models.load_tokenizer(recipe)
-    rows = data.load_datasets(recipe.data.datasets, "dpo", recipe.data, recipe.args.seed)
-    rows = contamination.guard(this, rows, recipe.data.contamination)
-    held_out = data.load_eval_datasets(recipe)
-    base = models.model_path(recipe, tokenizer)
-    recipe.args.model_init_kwargs = models.model_init_kwargs(recipe)
+    rows = presenting.load_datasets(recipe.data.datasets, "dpo", recipe.data, recipe.args.seed)
+    rows = contamination.apply_gate(this, rows, recipe.data.contamination)
+    held_out = presenting.load_eval_datasets(recipe)
+    base = models.prepare_weights(recipe, tokenizer)
+    recipe.args.model_init_kwargs = models.build_model_kwargs(recipe)
     trainer = DPOTrainer(
         model=base,
         args=recipe.args,
@@ -25,10 +29,10 @@ def main(recipe: Recipe) -> run.Run:
         quantization_config=get_quantization_config(recipe.model),
         peft_config=get_peft_config(recipe.model),
     )
-    callbacks.train(trainer, this)
-    run.finish(this, trainer, tokenizer, base)
+    callbacks.run_trainer(trainer, this)
+    lifecycle.finish_training(this, trainer, tokenizer, base)
     return this
 
 
 if __name__ == "__main__":
-    run.from_command_line(main)
+    lifecycle.run_from_command_line(main)

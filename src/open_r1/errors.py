@@ -1,5 +1,7 @@
 """The one error a user is meant to read without a traceback."""
 
+from __future__ import annotations
+
 import difflib
 
 
@@ -13,7 +15,7 @@ class Unavailable(Exception):
     CODE = 75  # exit code: EX_TEMPFAIL of sysexits.h
 
 
-def nearest(word: str, known: list[str]) -> str:
+def suggest_nearest(word: str, known: list[str]) -> str:
     """What an unknown word may have meant, to end a message with."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"

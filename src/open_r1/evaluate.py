@@ -13,67 +13,68 @@ from typing import Any
 import datasets
 import numpy as np
 
-from open_r1 import (
-    engines,
-    graded,
-    held_out,
-    metrics,
-    models,
-    protocol,
-    report,
-    run,
-    sampled,
-    shards,
-)
-from open_r1.configs import BenchmarkConfig, Recipe
-from open_r1.data import TEXT
-from open_r1.errors import RecipeError
-from open_r1.held_out import Problems, Sets
-from open_r1.imported import Imported
-from open_r1.progress import Progress
-from open_r1.reference import published
-from open_r1.shards import Shards
+from . import models
+from .benchmarks.registry import resolve_metric
+from .config import protocol
+from .config.recipe import Recipe
+from .config.schema import BenchmarkConfig
+from .data import shards
+from .data.columns import TEXT
+from .data.shards import Shards
+from .engines import registry
+from .engines import sampling as engines_sampling
+from .engines.sampling import Asked, complete_prompts, fill_files, measure_speed
+from .errors import RecipeError
+from .evaluation import grading, metrics
+from .evaluation.problems import Problems, Sets, load_benchmarks, load_problems
+from .evaluation.reference import published
+from .evaluation.stored_completions import Imported
+from .report import run_report
+from .run import job_array, lifecycle
+from .run.run import Run
+from .system.files import write_json
+from .system.progress import Progress
 
 Row = dict[str, Any]
 
 JUDGED_ROWS = 512  # samples judged side by side
 SHOWN = 8  # problems whose samples are kept for the report
-COLUMNS = datasets.Features({"benchmark": TEXT, "problem": TEXT, **sampled.COLUMNS})
+COLUMNS = datasets.Features({"benchmark": TEXT, "problem": TEXT, **engines_sampling.COLUMNS})
 
 
-def main(recipe: Recipe) -> run.Run:
+def main(recipe: Recipe) -> Run:
     args = recipe.args
-    engines.check(args.engine)
+    registry.check_engine(args.engine)
     if args.reference is not None:
-        published.figures_of(args.reference)  # a name that is none is refused before anything is sampled
-    this = run.start(recipe)
-    sets = Sets([held_out.load(benchmark, recipe.seed) for benchmark in held_out.measured(recipe)], recipe.seed)
+        published.find_published(args.reference)  # a name that is none is refused before anything is sampled
+    this = lifecycle.start_run(recipe)
+    sets = Sets([load_problems(benchmark, recipe.seed) for benchmark in load_benchmarks(recipe)], recipe.seed)
     elsewhere = made_elsewhere(recipe, sets)
-    run.same_rows(this, sets.identity(*([elsewhere.identity()] if elsewhere else [])))
+    job_array.check_same_rows(this, sets.identity(*([elsewhere.identity()] if elsewhere else [])))
     completions = Shards(this.dir / "data", len(sets), args.shard_rows)
     verdicts = Shards(this.dir / "judged", len(sets), args.shard_rows)
     if elsewhere is None:
         # Before the files are divided: a process that has none to fill loads no model, and the others would wait.
-        this.recipe = models.with_model(recipe)
-    todo = run.own_files(this, completions)
+        this.recipe = models.ensure_model(recipe)
+    todo = job_array.list_own_files(this, completions)
     if todo and args.rejudge and elsewhere is None:
         raise RecipeError(
             f"rejudge: {len(todo)} of {completions.count} files of completions are not in {completions.folder}; name "
             "the run that has them by --output_dir, or sample them first without --rejudge"
         )
     if args.rejudge and this.main:
-        run.keep_recipe(this)
+        lifecycle.save_recipe(this)
     if elsewhere is not None:
         this.say(elsewhere.told())
         for number in todo:
-            shards.write(completions.path(number), [elsewhere.of(sets, completions, number)], COLUMNS)
+            shards.write_file(completions.path(number), [elsewhere.of(sets, completions, number)], COLUMNS)
     elif todo:
         total = sum(len(span) * problems.benchmark.k for n in todo for problems, span in sets.of(completions.range(n)))
-        sampled.fill(this, completions, todo, total, partial(sample, sets, completions), COLUMNS)
+        fill_files(this, completions, todo, total, partial(sample, sets, completions), COLUMNS)
     remove_other_verdicts(this, verdicts, sets)
-    for number in run.own_files(this, verdicts):
+    for number in job_array.list_own_files(this, verdicts):
         judge(this, sets, completions, verdicts, number)
-    with run.to_finish(this, verdicts) as last:
+    with job_array.claim_finish(this, verdicts) as last:
         if last:
             summarize(this, sets)
     return this
@@ -87,29 +88,29 @@ def made_elsewhere(recipe: Recipe, sets: Sets) -> Imported | None:
     return Imported(args.completions, sets, recipe.seed)
 
 
-def sample(sets: Sets, files: Shards, engine: engines.Engine, number: int, progress: Progress) -> list[Row]:
+def sample(sets: Sets, files: Shards, engine: registry.Engine, number: int, progress: Progress) -> list[Row]:
     """The completions of one file."""
     made = []
     for problems, span in sets.of(files.range(number)):
         benchmark = problems.benchmark
         rows = list(problems.read(span))
         drawn = sampling(benchmark, sets.seed)
-        asked = sampled.Asked(benchmark.k, drawn, benchmark.prompt, benchmark.system_prompt)
+        asked = Asked(benchmark.k, drawn, benchmark.prompt, benchmark.system_prompt)
         # By its place in the benchmark, so that a problem's samples do not depend on the benchmarks beside it.
-        for row, made_K in zip(rows, sampled.complete(engine, rows, list(span), asked, progress), strict=True):
+        for row, made_K in zip(rows, complete_prompts(engine, rows, list(span), asked, progress), strict=True):
             own = {"benchmark": benchmark.name, "problem": problems.ids[row["row"]]}
             made += [own | completion for completion in made_K]
     return made
 
 
-def sampling(benchmark: BenchmarkConfig, seed: int) -> engines.Sampling:
-    return engines.Sampling(benchmark.temperature, benchmark.top_p, max_tokens=benchmark.max_tokens, seed=seed)
+def sampling(benchmark: BenchmarkConfig, seed: int) -> registry.Sampling:
+    return registry.Sampling(benchmark.temperature, benchmark.top_p, max_tokens=benchmark.max_tokens, seed=seed)
 
 
-def remove_other_verdicts(this: run.Run, verdicts: Shards, sets: Sets) -> None:
+def remove_other_verdicts(this: Run, verdicts: Shards, sets: Sets) -> None:
     """Delete this process's files of verdicts that another version of the judge, or another verifier, has written."""
     found = 0
-    for number in run.own_numbers(this, verdicts):
+    for number in job_array.list_own_numbers(this, verdicts):
         path = verdicts.path(number)
         if shards.is_whole(path) and graders_of(path) != sets.graders(verdicts.range(number)):
             path.unlink()
@@ -129,7 +130,7 @@ def graders_of(path: Path) -> dict[str, str]:
     return {row["benchmark"]: row["grader"] for row in rows}
 
 
-def judge(this: run.Run, sets: Sets, completions: Shards, verdicts: Shards, number: int) -> None:
+def judge(this: Run, sets: Sets, completions: Shards, verdicts: Shards, number: int) -> None:
     """Judge one file of completions.
 
     Raises:
@@ -153,7 +154,7 @@ def judge(this: run.Run, sets: Sets, completions: Shards, verdicts: Shards, numb
             f"max_error_share: {this.recipe.run.max_error_share:g} allows. {times} times: {reason}. The completions "
             "are kept; once the cause is gone, the same command goes on"
         )
-    shards.write(verdicts.path(number), [judged], graded.FEATURES)
+    shards.write_file(verdicts.path(number), [judged], grading.FEATURES)
 
 
 def whole_problems(rows: list[Row]) -> Iterator[list[Row]]:
@@ -168,10 +169,10 @@ def whole_problems(rows: list[Row]) -> Iterator[list[Row]]:
         yield batch
 
 
-def summarize(this: run.Run, sets: Sets) -> None:
+def summarize(this: Run, sets: Sets) -> None:
     """From the verdicts to the figures of each benchmark, the table and the report."""
     judged: dict[str, dict[int, list[Row]]] = {problems.benchmark.name: {} for problems in sets.sets}
-    for batch in shards.read(this.dir / "judged"):
+    for batch in shards.read_folder(this.dir / "judged"):
         for row in batch:
             judged[row["benchmark"]].setdefault(row["row"], []).append(row)
     generated = models_of(this.dir / "data")
@@ -182,27 +183,27 @@ def summarize(this: run.Run, sets: Sets) -> None:
         evaluations.append(evaluation(this, problems, judged_PK, generated))
         folder = this.dir / "evaluations"
         folder.mkdir(exist_ok=True)
-        run.write_json(folder / f"{problems.benchmark.name}.json", evaluations[-1])
+        write_json(folder / f"{problems.benchmark.name}.json", evaluations[-1])
     tokens = sum(row["tokens"] or 0 for rows in judged.values() for samples in rows.values() for row in samples)
     summary = {
         "model": generated,
         "engine": engine_of(this.recipe),
         "completions": sum(told["samples"] for told in evaluations),
         "tokens": tokens,
-        "tokens_per_second": sampled.speed(this.dir),
+        "tokens_per_second": measure_speed(this.dir),
         "benchmarks": {told["name"]: metrics.summarize_evaluation(told) for told in evaluations},
     }
-    run.finish_files(this, summary)
-    this.say(report.evaluation_table(evaluations))
+    lifecycle.finish_files(this, summary)
+    this.say(run_report.format_evaluations(evaluations))
     if told := beside(evaluations, this.recipe.args.reference):
         this.say(told)
 
 
 def beside(evaluations: list[dict[str, Any]], name: str | None) -> str:
     """The published figures of the same benchmarks, for the terminal; nothing where none are known."""
-    rows = [row for told in evaluations for row in published.beside(told, reference=name)]
+    rows = [row for told in evaluations for row in published.compare_published(told, reference=name)]
     if rows:
-        return f"\nbeside what was published:\n{published.table(rows)}"
+        return f"\nbeside what was published:\n{published.format_published_table(rows)}"
     return f"{name} has no figure of these benchmarks and metrics" if name else ""
 
 
@@ -212,10 +213,10 @@ def engine_of(recipe: Recipe) -> str:
 
 def models_of(folder: Path) -> str:
     """The model's name, as the engine has told it with every completion."""
-    return ", ".join(sorted({row["model"] for batch in shards.read(folder, ["model"]) for row in batch}))
+    return ", ".join(sorted({row["model"] for batch in shards.read_folder(folder, ["model"]) for row in batch}))
 
 
-def evaluation(this: run.Run, problems: Problems, judged_PK: list[list[Row]], model: str) -> dict[str, Any]:
+def evaluation(this: Run, problems: Problems, judged_PK: list[list[Row]], model: str) -> dict[str, Any]:
     """All that is to be told of one benchmark.
 
     Raises:
@@ -237,8 +238,8 @@ def evaluation(this: run.Run, problems: Problems, judged_PK: list[list[Row]], mo
             f"{at}: its samples were judged by different versions of the judge ({'; '.join(sorted(graders))}); start "
             "the other parts again, and they judge theirs anew"
         )
-    names = [metrics.resolve(name, benchmark.k) for name in benchmark.metrics]
-    told = metrics.figures(judged_PK, names, level=recipe.args.level, seed=recipe.seed)
+    names = [resolve_metric(name, benchmark.k) for name in benchmark.metrics]
+    told = metrics.compute_figures(judged_PK, names, level=recipe.args.level, seed=recipe.seed)
     for line, question in zip(told["by_problem"], problems.questions, strict=True):
         line["question"] = question
     return {
@@ -259,7 +260,7 @@ def evaluation(this: run.Run, problems: Problems, judged_PK: list[list[Row]], mo
             "top_k": 0 if recipe.args.completions is None else None,
             "max_tokens": benchmark.max_tokens,
         },
-        "departures": protocol.departures(recipe.args, benchmark, len(problems), problems.there),
+        "departures": protocol.find_departures(recipe.args, benchmark, len(problems), problems.there),
         "source": benchmark.source,
         "verifier": benchmark.verifier.name,
         "grader": graders.pop(),
@@ -276,7 +277,7 @@ def examples(folder: Path, problems: Problems, judged_PK: list[list[Row]]) -> li
     name, columns = problems.benchmark.name, ["benchmark", "row", "sample", "completion"]
     texts = {
         (row["row"], row["sample"]): row["completion"]
-        for batch in shards.read(folder, columns)
+        for batch in shards.read_folder(folder, columns)
         for row in batch
         if row["benchmark"] == name and row["row"] in chosen
     }
@@ -286,7 +287,7 @@ def examples(folder: Path, problems: Problems, judged_PK: list[list[Row]]) -> li
             "although they were judged; delete data/ and judged/, and the same command makes them again"
         )
     return [
-        graded.example(
+        grading.pick_example(
             next(problems.read(range(place, place + 1))),
             judged_PK[place],
             [texts[place, row["sample"]] for row in judged_PK[place]],
@@ -296,4 +297,4 @@ def examples(folder: Path, problems: Problems, judged_PK: list[list[Row]]) -> li
 
 
 if __name__ == "__main__":
-    run.from_command_line(main)
+    lifecycle.run_from_command_line(main)

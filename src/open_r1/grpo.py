@@ -5,21 +5,26 @@ from __future__ import annotations
 from accelerate.utils import gather_object
 from trl import GRPOTrainer, get_peft_config, get_quantization_config
 
-from open_r1 import callbacks, contamination, data, live, models, preflight, rewards, run
-from open_r1.configs import Recipe
+from . import models
+from .config.recipe import Recipe
+from .data import contamination, presenting
+from .rewards import scoring
+from .run import lifecycle
+from .run.run import Run
+from .training import callbacks, live_evaluation, preflight
 
 
-def main(recipe: Recipe) -> run.Run:
-    this = run.start(recipe)
+def main(recipe: Recipe) -> Run:
+    this = lifecycle.start_run(recipe)
     tokenizer = models.load_tokenizer(recipe)
-    rows = data.load_datasets(recipe.data.datasets, "grpo", recipe.data, recipe.args.seed, recipe.run.rewards)
-    rows = contamination.guard(this, rows, recipe.data.contamination)
-    held_out = data.load_eval_datasets(recipe, recipe.run.rewards)
-    problems = live.load_problems(recipe)
-    base = models.model_path(recipe, tokenizer)
-    recipe.args.model_init_kwargs = models.model_init_kwargs(recipe)
+    rows = presenting.load_datasets(recipe.data.datasets, "grpo", recipe.data, recipe.args.seed, recipe.run.rewards)
+    rows = contamination.apply_gate(this, rows, recipe.data.contamination)
+    held_out = presenting.load_eval_datasets(recipe, recipe.run.rewards)
+    problems = live_evaluation.load_problems(recipe)
+    base = models.prepare_weights(recipe, tokenizer)
+    recipe.args.model_init_kwargs = models.build_model_kwargs(recipe)
     recipe.args.reward_weights = [reward.weight for reward in recipe.run.rewards]
-    judges = rewards.build(
+    judges = scoring.build_rewards(
         recipe.run.rewards,
         opens_think=models.opens_think(next(iter(rows))["prompt"], tokenizer),
         max_tokens=recipe.args.max_completion_length,
@@ -27,7 +32,7 @@ def main(recipe: Recipe) -> run.Run:
         records=this.dir,
         gather=gather_object,
     )
-    preflight.before_training(this, rows, judges, tokenizer)
+    preflight.check_before_training(this, rows, judges, tokenizer)
     trainer = GRPOTrainer(
         model=base,
         args=recipe.args,
@@ -39,15 +44,15 @@ def main(recipe: Recipe) -> run.Run:
         peft_config=get_peft_config(recipe.model),
     )
     more = [callbacks.CompletionTable(trainer, recipe.run.print_every)]
-    judge = live.Evaluator(problems, trainer, this) if problems else None
+    judge = live_evaluation.Evaluator(problems, trainer, this) if problems else None
     if judge:
         more.append(callbacks.LiveEvaluation(judge.record, judge.settings.every, resumed=this.checkpoint is not None))
-    callbacks.train(trainer, this, *more)
+    callbacks.run_trainer(trainer, this, *more)
     if judge:
         judge.summarize()
-    run.finish(this, trainer, tokenizer, base)
+    lifecycle.finish_training(this, trainer, tokenizer, base)
     return this
 
 
 if __name__ == "__main__":
-    run.from_command_line(main)
+    lifecycle.run_from_command_line(main)

@@ -15,19 +15,24 @@ from typing import Any
 import datasets
 import numpy as np
 
-from open_r1 import contamination, data, dataset_card, deduplicate, hub, judged, run, shards, sift
-from open_r1.configs import DatasetConfig, Recipe
-from open_r1.data import MESSAGES, TEXT, StoredRows
-from open_r1.errors import RecipeError
-from open_r1.prompts import Messages
+from .config.recipe import Recipe
+from .config.schema import DatasetConfig
+from .curation import rejection_sampling, scoring
+from .data import card, columns, contamination, deduplicate, hub, shards
+from .data.columns import MESSAGES, TEXT
+from .data.rows import StoredRows, load_rows
+from .errors import RecipeError
+from .prompts import Messages
+from .run import job_array, lifecycle
+from .run.run import Run
 
 BATCH = 1000  # rows in memory at once
 # Kept beside the messages, or the pair: where a row comes from, and what was found of it.
 LINEAGE = {
-    "messages": (*sift.LINEAGE, "finish_reason"),
+    "messages": (*rejection_sampling.LINEAGE, "finish_reason"),
     "pairs": (
-        *(*sift.PROMPT_LINEAGE, "margin", "length_ratio"),
-        *(f"{side}_{column}" for side in ("chosen", "rejected") for column in sift.SIDE_LINEAGE),
+        *(*rejection_sampling.PROMPT_LINEAGE, "margin", "length_ratio"),
+        *(f"{side}_{column}" for side in ("chosen", "rejected") for column in rejection_sampling.SIDE_LINEAGE),
     ),
 }
 HOLDS = {"messages": "conversations", "pairs": "preference pairs", "prompts": "prompts only"}
@@ -39,20 +44,20 @@ FORMS = {
 }
 
 
-def main(recipe: Recipe) -> run.Run:
+def main(recipe: Recipe) -> Run:
     refuse_presentation(recipe)
-    problem = hub.check(recipe.args.hub_dataset_id)
-    this = run.start(recipe)
+    problem = hub.check_push(recipe.args.hub_dataset_id)
+    this = lifecycle.start_run(recipe)
     if problem:
         this.say(problem)
-    rows, repeated = deduplicate.distinct(data.load_rows(recipe, recipe.args.keep), recipe.args.deduplicate)
+    rows, repeated = deduplicate.drop_duplicates(load_rows(recipe, recipe.args.keep), recipe.args.deduplicate)
     if repeated:
         this.say(f"deduplicate: {repeated['exact']:,} rows repeat an earlier one, {repeated['near']:,} nearly")
-    rows = contamination.guard(this, rows, recipe.data.contamination)
-    run.same_rows(this, rows.identity())
+    rows = contamination.apply_gate(this, rows, recipe.data.contamination)
+    job_array.check_same_rows(this, rows.identity())
     summary = mix(recipe, rows, this.dir / "data") | {"repeated": repeated}
-    this.say(dataset_card.table(summary))
-    run.finish_data(this, summary)
+    this.say(card.format_mixture_table(summary))
+    lifecycle.finish_dataset(this, summary)
     return this
 
 
@@ -88,10 +93,10 @@ def mix(recipe: Recipe, stored: StoredRows, folder: Path) -> dict[str, Any]:
     ]
     order = interleaved(counts, recipe.seed)
     mixture = Mixture(stored, drawn, order, form, recipe.args.keep)
-    shards.remove_partial(folder)
+    shards.remove_partial_files(folder)
     files = shards.Shards(folder, len(order), recipe.args.shard_rows)
     for number in files.missing():
-        shards.write(files.path(number), mixture.batches(files.range(number)), mixture.features)
+        shards.write_file(files.path(number), mixture.batches(files.range(number)), mixture.features)
     available = [len(rows) for _, rows in stored.parts]
     return summarize(recipe, folder, order, available, [len(numbers) for numbers in kept])
 
@@ -194,7 +199,7 @@ def common_form(stored: StoredRows) -> str:
 
 def _form(source: DatasetConfig, rows: datasets.Dataset) -> str:
     have = {*rows.features, *source.template, *source.extract}
-    return next(FORMS[layout] for layout in data.LAYOUTS["mix"] if have.issuperset(layout))
+    return next(FORMS[layout] for layout in columns.LAYOUTS["mix"] if have.issuperset(layout))
 
 
 class Mixture:
@@ -234,7 +239,7 @@ class Mixture:
         first = int(self.rows.ends[number]) - len(rows)
         at = f"datasets.{number} ({source.path})"
         # Sampled completions may stand beside the conversation that their prompt was taken from.
-        sampled = not judged.from_messages(source, rows)
+        sampled = not scoring.holds_conversations(source, rows)
         for i, row in zip(
             self.drawn[number][low:high], self.rows.slice(first + int(low), first + int(high)), strict=True
         ):
@@ -244,8 +249,8 @@ class Mixture:
                     row.pop("messages", None)
                 row["messages"] = conversation(row, at, int(i))
             if self.form == "pairs":
-                row["prompt"] = sift.conversation(row["prompt"])
-                row |= {side: data.as_messages(row[side], at, int(i)) for side in _columns("pairs")}
+                row["prompt"] = rejection_sampling.read_conversation(row["prompt"])
+                row |= {side: columns.parse_messages(row[side], at, int(i)) for side in _columns("pairs")}
             yield {column: row.get(column) for column in self.features}
 
 
@@ -260,11 +265,13 @@ def conversation(row: dict[str, Any], at: str, i: int) -> Messages:
         RecipeError: they do not, or there are none.
     """
     if row.get("messages"):
-        messages = data.as_messages(row["messages"], at, i)
+        messages = columns.parse_messages(row["messages"], at, i)
     elif row.get("prompt") and row.get("completion"):
         asked = row["prompt"]
-        asked = [{"role": "user", "content": asked}] if isinstance(asked, str) else data.as_messages(asked, at, i)
-        messages = [*asked, *data.as_messages(row["completion"], at, i)]
+        asked = (
+            [{"role": "user", "content": asked}] if isinstance(asked, str) else columns.parse_messages(asked, at, i)
+        )
+        messages = [*asked, *columns.parse_messages(row["completion"], at, i)]
     else:
         raise RecipeError(f"{at}, row {i}: there is no conversation in it; a select recipe leaves such rows out")
     if messages[-1]["role"] != "assistant" or not messages[-1]["content"].strip():
@@ -284,10 +291,10 @@ def summarize(
         available: rows of each source.
         kept: of them, those that were not left out.
     """
-    figures = dataset_card.measure(folder, order, judged.token_counter(recipe))
+    figures = card.measure_dataset(folder, order, scoring.build_token_counter(recipe))
     sources = [
         {
-            "name": dataset_card.named(vars(source)),
+            "name": card.name_source(vars(source)),
             "asked": _asked(source),
             "epochs": round(row["samples"] / n, 4),
             "available": every,
@@ -308,4 +315,4 @@ def _asked(source: DatasetConfig) -> str:
 
 
 if __name__ == "__main__":
-    run.from_command_line(main)
+    lifecycle.run_from_command_line(main)

@@ -23,10 +23,11 @@ from transformers import (
 )
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from .checks import flash_attention_installed
-from .configs import TRAINERS, Recipe
-from .errors import RecipeError, nearest
+from .config.recipe import Recipe
+from .config.schema import TRAINERS
+from .errors import RecipeError, suggest_nearest
 from .prompts import CHAT_TEMPLATES, Messages
+from .system.hardware import has_flash_attention
 
 # Special tokens that model families reserve for padding, tried when a tokenizer has none of its own.
 PAD_TOKENS = ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|vision_pad|>", "<|fim_pad|>")
@@ -42,7 +43,7 @@ def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
     if recipe.data.tokenizer_name_or_path is None and recipe.run.random_init is not None:
         raise RecipeError("tokenizer_name_or_path: a model made by random_init needs a tokenizer to be named")
     trusted = bool(recipe.given.get("trust_remote_code"))
-    tokenizer = tokenizer_from(str(name), recipe.model.model_revision, trusted)
+    tokenizer = load_named_tokenizer(str(name), recipe.model.model_revision, trusted)
     tokenizer.padding_side = "left"
     if recipe.data.chat_template is not None:
         template = CHAT_TEMPLATES[recipe.data.chat_template]
@@ -68,7 +69,7 @@ def _settle_padding(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, name: st
     vocabulary, asked = tokenizer.get_vocab(), recipe.data.pad_token
     if asked is not None:
         if asked not in vocabulary:
-            raise RecipeError(f"pad_token: {asked!r} is no token of {name}{nearest(asked, list(vocabulary))}")
+            raise RecipeError(f"pad_token: {asked!r} is no token of {name}{suggest_nearest(asked, list(vocabulary))}")
         if asked == tokenizer.eos_token:
             raise RecipeError(
                 f"pad_token: {asked} is the end token of {name}; padded with it, a model never learns to stop. Name "
@@ -105,7 +106,9 @@ def check_turns_end(tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def tokenizer_from(name: str, revision: str = "main", trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_named_tokenizer(
+    name: str, revision: str = "main", trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
     """The tokenizer of a hub name, a folder, or a `package.module:function`.
 
     Raises:
@@ -128,7 +131,7 @@ def tokenizer_from(name: str, revision: str = "main", trust_remote_code: bool = 
         raise RecipeError(f"tokenizer: {name} cannot be loaded: {error}") from error
 
 
-def as_text(prompt: str | Messages, tokenizer: PreTrainedTokenizerBase) -> str:
+def render_prompt(prompt: str | Messages, tokenizer: PreTrainedTokenizerBase) -> str:
     """The text a completion continues."""
     if isinstance(prompt, str):
         return prompt
@@ -137,7 +140,7 @@ def as_text(prompt: str | Messages, tokenizer: PreTrainedTokenizerBase) -> str:
 
 def opens_think(prompt: str | Messages, tokenizer: PreTrainedTokenizerBase) -> bool:
     """True if completions begin inside the reasoning."""
-    return as_text(prompt, tokenizer).rstrip().endswith("<think>")
+    return render_prompt(prompt, tokenizer).rstrip().endswith("<think>")
 
 
 def byte_tokenizer() -> PreTrainedTokenizerBase:
@@ -169,7 +172,7 @@ def byte_tokenizer() -> PreTrainedTokenizerBase:
     )
 
 
-def model_path(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
+def prepare_weights(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
     """Where the initial weights lie; with `random_init` they are drawn and written to `<run>/init` first.
 
     TRL is given a path rather than a model, so that it can load it as its launcher (ZeRO-3, FSDP) and its reference
@@ -199,11 +202,11 @@ def model_path(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
     return str(path)
 
 
-def with_model(recipe: Recipe) -> Recipe:
+def ensure_model(recipe: Recipe) -> Recipe:
     """A recipe whose model is there, also if it is a random one; for all processes of a launch to call together."""
     if recipe.run.random_init is None:
         return recipe
-    path = model_path(recipe, load_tokenizer(recipe))
+    path = prepare_weights(recipe, load_tokenizer(recipe))
     return replace(
         recipe, model=replace(recipe.model, model_name_or_path=path), run=replace(recipe.run, random_init=None)
     )
@@ -243,7 +246,7 @@ def _checked(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
         raise RecipeError(f"model_name_or_path: there is no folder {name}{made}")
     trusted = {"revision": recipe.model.model_revision, "trust_remote_code": recipe.args.trust_remote_code}
     try:
-        config = AutoConfig.from_pretrained(name, **trusted, **config_changes(recipe))
+        config = AutoConfig.from_pretrained(name, **trusted, **list_config_changes(recipe))
     except (OSError, ValueError) as error:
         raise RecipeError(f"model_name_or_path: {name} is no model here or on the hub: {error}") from error
     check_shape(recipe, config, tokenizer)
@@ -284,7 +287,7 @@ def check_shape(
 LOADING_KWARGS = ("use_kernels", "device_map", "dtype", "attn_implementation", "quantization_config", "max_memory")
 
 
-def config_changes(recipe: Recipe) -> dict[str, Any]:
+def list_config_changes(recipe: Recipe) -> dict[str, Any]:
     """What a recipe's `model_init_kwargs` change of the model's configuration."""
     return {key: value for key, value in _given_kwargs(recipe).items() if key not in LOADING_KWARGS}
 
@@ -297,7 +300,7 @@ def _given_kwargs(recipe: Recipe) -> dict[str, Any]:
         raise RecipeError(f"model_init_kwargs: {given!r} is neither a mapping nor JSON: {error}") from error
 
 
-def model_init_kwargs(recipe: Recipe) -> dict[str, Any]:
+def build_model_kwargs(recipe: Recipe) -> dict[str, Any]:
     """Keyword arguments for `from_pretrained`, as TRL's own scripts set them."""
     kwargs = {
         "revision": recipe.model.model_revision,
@@ -316,12 +319,12 @@ def fastest_attention(recipe: Recipe) -> str | None:
     """
     if not torch.cuda.is_available():
         return None
-    if flash_attention_installed() and recipe.model.dtype in ("bfloat16", "float16"):
+    if has_flash_attention() and recipe.model.dtype in ("bfloat16", "float16"):
         return "flash_attention_2"
     return "flex_attention" if recipe.given.get("packing") or recipe.given.get("padding_free") else None
 
 
-def unround_head(model: torch.nn.Module) -> None:
+def keep_head_precision(model: torch.nn.Module) -> None:
     """Keep a reward model's new head in fp32 where TRL rounds all that it trains to bf16 (QLoRA).
 
     There small updates would be lost, and without autocast, as on a CPU, its input has another type.
@@ -333,7 +336,9 @@ def unround_head(model: torch.nn.Module) -> None:
             parameter.data = parameter.data.float()
 
 
-def save_merged(base: str, adapter: Path, target: Path, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
+def save_merged_model(
+    base: str, adapter: Path, target: Path, recipe: Recipe, tokenizer: PreTrainedTokenizerBase
+) -> None:
     """Write base weights plus adapter as a plain model.
 
     The base is loaded again unquantized: merging into 4-bit weights rounds the adapter away with the rest (measured on
@@ -341,14 +346,14 @@ def save_merged(base: str, adapter: Path, target: Path, recipe: Recipe, tokenize
     """
     from peft import PeftModel
 
-    kwargs = {k: v for k, v in model_init_kwargs(recipe).items() if k != "quantization_config"}
+    kwargs = {k: v for k, v in build_model_kwargs(recipe).items() if k != "quantization_config"}
     model = _auto_class(recipe).from_pretrained(base, **kwargs, **_head(recipe))
     merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    settle_tokens(merged, tokenizer)
+    set_special_tokens(merged, tokenizer)
     merged.save_pretrained(target)
 
 
-def settle_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+def set_special_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     """Tell a model what it must know of its tokenizer: where generation ends; a reward model, what is padding."""
     if model.can_generate():
         model.generation_config.eos_token_id = tokenizer.eos_token_id

@@ -10,47 +10,54 @@ from typing import Any
 import datasets
 import numpy as np
 
-from open_r1 import contamination, data, deduplicate, engines, hub, models, run, sampled, shards
-from open_r1.configs import Recipe, SamplingConfig
-from open_r1.data import StoredRows
-from open_r1.errors import RecipeError
-from open_r1.progress import Progress
-from open_r1.shards import Shards
+from .config.recipe import Recipe
+from .config.schema import SamplingConfig
+from .data import contamination, deduplicate, hub, shards
+from .data.rows import StoredRows, load_rows
+from .data.shards import Shards
+from .engines import registry
+from .engines.sampling import COLUMNS, Asked, complete_prompts, fill_files, measure_speed
+from .errors import RecipeError
+from .models import ensure_model
+from .prompts import read_last_text
+from .run import job_array, lifecycle
+from .run.run import Run
+from .system.progress import Progress
 
 BINS = 32  # of the histogram of lengths, at most
 SHOWN = 5  # completions kept for the report
 
 
-def main(recipe: Recipe) -> run.Run:
+def main(recipe: Recipe) -> Run:
     args = recipe.args
-    engines.check(args.engine)
-    problem = hub.check(args.hub_dataset_id)
-    this = run.start(recipe)
+    registry.check_engine(args.engine)
+    problem = hub.check_push(args.hub_dataset_id)
+    this = lifecycle.start_run(recipe)
     if problem:
         this.say(problem)
-    rows = data.load_rows(recipe)
+    rows = load_rows(recipe)
     refuse_columns(rows)
-    rows, repeated = deduplicate.distinct(rows, args.deduplicate)
-    rows = contamination.guard(this, rows, recipe.data.contamination)
-    run.same_rows(this, rows.identity())
+    rows, repeated = deduplicate.drop_duplicates(rows, args.deduplicate)
+    rows = contamination.apply_gate(this, rows, recipe.data.contamination)
+    job_array.check_same_rows(this, rows.identity())
     files = Shards(this.dir / "data", len(rows), args.shard_rows)
     # Before the files are divided: a process that has none to fill loads no model, and the others would wait for it.
-    this.recipe = models.with_model(recipe)
-    todo = run.own_files(this, files)
+    this.recipe = ensure_model(recipe)
+    todo = job_array.list_own_files(this, files)
     if todo:
         total = args.sampling.n * sum(len(files.range(number)) for number in todo)
         make = partial(completions, recipe, rows, files)
-        sampled.fill(this, files, todo, total, make, datasets.Features({**rows.features, **sampled.COLUMNS}))
-    with run.to_finish(this, files) as last:
+        fill_files(this, files, todo, total, make, datasets.Features({**rows.features, **COLUMNS}))
+    with job_array.claim_finish(this, files) as last:
         if last:
             summary = summarize(this.dir, len(rows), args.sampling.max_tokens)
-            run.finish_data(this, summary | {"engine": args.engine.name, "repeated": repeated})
+            lifecycle.finish_dataset(this, summary | {"engine": args.engine.name, "repeated": repeated})
             this.say(told(summary))
     return this
 
 
 def refuse_columns(rows: StoredRows) -> None:
-    taken = sorted(sampled.COLUMNS.keys() & rows.features.keys())
+    taken = sorted(COLUMNS.keys() & rows.features.keys())
     if taken:
         raise RecipeError(
             f"datasets: sampling writes the columns {', '.join(taken)}, which a source has already; rename its own, "
@@ -59,20 +66,18 @@ def refuse_columns(rows: StoredRows) -> None:
 
 
 def completions(
-    recipe: Recipe, rows: StoredRows, files: Shards, engine: engines.Engine, number: int, progress: Progress
+    recipe: Recipe, rows: StoredRows, files: Shards, engine: registry.Engine, number: int, progress: Progress
 ) -> list[dict[str, Any]]:
     """The rows of one file: those of its prompts, once for each completion."""
     settings, span = recipe.args.sampling, files.range(number)
     stored, numbers = rows.slice(span.start, span.stop), rows.numbers(span.start, span.stop).tolist()
-    asked = sampled.Asked(
-        settings.n, as_sampling(settings, recipe.seed), recipe.data.prompt, recipe.data.system_prompt
-    )
-    made_PN = sampled.complete(engine, stored, numbers, asked, progress)
+    asked = Asked(settings.n, as_sampling(settings, recipe.seed), recipe.data.prompt, recipe.data.system_prompt)
+    made_PN = complete_prompts(engine, stored, numbers, asked, progress)
     return [row | made for row, made_N in zip(stored, made_PN, strict=True) for made in made_N]
 
 
-def as_sampling(settings: SamplingConfig, seed: int) -> engines.Sampling:
-    return engines.Sampling(
+def as_sampling(settings: SamplingConfig, seed: int) -> registry.Sampling:
+    return registry.Sampling(
         temperature=settings.temperature,
         top_p=settings.top_p,
         top_k=settings.top_k,
@@ -92,7 +97,7 @@ def summarize(directory: Path, prompts: int, max_tokens: int) -> dict[str, Any]:
     refused: Counter[str] = Counter()
     tokens = completions = 0
     models: set[str] = set()
-    for batch in shards.read(directory / "data", ["tokens", "finish_reason", "refused", "model"]):
+    for batch in shards.read_folder(directory / "data", ["tokens", "finish_reason", "refused", "model"]):
         reasons.update(row["finish_reason"] for row in batch)
         # A reason names the cause first and, after a colon, the case.
         refused.update(row["refused"].split(": ")[0] for row in batch if row["refused"])
@@ -108,7 +113,7 @@ def summarize(directory: Path, prompts: int, max_tokens: int) -> dict[str, Any]:
         "prompts": prompts,
         "completions": completions,
         "tokens": tokens,
-        "tokens_per_second": sampled.speed(directory),
+        "tokens_per_second": measure_speed(directory),
         "finish_reasons": dict(reasons.most_common()),
         "refused": dict(refused.most_common()),
         "length_histogram": {
@@ -124,9 +129,9 @@ def summarize(directory: Path, prompts: int, max_tokens: int) -> dict[str, Any]:
 def examples(folder: Path) -> list[dict[str, Any]]:
     """The first completions of the first few prompts."""
     shown = ("prompt", "completion", "tokens", "finish_reason")
-    first = next(shards.read(folder, [*shown, "sample"]))
+    first = next(shards.read_folder(folder, [*shown, "sample"]))
     rows = [row for row in first if row["sample"] == 0][:SHOWN]
-    return [{key: row[key] for key in shown} | {"prompt": sampled.last_text(row["prompt"])} for row in rows]
+    return [{key: row[key] for key in shown} | {"prompt": read_last_text(row["prompt"])} for row in rows]
 
 
 def told(summary: dict[str, Any]) -> str:
@@ -135,4 +140,4 @@ def told(summary: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    run.from_command_line(main)
+    lifecycle.run_from_command_line(main)

@@ -16,30 +16,25 @@ from typing import Any
 
 import datasets
 
-from open_r1 import (
-    contamination,
-    data,
-    deduplicate,
-    filters,
-    groups,
-    hub,
-    judged,
-    preflight,
-    report,
-    run,
-    shards,
-    sift,
-)
-from open_r1.configs import Recipe, SelectConfig
-from open_r1.curriculum import Curriculum
-from open_r1.data import MESSAGES
-from open_r1.deduplicate import Deduplicator
-from open_r1.directory import replacing
-from open_r1.errors import RecipeError
-from open_r1.funnel import Funnel
-from open_r1.progress import EVERY, spoken
-from open_r1.rewards import pool
-from open_r1.shards import Shards
+from .config.recipe import Recipe
+from .config.schema import SelectConfig
+from .curation import by_prompt, rejection_sampling, scoring
+from .curation.curriculum import Curriculum
+from .curation.funnel import Funnel
+from .data import contamination, deduplicate, hub, shards
+from .data.columns import MESSAGES
+from .data.deduplicate import Deduplicator
+from .data.rows import load_rows
+from .data.shards import Shards
+from .errors import RecipeError
+from .filters import registry
+from .report import run_report
+from .rewards.registry import Findings, check_ready
+from .run import job_array, lifecycle
+from .run.run import Run
+from .system import worker_pool
+from .system.files import replace_file, write_json
+from .system.progress import EVERY, format_duration
 
 Row = dict[str, Any]
 
@@ -51,26 +46,26 @@ CHUNK_SECONDS = 3600.0  # of CPU; a filter that takes longer hangs
 CHUNK_MEMORY_MB = 4096
 
 
-def main(recipe: Recipe) -> run.Run:
+def main(recipe: Recipe) -> Run:
     args = recipe.args
-    problem = hub.check(args.hub_dataset_id)
-    this = run.start(recipe)
+    problem = hub.check_push(args.hub_dataset_id)
+    this = lifecycle.start_run(recipe)
     if problem:
         this.say(problem)
-    rows = data.load_rows(recipe)
-    judged.check_sources(recipe, rows)
-    features = judged.features_of(rows, recipe)
+    rows = load_rows(recipe)
+    scoring.check_sources(recipe, rows)
+    features = scoring.build_features(rows, recipe)
     check_columns(recipe, features)
-    rows = contamination.guard(this, rows, recipe.data.contamination)
-    run.same_rows(this, rows.identity())
+    rows = contamination.apply_gate(this, rows, recipe.data.contamination)
+    job_array.check_same_rows(this, rows.identity())
     files = Shards(this.dir / "judged", len(rows), args.shard_rows)
-    todo = run.own_files(this, files)
+    todo = job_array.list_own_files(this, files)
     if todo:
         try_judges(this)
-        judged.judge(this, rows, files, todo)
-    with run.to_finish(this, files) as last:
+        scoring.score_files(this, rows, files, todo)
+    with job_array.claim_finish(this, files) as last:
         if last:
-            run.finish_data(this, select(this, features))
+            lifecycle.finish_dataset(this, select(this, features))
     return this
 
 
@@ -82,10 +77,10 @@ def check_columns(recipe: Recipe, features: datasets.Features) -> None:
     """
     scores = features.get("scores")
     metrics = list(scores) if isinstance(scores, dict) else []
-    filters.check(recipe.args.filters, metrics)
+    registry.check_filters(recipe.args.filters, metrics)
     if recipe.args.pairs.by not in ("verdict", *metrics):
         raise RecipeError(f"pairs.by: {recipe.args.pairs.by!r} is neither `verdict` nor a score of these rows")
-    for step in filters.build(recipe.args.filters):
+    for step in registry.build_filters(recipe.args.filters):
         if step.kinds is not None and "kind" not in features:
             raise RecipeError(
                 f"filters: {step.name} is for `kinds` of rows, and these have none; add e.g. `kind: math`"
@@ -101,19 +96,19 @@ def check_columns(recipe: Recipe, features: datasets.Features) -> None:
             raise RecipeError(f"filters: {step.name} needs the column {column!r}; the rows have {', '.join(features)}")
 
 
-def try_judges(this: run.Run) -> None:
+def try_judges(this: Run) -> None:
     """Before hours of judging: are the sandboxes and endpoints there that the rewards rest on?"""
     if not this.recipe.run.preflight:
         return
-    findings = preflight.Findings()
-    preflight.check_ready(this.recipe.run.rewards, findings)
+    findings = Findings()
+    check_ready(this.recipe.run.rewards, findings)
     for told in findings.said:
         this.say(f"check: {told}")
     if findings.fatal:
         raise RecipeError(f"check: {'; '.join(findings.fatal)}. `preflight: false` starts anyway")
 
 
-def select(this: run.Run, features: datasets.Features) -> dict[str, Any]:
+def select(this: Run, features: datasets.Features) -> dict[str, Any]:
     """From the judged rows to the files of the run directory; begun anew if a kill interrupted it.
 
     Args:
@@ -130,9 +125,9 @@ def select(this: run.Run, features: datasets.Features) -> dict[str, Any]:
     staging = this.dir / ".selecting"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
-    funnel = Funnel(sift.plan(args).steps, args.examples)
+    funnel = Funnel(rejection_sampling.plan_selection(args).steps, args.examples)
     with Curriculum(staging / "curriculum", args.curriculum, features) as curriculum:
-        parts = sifted(groups.by_prompt(this.dir / "judged", staging), args)
+        parts = sifted(by_prompt.group_by_prompt(this.dir / "judged", staging), args)
         total = shards.count_rows(this.dir / "judged")
         rows = selected(told(parts, total, this.say), args, funnel, curriculum)
         count = write_shards(staging / "data", rows, output_features(args.output, features), args.shard_rows)
@@ -141,10 +136,10 @@ def select(this: run.Run, features: datasets.Features) -> dict[str, Any]:
     if not count:
         shutil.rmtree(staging / "data")  # a folder without a file cannot be loaded
     publish(staging, this.dir, ["rejected.jsonl", "curriculum", "data"])
-    run.write_json(this.dir / "funnel.json", counts)
+    write_json(this.dir / "funnel.json", counts)
     this.say(funnel.table())
     if not count:
-        report.write(this.dir)
+        run_report.write_report(this.dir)
         raise RecipeError(
             f"filters: nothing is left to train on: {funnel.end()}. Loosen that filter or leave it out, or sample "
             f"more (`sampling.n`, more prompts, a better model); {this.dir}/rejected.jsonl has examples, and the "
@@ -160,10 +155,10 @@ def select(this: run.Run, features: datasets.Features) -> dict[str, Any]:
 
 
 def selected(
-    parts: Iterable[sift.Sifted], args: SelectConfig, funnel: Funnel, curriculum: Curriculum
+    parts: Iterable[rejection_sampling.Sifted], args: SelectConfig, funnel: Funnel, curriculum: Curriculum
 ) -> Iterator[Row]:
     """Rows to train on, from what came of some prompts after another; counted, and their prompts written."""
-    seen = None if args.deduplicate is None else deduplicate.deduplicator(args.deduplicate)
+    seen = None if args.deduplicate is None else deduplicate.build_deduplicator(args.deduplicate)
     for part in parts:
         funnel.add(part.funnel)
         curriculum.add(part.prompts)
@@ -176,7 +171,9 @@ def selected(
             yield from rows
 
 
-def told(parts: Iterable[sift.Sifted], total: int, say: Callable[[str], None]) -> Iterator[sift.Sifted]:
+def told(
+    parts: Iterable[rejection_sampling.Sifted], total: int, say: Callable[[str], None]
+) -> Iterator[rejection_sampling.Sifted]:
     """The parts, and now and then a line that says how far it is."""
     began = said = time.monotonic()
     done = 0
@@ -186,7 +183,7 @@ def told(parts: Iterable[sift.Sifted], total: int, say: Callable[[str], None]) -
         now = time.monotonic()
         if now - said > EVERY:
             said = now
-            left = spoken((now - began) * (total - done) / done)
+            left = format_duration((now - began) * (total - done) / done)
             say(f"filtered {done:,} of {total:,} samples, about {left} left")
 
 
@@ -209,19 +206,19 @@ def as_sample(row: Row) -> Row:
     if "messages" in row:
         *prompt, answer = row["messages"]
         return row | {"prompt": prompt, "completion": answer["content"]}
-    better = {column: row[f"chosen_{column}"] for column in sift.SIDE_LINEAGE}
+    better = {column: row[f"chosen_{column}"] for column in rejection_sampling.SIDE_LINEAGE}
     return row | better | {"completion": row["chosen"][-1]["content"]}
 
 
 def compared(rows: list[Row], column: str) -> list[str]:
     """The texts of a column of selected rows; in messages the last one is the completion."""
     if "messages" not in rows[0]:
-        return [deduplicate.compared(row[column]) for row in rows]
+        return [deduplicate.read_compared_text(row[column]) for row in rows]
     part = slice(-1) if column == "prompt" else slice(-1, None)
-    return [deduplicate.compared(row["messages"][part]) for row in rows]
+    return [deduplicate.read_compared_text(row["messages"][part]) for row in rows]
 
 
-def sifted(prompts: Iterable[list[Row]], args: SelectConfig) -> Iterator[sift.Sifted]:
+def sifted(prompts: Iterable[list[Row]], args: SelectConfig) -> Iterator[rejection_sampling.Sifted]:
     """What came of all prompts, in their order, some at a time; on all cores if there are many.
 
     Raises:
@@ -230,12 +227,15 @@ def sifted(prompts: Iterable[list[Row]], args: SelectConfig) -> Iterator[sift.Si
     several = chunks(prompts)
     few = list(islice(several, 2))
     several = chain(few, several)
-    workers = pool.available_cores()
+    workers = worker_pool.count_cores()
     if len(few) < 2 or workers == 1:
-        yield from (sift.sift_all(chunk, args) for chunk in several)
+        yield from (rejection_sampling.select_from_prompts(chunk, args) for chunk in several)
         return
-    with closing(pool.Pool(workers, preload=sift.__name__)) as processes, ThreadPoolExecutor(workers) as threads:
-        waiting: deque[Future[sift.Sifted]] = deque()
+    with (
+        closing(worker_pool.Pool(workers, preload=rejection_sampling.__name__)) as processes,
+        ThreadPoolExecutor(workers) as threads,
+    ):
+        waiting: deque[Future[rejection_sampling.Sifted]] = deque()
         for chunk in several:
             waiting.append(threads.submit(_in_process, processes, chunk, args))
             if len(waiting) > 2 * workers:
@@ -244,13 +244,13 @@ def sifted(prompts: Iterable[list[Row]], args: SelectConfig) -> Iterator[sift.Si
             yield waiting.popleft().result()
 
 
-def _in_process(processes: pool.Pool, chunk: list[list[Row]], args: SelectConfig) -> sift.Sifted:
+def _in_process(processes: worker_pool.Pool, chunk: list[list[Row]], args: SelectConfig) -> rejection_sampling.Sifted:
     try:
-        function = f"{sift.__name__}:{sift.sift_all.__name__}"
+        function = f"{rejection_sampling.__name__}:{rejection_sampling.select_from_prompts.__name__}"
         return processes.call(function, chunk, args, seconds=CHUNK_SECONDS, memory_mb=CHUNK_MEMORY_MB)
-    except pool.CallFailed as failed:
+    except worker_pool.CallFailed as failed:
         raise RecipeError(str(failed).removeprefix("RecipeError: ")) from None
-    except (pool.LimitReached, pool.PoolError) as failed:
+    except (worker_pool.LimitReached, worker_pool.PoolError) as failed:
         raise RecipeError(f"filters: {failed}, on {sum(map(len, chunk))} samples; the verdicts are kept") from failed
 
 
@@ -273,12 +273,14 @@ def output_features(output: str, features: datasets.Features) -> datasets.Featur
     """Columns of what is selected: the messages, or both sides of a pair, and where they come from."""
     known = features | {"pass_rate": datasets.Value("float64")}
     if output == "messages":
-        return datasets.Features({"messages": MESSAGES} | {c: known[c] for c in sift.LINEAGE if c in known})
+        return datasets.Features(
+            {"messages": MESSAGES} | {c: known[c] for c in rejection_sampling.LINEAGE if c in known}
+        )
     number = datasets.Value("float64")
-    sides = {c: known[c] for c in sift.SIDE_LINEAGE if c in known}
+    sides = {c: known[c] for c in rejection_sampling.SIDE_LINEAGE if c in known}
     return datasets.Features(
         {"prompt": MESSAGES, "chosen": MESSAGES, "rejected": MESSAGES, "margin": number, "length_ratio": number}
-        | {c: known[c] for c in sift.PROMPT_LINEAGE if c in known}
+        | {c: known[c] for c in rejection_sampling.PROMPT_LINEAGE if c in known}
         | {f"{side}_{column}": feature for side in ("chosen", "rejected") for column, feature in sides.items()}
     )
 
@@ -291,7 +293,7 @@ def write_shards(folder: Path, rows: Iterator[Row], features: datasets.Features,
     while (first := next(rows, None)) is not None:
         parts.append(folder / f"part-{len(parts):05d}.parquet")
         batches = batched(chain([first], islice(rows, per_shard - 1)), WRITE_ROWS)
-        count += shards.write(parts[-1], batches, features)
+        count += shards.write_file(parts[-1], batches, features)
     files = Shards(folder, count, per_shard)
     for number, part in enumerate(parts):
         part.replace(files.path(number))
@@ -306,7 +308,7 @@ def batched(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
 
 def write_jsonl(path: Path, rows: list[Row]) -> None:
     # Escaped, because a model may write half of a surrogate pair.
-    with replacing(path) as partial:
+    with replace_file(path) as partial:
         partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
@@ -324,4 +326,4 @@ def publish(staging: Path, directory: Path, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run.from_command_line(main)
+    lifecycle.run_from_command_line(main)

@@ -11,15 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import standin
 import trl
-from standin import close, completion, free_port, hang, prompt_of, says_prompt_and_seed, servers
+from support import standin
+from support.standin import close, completion, free_port, hang, prompt_of, says_prompt_and_seed, servers
 
-from open_r1 import engines
-from open_r1.configs import DataConfig, EngineConfig, Recipe, RunConfig, SampleConfig
-from open_r1.engines import Completion, Sampling, seed_of
+from open_r1.config.recipe import Recipe
+from open_r1.config.schema import DataConfig, EngineConfig, RunConfig, SampleConfig
+from open_r1.engines import registry
+from open_r1.engines.registry import Completion, Sampling, derive_seed
 from open_r1.errors import RecipeError
-from open_r1.rewards import chat
+from open_r1.system import openai_client
 
 FAST = {"timeout": 2.0, "patience": 3.0, "backoff": 0.01, "concurrency": 8}
 PROMPTS = [f"question {i}" for i in range(6)]
@@ -44,12 +45,12 @@ def opened(*urls: str, chat_template: str | None = None, **parameters):
         data=DataConfig(chat_template=chat_template),
         run=RunConfig(),
     )
-    return engines.open_engine(recipe)
+    return registry.open_engine(recipe)
 
 
 def made(prompts=PROMPTS, n=3, rows=None) -> list[list[Completion]]:
     """What `says_prompt_and_seed` answers."""
-    seeds_PN = [[seed_of(SAMPLING.seed, row, i) for i in range(n)] for row in rows or range(len(prompts))]
+    seeds_PN = [[derive_seed(SAMPLING.seed, row, i) for i in range(n)] for row in rows or range(len(prompts))]
     return [
         [Completion(f"{prompt} {seed}", 3 + seed % 5, "stop") for seed in seeds_N]
         for prompt, seeds_N in zip(prompts, seeds_PN, strict=True)
@@ -81,7 +82,7 @@ def test_a_request_for_each_completion_with_its_own_seed(serve):
     assert sum(completions for completions, _ in told) == 18
     assert sum(tokens for _, tokens in told) == sum(c.tokens for completions_N in made() for c in completions_N)
     assert {path for path, _ in server.bodies} == {"/v1/completions"} and len(asked(server)) == 18
-    keys = {"model": "m", "max_tokens": 32, "temperature": 0.6, "top_p": 0.95, "seed": seed_of(4, 0, 0)}
+    keys = {"model": "m", "max_tokens": 32, "temperature": 0.6, "top_p": 0.95, "seed": derive_seed(4, 0, 0)}
     whole = keys | {"prompt": PROMPTS[0], "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
     assert whole in asked(server)
 
@@ -354,7 +355,7 @@ def test_no_more_requests_than_slots_however_many_threads(serve):
 
 
 def test_an_answer_of_a_long_reasoning_is_read(serve):
-    text = "x" * (2 * chat.MAX_BYTES)
+    text = "x" * (2 * openai_client.MAX_BYTES)
     engine = opened(serve(lambda h, b, n: completion(b, text if n > 1 else "")).url)
     assert engine.generate(["a"], 1, SAMPLING)[0][0].text == text
 

@@ -15,12 +15,13 @@ import pytest
 import torch
 import trl
 from conftest import MODEL
-from standin import free_port
+from support.standin import free_port
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from open_r1 import engines
-from open_r1.configs import DataConfig, EngineConfig, Recipe, RunConfig, SampleConfig
-from open_r1.engines import Sampling
+from open_r1.config.recipe import Recipe
+from open_r1.config.schema import DataConfig, EngineConfig, RunConfig, SampleConfig
+from open_r1.engines import registry
+from open_r1.engines.registry import Sampling
 from open_r1.tiny.tokenizer import build
 
 PROMPTS = ["add a 4 b 5 last digit ?", "add c 1", [{"role": "user", "content": "add a 4 b 5"}]]
@@ -85,7 +86,7 @@ def opened(saved: Path, name: str, **parameters):
         data=DataConfig(),
         run=RunConfig(),
     )
-    return engines.open_engine(recipe)
+    return registry.open_engine(recipe)
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,10 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import trl
 
-from open_r1 import engines
-from open_r1.configs import DataConfig, EngineConfig, Recipe, RunConfig, SampleConfig
-from open_r1.engines import Completion, Sampling, seed_of
+from open_r1.config.recipe import Recipe
+from open_r1.config.schema import DataConfig, EngineConfig, RunConfig, SampleConfig
+from open_r1.engines import registry
+from open_r1.engines.registry import Completion, Sampling, derive_seed
 from open_r1.errors import RecipeError
 from open_r1.tiny.tokenizer import build
 
@@ -79,15 +80,15 @@ def recipe(tmp_path: Path, **parameters) -> Recipe:
 def test_without_vllm_the_message_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(RecipeError, match="make install EXTRAS=gpu"):
-        engines.find("vllm")(recipe(tmp_path))
+        registry.find_engine("vllm")(recipe(tmp_path))
     monkeypatch.delitem(sys.modules, "vllm")
     if importlib.util.find_spec("vllm") is None:
         with pytest.raises(RecipeError, match="make install EXTRAS=gpu"):
-            engines.check(EngineConfig("vllm"))
+            registry.check_engine(EngineConfig("vllm"))
 
 
 def test_requests_and_completions(vllm, tmp_path):
-    engine = engines.open_engine(recipe(tmp_path, tensor_parallel_size=2))
+    engine = registry.open_engine(recipe(tmp_path, tensor_parallel_size=2))
     given = engine.llm.given
     assert given["tensor_parallel_size"] == 2 and given["dtype"] == "bfloat16" and given["model"] == engine.model
     even, odd, opened = "add a", "add b 4", "add a <think> <think>"
@@ -101,7 +102,9 @@ def test_requests_and_completions(vllm, tmp_path):
     assert found[2][0].refused == "the prompt has 30 tokens, and the model's window 20"
     assert found[3][0].text == "<think>a "
     assert told == [(8, 2 * (3 + 5 + 0 + 3))]
-    assert [asked.seed for _, asked in engine.llm.asked] == [seed_of(8, row, i) for row in (4, 5, 7) for i in (0, 1)]
+    assert [asked.seed for _, asked in engine.llm.asked] == [
+        derive_seed(8, row, i) for row in (4, 5, 7) for i in (0, 1)
+    ]
     assert {
         (asked.temperature, asked.top_p, asked.top_k, tuple(asked.stop), tuple(asked.stop_token_ids))
         for _, asked in engine.llm.asked
@@ -110,7 +113,7 @@ def test_requests_and_completions(vllm, tmp_path):
 
 
 def test_max_tokens_end_at_the_window(vllm, tmp_path):
-    engine = engines.open_engine(recipe(tmp_path))
+    engine = registry.open_engine(recipe(tmp_path))
     found = engine.generate(["add " * 17, "add " * 20], 1, Sampling(max_tokens=8, top_k=3))
     assert found[0] == [Completion("a a a", 3, "length")] and "fills the model's window" in found[1][0].refused
     assert engine.llm.asked[0][1].top_k == 3 and len(engine.llm.asked) == 1
@@ -118,14 +121,14 @@ def test_max_tokens_end_at_the_window(vllm, tmp_path):
 
 def test_what_vllm_refuses_is_a_recipes_mistake(vllm, tmp_path):
     with pytest.raises(RecipeError, match=r"vLLM does not start .*'nonsense'"):
-        engines.open_engine(recipe(tmp_path, nonsense=1))
+        registry.open_engine(recipe(tmp_path, nonsense=1))
     with pytest.raises(RecipeError, match=r"engine\.seed"):
-        engines.open_engine(recipe(tmp_path, seed=1))
+        registry.open_engine(recipe(tmp_path, seed=1))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("CUDA error"), VLLMServerError("EngineCore encountered an issue")])
 def test_an_engine_that_dies_stops_the_run_with_advice(vllm, tmp_path, error):
-    engine = engines.open_engine(recipe(tmp_path))
+    engine = registry.open_engine(recipe(tmp_path))
 
     def generate(*args, **kwargs):
         raise error
@@ -136,7 +139,7 @@ def test_an_engine_that_dies_stops_the_run_with_advice(vllm, tmp_path, error):
 
 
 def test_a_core_that_is_gone_is_noticed_though_vllm_waits(vllm, tmp_path):
-    engine = engines.open_engine(recipe(tmp_path))
+    engine = registry.open_engine(recipe(tmp_path))
     engine.llm.generate = lambda *args, **kwargs: time.sleep(60)
     engine.cores = [SimpleNamespace(is_alive=lambda: False)]
     began = time.monotonic()
@@ -146,7 +149,7 @@ def test_a_core_that_is_gone_is_noticed_though_vllm_waits(vllm, tmp_path):
 
 
 def test_a_completion_broken_off_is_none(vllm, tmp_path):
-    engine = engines.open_engine(recipe(tmp_path))
+    engine = registry.open_engine(recipe(tmp_path))
     broken = SimpleNamespace(outputs=[SimpleNamespace(token_ids=[5], finish_reason="abort")])
     engine.llm.generate = lambda prompts, *args, **kwargs: [broken] * len(prompts)
     with pytest.raises(RecipeError, match="'abort'"):

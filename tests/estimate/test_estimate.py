@@ -12,13 +12,14 @@ from dataclasses import replace
 import pytest
 from conftest import ROOT
 
-from open_r1 import estimate, hardware
-from open_r1.configs import parse_overrides
+from open_r1.config.overrides import parse_overrides
 from open_r1.errors import RecipeError
-from open_r1.estimate import alternatives, memory, speed, told, workload
-from open_r1.estimate.traced import Parameters
+from open_r1.estimate import alternatives, command, estimate, memory, speed, workload
+from open_r1.estimate.text import format_alternatives
+from open_r1.estimate.tracing import Parameters
 from open_r1.estimate.workload import Sharding
-from open_r1.pipeline import estimated
+from open_r1.pipeline import estimates
+from open_r1.system import hardware
 
 ZERO_7B = "recipes/Qwen2.5-7B/grpo/r1_zero.yaml"
 DISTILL = "recipes/Qwen2.5-14B/sft/distill.yaml"
@@ -31,7 +32,7 @@ def at_the_root(monkeypatch):
 
 
 def of(path: str, **changes):
-    return estimate.of(estimate.load(path, changes))
+    return estimate.estimate_recipe(workload.load_planned_recipe(path, changes))
 
 
 # Rajbhandari et al., ZeRO (arXiv 1910.02054), Figure 1: a model of 7.5 billion parameters on 64 GPUs, mixed precision
@@ -50,7 +51,7 @@ def of(path: str, **changes):
 def test_model_state_is_the_zero_papers(sharding, gigabytes):
     counts = Parameters(total=7_500_000_000, trained=7_500_000_000, linear=0, layer=1, active=0)
     changes = {"gpus": 64, "gradient_accumulation_steps": 1, "accelerate_config": "zero2", "dtype": "float32"}
-    work = replace(workload.of(estimate.load(DISTILL, changes)), gpus=64, sharding=sharding)
+    work = replace(workload.build_workload(workload.load_planned_recipe(DISTILL, changes)), gpus=64, sharding=sharding)
     state = memory._state(work, counts)
     own = ("weights", "gradients", "float32 copy of the weights", "optimizer")
     assert sum(state.get(name, 0.0) for name in own) / 1e9 == pytest.approx(gigabytes, rel=0.02)
@@ -106,7 +107,7 @@ def listed() -> dict[str, tuple[str, float]]:
 def test_a_recipe_fits_the_hardware_that_it_names(path):
     """And its header and recipes/README.md say what the estimator says."""
     taken = of(path)
-    assert taken.fits, estimate.headline(taken)
+    assert taken.fits, estimate.format_headline(taken)
     gib = taken.memory.peak / memory.GIB
     head = "".join(line for line in (ROOT / path).read_text().splitlines(keepends=True) if line.startswith("#"))
     (said,) = re.findall(r"estimated: (\d+) GiB", head.replace("\n# ", " "))
@@ -123,7 +124,7 @@ def test_alternatives_do_what_they_say():
     changes = {"gpus": 1, "accelerate_config": None, "gradient_accumulation_steps": 64}
     base = of(DISTILL, **changes)
     assert not base.fits
-    around = estimate.others(DISTILL, changes, base, estimate.Options())
+    around = command.find_others(DISTILL, changes, base, estimate.Options())
     fits = [other.fits for _, other in around]
     assert fits == sorted(fits, reverse=True) and any(fits) and not all(fits)
     assert all(other.gpu_hours == other.cost for _, other in around if other.gpu_hours is not None)
@@ -138,12 +139,14 @@ def test_alternatives_do_what_they_say():
 def test_time_follows_the_length_the_rate_and_the_gpus():
     base = of(ZERO_7B).speed
     options = estimate.Options(mean_tokens=10_000, utilisation=0.7)
-    long = estimate.of(estimate.load(ZERO_7B, {}), options).speed
+    long = estimate.estimate_recipe(workload.load_planned_recipe(ZERO_7B, {}), options).speed
     assert long.tokens > 1.8 * base.tokens and long.seconds["generation"] > base.seconds["generation"]
     short = of(ZERO_7B, gpus=16, gradient_accumulation_steps=32)
     halved = short.speed.seconds["forward and backward"]
     assert halved == pytest.approx(base.seconds["forward and backward"] / 2, rel=1e-6)
-    assert estimate.of(estimate.load(ZERO_7B, {}), estimate.Options(price=2.0)).price == 2.0
+    assert (
+        estimate.estimate_recipe(workload.load_planned_recipe(ZERO_7B, {}), estimate.Options(price=2.0)).price == 2.0
+    )
 
 
 @pytest.mark.parametrize(
@@ -161,13 +164,13 @@ def test_time_follows_the_length_the_rate_and_the_gpus():
 )
 def test_forward_passes_beside_the_policys_own(path, keys, passes):
     """As trl's GRPOTrainer._generate_and_score_completions takes them, once for each rollout."""
-    work = workload.of(estimate.load(path, keys))
+    work = workload.build_workload(workload.load_planned_recipe(path, keys))
     assert speed.extra_passes(work) == passes
 
 
 def test_a_dense_step_is_six_flops_for_each_parameter_and_token():
     """And two more where activations are computed again (arXiv 2001.08361, 2.1), beside attention."""
-    work = workload.of(estimate.load(DISTILL, {}))
+    work = workload.build_workload(workload.load_planned_recipe(DISTILL, {}))
     taken = of(DISTILL).speed
     head_and_layers = 14.77e9 - 152_064 * 5120
     attention = 4.5 * speed.attention(work, workload.MEAN_TOKENS["sft"])
@@ -179,21 +182,21 @@ def test_r1_zero_of_v3_takes_about_what_the_paper_tells():
     """101,000 H800 hours (arXiv 2501.12948v2, Table 7), by which no rate was chosen; H200s read faster."""
     stages = {
         stage.name: stage
-        for stage in estimated.of(ROOT / "recipes/pipelines/r1_deepseek_v3.yaml", {}, estimate.Options())
+        for stage in estimates.estimate_stages(ROOT / "recipes/pipelines/r1_deepseek_v3.yaml", {}, estimate.Options())
     }
     hours = stages["zero_short"].estimate.gpu_hours + stages["zero"].estimate.gpu_hours
     assert 50_000 < hours < 200_000
     assert all(stage.estimate.fits for stage in stages.values() if stage.estimate is not None)
-    told = estimated.told(list(stages.values()))
+    told = estimates.format_estimates(list(stages.values()))
     assert "together" in told and "NO" not in told
 
 
 def test_a_pipeline_is_estimated_stage_by_stage():
-    stages = estimated.of(ROOT / "recipes/pipelines/cold_start_tiny.yaml", {}, estimate.Options())
+    stages = estimates.estimate_stages(ROOT / "recipes/pipelines/cold_start_tiny.yaml", {}, estimate.Options())
     taken = {stage.name: stage.estimate for stage in stages}
     assert taken["base"].work.config.num_hidden_layers == taken["zero"].work.config.num_hidden_layers
     assert taken["base"].memory.peak > 0 and stages[0].seeds > 1
-    assert "CPU" in estimated.told(stages)
+    assert "CPU" in estimates.format_estimates(stages)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +204,7 @@ def test_a_pipeline_is_estimated_stage_by_stage():
     [("8xH100", (8, "H100")), ("h200", (None, "H200")), ("16", (16, None)), ("4x a100-80gb", (4, "A100"))],
 )
 def test_hardware_is_read(words, told):
-    assert hardware.parse(words) == told
+    assert hardware.parse_gpus(words) == told
 
 
 @pytest.mark.parametrize(
@@ -209,7 +212,7 @@ def test_hardware_is_read(words, told):
 )
 def test_hardware_that_is_none(words, told):
     with pytest.raises(RecipeError, match=told):
-        hardware.parse(words)
+        hardware.parse_gpus(words)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +226,7 @@ def test_hardware_that_is_none(words, told):
 )
 def test_options_that_are_none(words, told):
     with pytest.raises(RecipeError, match=told):
-        estimate.options(dict(words))
+        estimate.parse_options(dict(words))
 
 
 def test_a_model_whose_shape_is_unknown():
@@ -259,20 +262,20 @@ def test_the_command():
     ("recipe", "told"), [("tiny/grpo/r1_zero.yaml", "on a CPU"), ("tiny/mix/r1_sft.yaml", "runs no model here")]
 )
 def test_a_recipe_without_a_gpu(recipe, told):
-    assert told in "".join(estimate.main([f"recipes/{recipe}"]))
+    assert told in "".join(command.report_estimates([f"recipes/{recipe}"]))
 
 
 def test_several_recipes_are_a_table_and_a_pipeline_goes_alone():
-    lines = list(estimate.main(["recipes/tiny/grpo/r1_zero.yaml", "recipes/tiny/sft/base.yaml"]))
+    lines = list(command.report_estimates(["recipes/tiny/grpo/r1_zero.yaml", "recipes/tiny/sft/base.yaml"]))
     assert len(lines) == 3 and all(line.startswith("|") for line in lines)
     with pytest.raises(RecipeError, match="is a pipeline, which is estimated by itself"):
-        list(estimate.main(["recipes/tiny/grpo/r1_zero.yaml", "recipes/pipelines/r1_tiny.yaml"]))
+        list(command.report_estimates(["recipes/tiny/grpo/r1_zero.yaml", "recipes/pipelines/r1_tiny.yaml"]))
 
 
 def test_words_of_an_alternative_can_be_typed():
     base = of(DISTILL)
-    found = [(alternative, base) for alternative in alternatives.of(base.work)]
-    lines = told.alternatives(base, found[:1]).splitlines() + told.alternatives(base, found[-3:]).splitlines()
+    found = [(alternative, base) for alternative in alternatives.find_alternatives(base.work)]
+    lines = format_alternatives(base, found[:1]).splitlines() + format_alternatives(base, found[-3:]).splitlines()
     typed = [parse_overrides(shlex.split("--" + line.partition("  --")[2])) for line in lines if "  --" in line]
     assert typed == [
         {key: value if value != ["all-linear"] else "all-linear" for key, value in alternative.changes.items()}

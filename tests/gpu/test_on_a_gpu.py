@@ -17,8 +17,8 @@ import torch
 from conftest import MODEL, ROOT
 from safetensors.torch import load_file
 
-from open_r1.configs import load_recipe
-from open_r1.launch import module_of
+from open_r1.config.loading import load_recipe
+from open_r1.launch.local import find_task_module
 
 pytestmark = [
     pytest.mark.gpu,
@@ -42,13 +42,13 @@ ENGINES = {
 
 @pytest.fixture(autouse=True)
 def paths(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tests" / "scripts"))
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "support" / "scripts"))
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
 
 
 def trained(path: Path, *words: str):
     recipe = load_recipe(path, list(words))
-    return importlib.import_module(module_of(recipe.task)).main(recipe)
+    return importlib.import_module(find_task_module(recipe.task)).main(recipe)
 
 
 def with_rewards(task: str, **keys):

@@ -17,13 +17,13 @@ from typing import Any
 
 import psutil
 import pytest
-import warm
 import yaml
 from conftest import SHARDED_TASKS, SMALL, TASKS, path_with
+from support import warm
 
-from open_r1.network import START
 from open_r1.pipeline.execute import Execution
 from open_r1.pipeline.plan import read_state
+from open_r1.system.network import START
 
 # A judge that is slow enough to be killed at, and that a file can make fail or wait.
 OWN = """

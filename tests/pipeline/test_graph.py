@@ -28,7 +28,7 @@ def read(write_recipe, tmp_path):
     def do(stages: Any, changes: dict[str, Any] | None = None, **keys: Any) -> graph.Pipeline:
         path = tmp_path / "made.yaml"
         path.write_text(yaml.safe_dump({"stages": stages} | keys))
-        return graph.read(path, changes)
+        return graph.read_pipeline(path, changes)
 
     do.recipe = lambda task, name="some": str(tmp_path / "recipes" / "small" / task / f"{name}.yaml")
     return do
@@ -67,7 +67,7 @@ def test_stages_and_wires(read):
 def test_the_order_is_the_file_s_but_for_the_wires(read):
     stages = a_graph(read)
     made = read([stages[2], stages[5], *stages[:2], *stages[3:5]])
-    order = [one.name for one in graph.in_order(made.stages)]
+    order = [one.name for one in graph.sort_stages(made.stages)]
     assert order == ["base", "measured.base", "samples", "chosen", "judge", "trained", "measured.trained"]
 
 
@@ -172,7 +172,7 @@ def test_overrides_that_name_no_stage(flag, message, read):
 def test_every_pipeline_is_one(path: Path, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert graph.is_pipeline(str(path)) and not graph.is_pipeline("recipes/tiny/sft/base.yaml")
-    made = graph.read(path)
+    made = graph.read_pipeline(path)
     assert len({one.name for one in made.stages}) == len(made.stages)
     head = path.read_text().split("\ntitle:")[0]
     assert "Hardware" in head and "Numbers" in head

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from open_r1.errors import RecipeError
-from open_r1.pipeline import graph, plan, told
-from open_r1.pipeline.execute import Execution, show
+from open_r1.pipeline import fingerprint, graph, plan, text
+from open_r1.pipeline.execute import Execution, link_runs
 
 
 @pytest.fixture
@@ -36,10 +36,10 @@ def planned(write_recipe, tmp_path, monkeypatch):
     file.write_text(yaml.safe_dump({"seeds": [0, 1], "stages": stages}))
 
     def do(changes=None, only=None, start=None, overwrite=False):
-        pipeline = graph.read(file, changes)
+        pipeline = graph.read_pipeline(file, changes)
         pipeline.dir.mkdir(parents=True, exist_ok=True)
         do.pipeline = pipeline
-        return plan.make(pipeline, plan.chosen(pipeline, start, only), overwrite)
+        return plan.plan_jobs(pipeline, plan.choose_stages(pipeline, start, only), overwrite)
 
     def change(overrides):
         stages[0]["overrides"] = overrides
@@ -59,7 +59,7 @@ def finish(job: plan.Job) -> None:
     (job.dir / folder).mkdir(parents=True)
     (job.dir / folder / name).write_text("{}")
     (job.dir / "status.json").write_text(json.dumps({"state": "finished", "seconds": 5.0}))
-    plan.keep_address(job)
+    plan.save_fingerprint(job)
 
 
 def states(jobs: list[plan.Job]) -> dict[str, str]:
@@ -93,7 +93,7 @@ def test_all_there(planned):
     finish_all(planned)
     jobs = planned()
     assert {job.state for job in jobs} == {"cached"} and {job.seconds for job in jobs} == {5.0}
-    assert told.counted(jobs) == "13 runs: 13 cached"
+    assert text.counted(jobs) == "13 runs: 13 cached"
 
 
 def test_one_override_runs_what_depends_on_it(planned):
@@ -185,14 +185,14 @@ def test_again_what_is_there_but_not_what_this_has_made_again(planned):
 
 def test_changed_code_is_named(planned, monkeypatch):
     finish_all(planned)
-    really = plan.address.code
+    really = fingerprint.code
 
     def changed(task, given):
-        return really(task, given) | ({"open_r1.filters": "another"} if task == "select" else {})
+        return really(task, given) | ({"open_r1.filters.rules": "another"} if task == "select" else {})
 
-    monkeypatch.setattr(plan.address, "code", changed)
+    monkeypatch.setattr(fingerprint, "code", changed)
     again = {job.stage.name: job.why for job in planned() if job.state == "waiting"}
-    assert again["chosen"] == again["talk"] == "code changed: open_r1.filters"
+    assert again["chosen"] == again["talk"] == "code changed: open_r1.filters.rules"
     assert set(again) == {"chosen", "talk", "second", "measured.second"}
 
 
@@ -220,10 +220,10 @@ def test_only_and_from(planned):
 
 def test_links_show_the_stages_of_the_plan(planned, tmp_path):
     jobs = finish_all(planned)
-    show(planned.pipeline, jobs)
+    link_runs(planned.pipeline, jobs)
     seen = planned.pipeline.dir / "seed=1" / "measured.second" / "evaluations" / "tiny.json"
     assert seen.is_file()
-    show(planned.pipeline, planned({"seeds": 0}))
+    link_runs(planned.pipeline, planned({"seeds": 0}))
     assert not seen.exists() and not (planned.pipeline.dir / "seed=1").exists()
     assert (planned.pipeline.dir / "seed=0" / "base" / "model").is_dir()
 
@@ -231,7 +231,7 @@ def test_links_show_the_stages_of_the_plan(planned, tmp_path):
 def test_the_plan_in_the_terminal(planned):
     finish_all(planned)
     jobs = planned({"base.max_steps": 5, "seeds": [0, 1, 2]})
-    lines = told.plan(planned.pipeline, jobs).splitlines()
+    lines = text.format_plan(planned.pipeline, jobs).splitlines()
     assert lines[1].split(None, 5) == ["base", "0,", "1", "to", "run", "max_steps: 2 -> 5"]
     assert lines[2].split() == ["base", "2", "to", "run", "new"]
     assert any(line.split() == ["talk", "all", "cached"] for line in lines)

@@ -14,19 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from open_r1.errors import RecipeError
-from open_r1.rewards.answer import answer_part
-from open_r1.rewards.code import (
-    answer_of,
-    assembled,
-    code,
-    code_fraction,
-    code_subtasks,
-    fenced_blocks,
-    program_of,
-    run_program,
-)
-from open_r1.rewards.code_tests import Suite, read_suite
-from open_r1.sandbox import NOT_RUN, AssertTest, CallTest, Limits, Outcome, Program
+from open_r1.rewards.code.extraction import answer_of, assemble_program, extract_program, fenced_blocks
+from open_r1.rewards.code.scorers import code, code_fraction, code_subtasks, run_program
+from open_r1.rewards.code.suites import Suite, read_suite
+from open_r1.rewards.math.extraction import extract_answer_part
+from open_r1.sandbox.cases import AssertTest, CallTest, Limits, Outcome, Program
+from open_r1.sandbox.judging import NOT_RUN
 
 F = "```"
 # A fence begins its line, so these begin with a new one wherever they stand.
@@ -86,7 +79,7 @@ def test_fences_as_commonmark_has_them():
     ],
 )
 def test_the_program_is_found(completion):
-    assert program_of(completion).strip() == "print('good')"
+    assert extract_program(completion).strip() == "print('good')"
 
 
 @pytest.mark.parametrize(
@@ -109,44 +102,44 @@ def test_the_program_is_found(completion):
     ],
 )
 def test_there_is_no_program(completion):
-    assert program_of(completion) is None
+    assert extract_program(completion) is None
 
 
 def test_the_language_of_the_row_decides():
     both = f"{F}cpp\nint main() {{}}\n{F}\n{F}js\nlet a = 1;\n{F}\n{F}python\na = 1\n{F}\n{F}\n3 4\n{F}"
-    assert program_of(both, "cpp") == "int main() {}\n"
-    assert program_of(both, "javascript") == "let a = 1;\n"
-    assert program_of(both, "python") == "a = 1\n"
+    assert extract_program(both, "cpp") == "int main() {}\n"
+    assert extract_program(both, "javascript") == "let a = 1;\n"
+    assert extract_program(both, "python") == "a = 1\n"
     bare = f"{F}\n#include <iostream>\nint main() {{}}\n{F}\n{F}\n3 4\n{F}"
-    assert program_of(bare, "cpp").startswith("#include")
+    assert extract_program(bare, "cpp").startswith("#include")
 
 
 def test_a_block_of_output_is_the_program_only_where_nothing_else_is():
-    assert program_of(f"{F}\n3 4\n{F}") == "3 4\n"
+    assert extract_program(f"{F}\n3 4\n{F}") == "3 4\n"
 
 
 def test_fences_inside_the_program():
     source = 'def f():\n    """\n    ```python\n    f()\n    ```\n    """\n    return 1\n'
-    assert program_of(f"{F}python\n{source}{F}") == source
-    assert program_of(f"````python\nx = '''\n{F}\n'''\n````") == f"x = '''\n{F}\n'''\n"
+    assert extract_program(f"{F}python\n{source}{F}") == source
+    assert extract_program(f"````python\nx = '''\n{F}\n'''\n````") == f"x = '''\n{F}\n'''\n"
 
 
 @given(
     st.text(st.sampled_from("`~ \n\tpy<>think/answer{.}é\ud800\0"), max_size=200), st.sampled_from(["python", "cpp"])
 )
 def test_extraction_is_total(completion, language):
-    program = program_of(completion, language)
+    program = extract_program(completion, language)
     assert program is None or all(line in completion for line in program.split("\n"))
 
 
 @given(st.lists(st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "x", " \n", GOOD]), max_size=8))
 def test_the_answer_is_the_same_part_for_programs_as_for_numbers(parts):
-    assert answer_of("".join(parts)).strip() == answer_part("".join(parts))
+    assert answer_of("".join(parts)).strip() == extract_answer_part("".join(parts))
 
 
 @given(st.text(max_size=60).filter(lambda s: "```" not in s and "</" not in s and "\r" not in s))
 def test_what_is_fenced_comes_out_as_it_was(source):
-    assert program_of(f"<think>x</think>\n{F}python\n{source}\n{F}\n") == source + "\n"
+    assert extract_program(f"<think>x</think>\n{F}python\n{source}\n{F}\n") == source + "\n"
 
 
 @pytest.mark.parametrize(
@@ -162,7 +155,7 @@ def test_extraction_is_linear(text):
     """A hundred times what these take: only what grows faster than the text fails."""
     start = time.process_time()
     for language in ("python", "cpp", "javascript"):
-        program_of(text, language)
+        extract_program(text, language)
     assert time.process_time() - start < 5
 
 
@@ -184,7 +177,7 @@ def f(numbers: List[int]) -> int:
 def run(source: str, prefix: str, **names: object) -> object:
     """Value of f([1, 2]) in the assembled program."""
     space = dict(names)
-    program = assembled(source, Suite((AssertTest(""),), prefix=prefix))
+    program = assemble_program(source, Suite((AssertTest(""),), prefix=prefix))
     exec(compile(program.source, "program", "exec", dont_inherit=True), space)
     return space["f"]([1, 2])
 
@@ -211,7 +204,7 @@ def test_a_prefix_that_is_not_a_prompt_comes_whole():
     assert run("def f(n):\n    return sum(n)", "def f(n):\n") == 3
     assert run("    return sum(n)", "def f(n):\n") == 3
     assert run("return sum(n)", "import math\n@staticmethod\ndef f(n):") == 3
-    broken = assembled("def f(n): pass", Suite((AssertTest(""),), prefix="this is (no Python"))
+    broken = assemble_program("def f(n): pass", Suite((AssertTest(""),), prefix="this is (no Python"))
     assert broken.source == "this is (no Python\ndef f(n): pass"
 
 
@@ -220,7 +213,7 @@ def test_a_method_of_solution():
     for source in ("class Solution:\n    def f(self, n: List[int]) -> int:\n        return sum(n)",
                    "        return sum(n)", "return sum(n)"):  # fmt: skip
         space = {}
-        exec(assembled(source, Suite((CallTest("f", (), 0),), prefix=starter)).source, space)
+        exec(assemble_program(source, Suite((CallTest("f", (), 0),), prefix=starter)).source, space)
         assert space["Solution"]().f([1, 2]) == 3
 
 
@@ -228,7 +221,7 @@ def test_leetcode_solutions_have_their_names_at_hand():
     body = "return pow(sum(n), inf > 0, 5) + len(Counter(n))"
     source = f"class Solution:\n    def f(self, n: List[int]) -> int:\n        {body}"
     space = {}
-    exec(assembled(source, Suite((AssertTest(""),))).source, space)
+    exec(assemble_program(source, Suite((AssertTest(""),))).source, space)
     assert space["Solution"]().f([1, 2]) == 5
 
 
@@ -237,26 +230,26 @@ PROMPT_CPP = "#include<assert.h>\n#include<bits/stdc++.h>\n// Sum.\nlong total(s
 
 def test_prefixes_with_braces():
     tests = (AssertTest("int main() { assert(total({1}) == 1); }"),)
-    body = assembled("    long s = 0;\n    return s;", Suite(tests, "cpp", PROMPT_CPP)).source
+    body = assemble_program("    long s = 0;\n    return s;", Suite(tests, "cpp", PROMPT_CPP)).source
     assert body == f"#define main main_of_the_program\n{PROMPT_CPP}    long s = 0;\n    return s;\n}}\n\n#undef main\n"
-    closed = assembled("    return 0;\n}", Suite(tests, "cpp", PROMPT_CPP)).source
+    closed = assemble_program("    return 0;\n}", Suite(tests, "cpp", PROMPT_CPP)).source
     assert closed.count("{") == closed.count("}") == 1
     whole = "long total(std::vector<long> n) {\n    return 0;\n}"
-    assert assembled(whole, Suite(tests, "cpp", PROMPT_CPP)).source.count("total(") == 1
+    assert assemble_program(whole, Suite(tests, "cpp", PROMPT_CPP)).source.count("total(") == 1
     script = "//Sum.\nfunction total(n){\n"
     js = (AssertTest("total([1])"),)
-    assert assembled("  return 0;", Suite(js, "javascript", script)).source == script + "  return 0;\n}\n"
+    assert assemble_program("  return 0;", Suite(js, "javascript", script)).source == script + "  return 0;\n}\n"
     for whole in ("function total(n) { return 0 }", "const total = n => 0;"):
-        assert assembled(whole, Suite(js, "javascript", script)) == Program("//Sum.\n" + whole, "javascript")
+        assert assemble_program(whole, Suite(js, "javascript", script)) == Program("//Sum.\n" + whole, "javascript")
 
 
 def test_a_program_that_repeats_the_helpers_of_its_prompt():
     head = "#include <vector>\nstruct Node { int v; };\nint one() { return 1; }\n"
     prefix = head + "int f(int n) {\n"
     tests = (AssertTest("x"),)
-    assert assembled("int f(int n) { return n; }", Suite(tests, "cpp", prefix)).source.startswith(head)
+    assert assemble_program("int f(int n) { return n; }", Suite(tests, "cpp", prefix)).source.startswith(head)
     for source in ("struct Node { int v; };\nint f(int n) { return n; }", "int one() { return 1; }\nint f(int n) {}"):
-        assert assembled(source, Suite(tests, "cpp", prefix)).source == "#include <vector>\n" + source
+        assert assemble_program(source, Suite(tests, "cpp", prefix)).source == "#include <vector>\n" + source
 
 
 def fenced(source: str, info: str = "python") -> str:
@@ -491,7 +484,7 @@ def test_what_outcomes_come_to(monkeypatch, outcomes, verdict, share):
         """Left out after a failure only if that is allowed."""
         return outcomes if stop_early else [FAILED if outcome == NOT_RUN else outcome for outcome in outcomes]
 
-    monkeypatch.setattr("open_r1.sandbox.judge", judge)
+    monkeypatch.setattr("open_r1.sandbox.judging.judge_program", judge)
     assert str(code(fenced(SQUARE), SQUARES)) == verdict
     fraction = code_fraction(fenced(SQUARE), SQUARES)
     if share is None:
@@ -510,7 +503,7 @@ def test_a_subtask_is_left_where_the_rest_cannot_matter(monkeypatch):
         first = next((i for i, outcome in enumerate(found) if outcome.status == "failed"), len(found))
         return [outcome if i <= first else NOT_RUN for i, outcome in enumerate(found)]
 
-    monkeypatch.setattr("open_r1.sandbox.judge", judge)
+    monkeypatch.setattr("open_r1.sandbox.judging.judge_program", judge)
     half = Outcome("failed", "half", score=0.5)
     tests = [{"input": name, "output": "x", "subtask": name[0]} for name in ("a1", "a2", "a3", "b1", "b2")]
     scores = {"a1": half, "a2": PASSED, "a3": FAILED, "b1": FAILED, "b2": ERROR}
@@ -531,7 +524,7 @@ def test_at_most_so_many_tests_evenly_spaced(monkeypatch):
         asked.append([int(test.stdin) for test in tests])
         return [FAILED if test.stdin == "9" else PASSED for test in tests]
 
-    monkeypatch.setattr("open_r1.sandbox.judge", judge)
+    monkeypatch.setattr("open_r1.sandbox.judging.judge_program", judge)
     tests = {"inputs": [str(i) for i in range(10)], "outputs": ["x"] * 10}
     assert str(code(fenced(SQUARE), tests, max_tests=4)) == "wrong: test 10 of 10: wrong output"
     for most in (1, 2, 10, 99):
@@ -553,7 +546,8 @@ def test_mistakes_in_the_recipe(parameters, message):
 def test_limits_reach_the_sandbox(monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "open_r1.sandbox.judge", lambda program, tests, limits, **more: seen.append((limits, more)) or [PASSED]
+        "open_r1.sandbox.judging.judge_program",
+        lambda program, tests, limits, **more: seen.append((limits, more)) or [PASSED],
     )
     code(fenced(SQUARE), {"inputs": ["1"], "outputs": ["1"]}, seconds=10, memory_mb=64, isolation="seccomp")
     code(fenced(SQUARE), {"inputs": ["1"], "outputs": ["1"]}, seconds=None, memory_mb=None)

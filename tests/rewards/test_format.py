@@ -9,7 +9,7 @@ from conftest import shared
 from hypothesis import given
 from hypothesis import strategies as st
 
-from open_r1.rewards.format import TAGS, reasoning, tag_count, think_answer_format, think_format
+from open_r1.rewards.format import TAGS, extract_reasoning, tag_count, think_answer_format, think_format
 
 TEXT = st.text(st.characters())  # surrogates and control characters too
 SHAPED = st.lists(st.sampled_from([*TAGS, "a", "1 + 1", " ", "\n", "...", "<answer", "\ud800", "\u200b"])).map("".join)
@@ -84,7 +84,7 @@ def test_labelled_cases(convention, scorer, rows, apart):
     [("<think>a</think>b", "<think>a"), ("a</think>b</think>c", "a</think>b"), ("<think>a", "<think>a"), ("a", "a")],
 )
 def test_reasoning_is_before_the_last_closing_tag(completion, expected):
-    assert reasoning(completion) == expected
+    assert extract_reasoning(completion) == expected
 
 
 @given(TEXT | SHAPED)

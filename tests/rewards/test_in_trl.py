@@ -14,7 +14,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, LlamaConfig
 from trl import GRPOConfig, GRPOTrainer
 
-from open_r1.launch import train
+from open_r1.launch.local import run_recipe
 from open_r1.tiny.tokenizer import build
 
 
@@ -24,7 +24,7 @@ def test_none_from_one_of_two_scorers_counts_as_zero(write_recipe, tmp_path, mon
     module.always = lambda completion: 1.0
     monkeypatch.setitem(sys.modules, "scorers_of_trl", module)
     rewards = [{"name": "scorers_of_trl:sometimes"}, {"name": "scorers_of_trl:always"}]
-    train(str(write_recipe("grpo", rewards=rewards, preflight=False)), [])
+    run_recipe(str(write_recipe("grpo", rewards=rewards, preflight=False)), [])
     rows = [
         row
         for path in sorted((tmp_path / "run" / "completions").glob("*.parquet"))

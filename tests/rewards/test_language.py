@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from open_r1.errors import RecipeError
-from open_r1.rewards.language import LANGUAGES, language_consistency, language_share, prompt_language
-from open_r1.tiny import problems
+from open_r1.rewards.language import LANGUAGES, detect_language, language_consistency, measure_language
+from open_r1.tiny.problems import pretraining
 
 MGSM = ("en", "zh", "fr", "de", "ja")
 ENGLISH = "We add both numbers and then divide the result by two because there are two children in this family"
@@ -48,7 +48,7 @@ FRENCH = "On ajoute les deux nombres puis on divise le résultat par deux parce 
     ],
 )
 def test_words_of_many_scripts(text, language, share):
-    assert language_share(f"<think>{text}</think>", language) == pytest.approx(share)
+    assert measure_language(f"<think>{text}</think>", language) == pytest.approx(share)
 
 
 @pytest.mark.parametrize(
@@ -79,10 +79,10 @@ def test_words_of_many_scripts(text, language, share):
 def test_what_is_no_word(noise):
     han = "三角形" in noise
     for text in (f"然后 {noise} 得到", f"{noise} 然后得到", f"然后 {noise}, 得到 {noise}"):
-        assert language_share(text, "zh") == 1.0, text
+        assert measure_language(text, "zh") == 1.0, text
     for text in (f"we then {noise} get", f"{noise} we get"):
-        assert (language_share(text, "en") == 1.0) != han, text
-    assert (language_share(noise, "en") is None) != han
+        assert (measure_language(text, "en") == 1.0) != han, text
+    assert (measure_language(noise, "en") is None) != han
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_what_is_no_word(noise):
     ],
 )
 def test_what_is_a_word(text, share):
-    assert language_share(text, "zh") == pytest.approx(share)
+    assert measure_language(text, "zh") == pytest.approx(share)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_what_is_a_word(text, share):
     ],
 )
 def test_only_the_reasoning_counts(completion, share):
-    assert language_share(completion, "en") == share
+    assert measure_language(completion, "en") == share
 
 
 @pytest.mark.parametrize(
@@ -138,13 +138,13 @@ def test_the_target_is_the_prompts_language_unless_given(prompt, language, share
 
 def test_a_language_that_is_not_known():
     with pytest.raises(RecipeError, match="'xx' is not known; give one of ar, "):
-        language_share("a", "xx")
+        measure_language("a", "xx")
 
 
 def test_lingua_knows_every_language_it_is_asked_for():
     for script, languages in LANGUAGES.items():
         for language in (*languages, script):
-            assert 0.0 <= language_share(f"<think>{ENGLISH}. {FRENCH}", language) <= 1.0
+            assert 0.0 <= measure_language(f"<think>{ENGLISH}. {FRENCH}", language) <= 1.0
 
 
 @cache
@@ -156,7 +156,7 @@ def mgsm(language: str) -> tuple[str, ...]:
 @pytest.mark.parametrize("language", MGSM)
 def test_prompts_of_mgsm(language):
     """249, 250, 249, 250 and 250 of 250 as this was written; what is missed is taken for any Latin language."""
-    found = [prompt_language(prompt) for prompt in mgsm(language)]
+    found = [detect_language(prompt) for prompt in mgsm(language)]
     assert found.count(language) >= 248
     assert set(found) <= {language, "latin"}
 
@@ -164,7 +164,7 @@ def test_prompts_of_mgsm(language):
 def test_short_english_prompts_are_not_taken_for_danish():
     """Of all 7,474 problems 10 were mistaken, and 1,905 taken for any Latin language."""
     problems = json.loads(shared("math", "math_train.json").read_text())[:1500]
-    found = [prompt_language(problem["problem"]) for problem in problems]
+    found = [detect_language(problem["problem"]) for problem in problems]
     assert sum(language not in ("en", "latin") for language in found) <= 4
     assert found.count("en") >= 1000
 
@@ -172,16 +172,16 @@ def test_short_english_prompts_are_not_taken_for_danish():
 @pytest.mark.parametrize("language", MGSM)
 def test_pure_texts_are_pure(language):
     """Means as this was written: en 1.000, zh 0.998, fr 0.998, de 0.999, ja 1.000; zh and ja say "Facebook"."""
-    shares = {target: [language_share(problem, target) for problem in mgsm(language)] for target in MGSM}
+    shares = {target: [measure_language(problem, target) for problem in mgsm(language)] for target in MGSM}
     assert mean(shares[language]) > 0.995
     assert all(mean(shares[other]) < 0.02 for other in MGSM if other != language)
-    assert language_share("\n".join(mgsm(language)), language) > 0.995
+    assert measure_language("\n".join(mgsm(language)), language) > 0.995
 
 
 @pytest.mark.parametrize("language", ["zh", "fr", "de", "ja"])
 def test_the_same_text_is_as_many_words_in_every_language(language):
     both = "\n".join(mgsm("en") + mgsm(language))
-    assert language_share(both, language) == pytest.approx(0.5, abs=0.05)
+    assert measure_language(both, language) == pytest.approx(0.5, abs=0.05)
 
 
 def spliced(one: str, other: str, seed: int) -> tuple[str, float]:
@@ -196,7 +196,7 @@ def spliced(one: str, other: str, seed: int) -> tuple[str, float]:
     # The yardstick for words is the scorer's own, on each sentence alone: beside ten words of a third script.
     words = {one: 0.0, other: 0.0}
     for key, sentence in chosen:
-        share = 1 - language_share(f"{sentence} {'число ' * 10}", "ru")
+        share = 1 - measure_language(f"{sentence} {'число ' * 10}", "ru")
         words[key] += 10 * share / (1 - share)
     return " ".join(sentence for _, sentence in chosen), words[one] / sum(words.values())
 
@@ -220,38 +220,38 @@ def test_share_in_constructed_mixtures(one, other, error):
     errors = []
     for seed in range(30):
         text, share = spliced(one, other, seed)
-        errors.append(abs(language_share(text, one) - share))
+        errors.append(abs(measure_language(text, one) - share))
     assert mean(errors) < error
     assert max(errors) < 0.05 if error < 0.01 else max(errors) < 0.12
 
 
 def test_languages_of_one_script_that_take_turns_in_a_long_text():
     turns = " ".join(f"{ENGLISH}. {FRENCH}." for _ in range(200))
-    assert language_share(turns, "en") == pytest.approx(0.5, abs=0.1)
-    assert language_share(f"{ENGLISH}. " * 300 + f"{FRENCH}. " * 100, "fr") == pytest.approx(0.25, abs=0.02)
+    assert measure_language(turns, "en") == pytest.approx(0.5, abs=0.1)
+    assert measure_language(f"{ENGLISH}. " * 300 + f"{FRENCH}. " * 100, "fr") == pytest.approx(0.25, abs=0.02)
 
 
 def test_real_mixing():
     rows = [json.loads(line) for line in shared("multilingual", "mixing_real.jsonl").read_text().splitlines()]
     assert len(rows) == 42
     for row in rows:
-        english, chinese = (language_share(row["response"], language) for language in ("en", "zh"))
+        english, chinese = (measure_language(row["response"], language) for language in ("en", "zh"))
         assert english + chinese == pytest.approx(1.0, abs=0.05)
         if row["cjk_chars"] >= 5:
             assert chinese > 0.0
         assert (chinese > 0.02) == (row["cjk_chars"] > 50)
     most = max(rows, key=lambda row: row["cjk_chars"])
-    assert 0.3 < language_share(most["response"], "zh") < 0.4
+    assert 0.3 < measure_language(most["response"], "zh") < 0.4
 
 
 def test_a_miniature_of_words_set_apart_counts_them_and_asks_no_library():
     """The share by the plainest rule: a run of Han characters, or of Latin letters, is a word."""
-    row = problems.pretraining(seed=0, rows=300)
+    row = pretraining(seed=0, rows=300)
     for completion in (message["content"] for messages in row["completion"] for message in messages):
         text = re.sub(r"</?\w+>", " ", completion.rsplit("</think>", 1)[0])
         han, latin = len(re.findall(r"[\u4e00-\u9fff]+", text)), len(re.findall(r"[A-Za-z]{2,}", text))
         expected = latin / (han + latin) if han + latin else None
-        assert language_share(completion, "en") == expected
+        assert measure_language(completion, "en") == expected
 
 
 def test_what_scripts_can_tell_loads_no_library():
@@ -268,15 +268,15 @@ TEXT = st.text(st.characters()) | st.text("ab然かк가 $`\\[]()<>./_A1\n", max
 
 @given(TEXT, st.sampled_from(["en", "zh", "ja", "ru", "latin"]))
 def test_total_bounded_and_deterministic(text, language):
-    share = language_share(text, language)
+    share = measure_language(text, language)
     assert share is None or 0.0 <= share <= 1.0
-    assert share == language_share(f"\n {text} \n", language)
-    prompt_language(text)
+    assert share == measure_language(f"\n {text} \n", language)
+    detect_language(text)
 
 
 @given(st.lists(st.sampled_from(["sum", "then", "总和", "得到", "それは", "число"]), min_size=1, max_size=30))
 def test_shares_of_all_languages_add_up_to_one(words):
-    shares = [language_share("\n".join(words), language) for language in ("en", "zh", "ja", "ru")]
+    shares = [measure_language("\n".join(words), language) for language in ("en", "zh", "ja", "ru")]
     assert sum(shares) == pytest.approx(1.0)
 
 
@@ -306,6 +306,6 @@ LONG = [
 @pytest.mark.parametrize("text", LONG, ids=[text[:8] for text in LONG])
 def test_long_texts_that_a_careless_pattern_would_choke_on(text):
     for language in ("en", "zh"):
-        share = language_share(text, language)
+        share = measure_language(text, language)
         assert share is None or 0.0 <= share <= 1.0
-    prompt_language(text)
+    detect_language(text)

@@ -11,9 +11,10 @@ from conftest import shared
 from hypothesis import given
 from hypothesis import strategies as st
 
-from open_r1.rewards import math, pool
-from open_r1.rewards.answer import choice, final_answer, gold_answer
-from open_r1.rewards.math import accuracy, equal, math_verify_alone, vote_key
+from open_r1.rewards.math import scorers
+from open_r1.rewards.math.extraction import extract_answer, extract_gold, read_choice
+from open_r1.rewards.math.scorers import accuracy, compute_vote_key, equal, math_verify_alone
+from open_r1.system import worker_pool
 
 THOUGHT = "<think>so</think>"
 
@@ -48,7 +49,7 @@ THOUGHT = "<think>so</think>"
     ],
 )
 def test_which_part_is_the_answer(completion, answer):
-    assert final_answer(completion) == answer
+    assert extract_answer(completion) == answer
 
 
 @pytest.mark.parametrize(
@@ -208,16 +209,16 @@ def test_multiple_choice(gold):
 
 
 def test_no_letter_where_there_are_several():
-    assert choice("A or B") is None and choice("A, B") is None and choice("A dog") is None
-    assert choice("D. it can't be A or B") == "D" and choice("A Peter") == "A"
-    assert choice("I think so") is None and choice("I") == "I"
+    assert read_choice("A or B") is None and read_choice("A, B") is None and read_choice("A dog") is None
+    assert read_choice("D. it can't be A or B") == "D" and read_choice("A Peter") == "A"
+    assert read_choice("I think so") is None and read_choice("I") == "I"
 
 
 def test_bare_answers_and_votes():
     assert equal("0.5", r"\frac12").outcome == "correct" and equal("0.6", r"\frac12").outcome == "wrong"
     assert equal(r"\boxed{B}", "(B)").outcome == "correct"
     assert equal("", "1").outcome == "wrong" and equal("1", None).outcome == "unknown"
-    assert vote_key("0.5") == vote_key(r"\frac12") == vote_key("1/2") != vote_key("2")
+    assert compute_vote_key("0.5") == compute_vote_key(r"\frac12") == compute_vote_key("1/2") != compute_vote_key("2")
 
 
 def test_a_second_opinion():
@@ -228,7 +229,7 @@ def test_a_second_opinion():
 
 
 def test_a_broken_pool_is_an_error_and_never_a_wrong_answer(monkeypatch):
-    monkeypatch.setattr(pool, "_pool", pool.Pool(preload="no.such.module"))
+    monkeypatch.setattr(worker_pool, "_pool", worker_pool.Pool(preload="no.such.module"))
     assert accuracy(THOUGHT + r"\boxed{\sin 2}", r"\cos 1").outcome == "error"
     assert math_verify_alone(THOUGHT + "2", "2").outcome == "error"
     assert accuracy(THOUGHT + "2", "2").outcome == "correct"  # needs no pool
@@ -262,7 +263,7 @@ NOT_42 = [
 
 
 def test_hanging_answers_are_unknown_within_their_limit(monkeypatch):
-    monkeypatch.setattr(math, "SECONDS", 0.5)
+    monkeypatch.setattr(scorers, "SECONDS", 0.5)
     with ThreadPoolExecutor(4) as threads:
         verdicts = list(threads.map(lambda text: equal(text, "42"), UNANSWERABLE))
     assert [verdict.outcome for verdict in verdicts] == ["unknown"] * len(UNANSWERABLE)
@@ -304,7 +305,7 @@ def test_long_and_odd_completions(text, outcome):
 def test_labelled_cases():
     """Of 542 labelled pairs Math-Verify's defaults agree with 406 and accept 7 of the 147 that are not equal."""
     rows = [json.loads(line) for line in shared("oracle", "math.jsonl").read_text().splitlines()]
-    with ThreadPoolExecutor(pool.available_cores()) as threads:
+    with ThreadPoolExecutor(worker_pool.count_cores()) as threads:
         verdicts = list(threads.map(lambda row: accuracy(row["answer"], row["gold"]), rows))
     counts = Counter((row["equal"], verdict.outcome) for row, verdict in zip(rows, verdicts, strict=True))
     falsely = [
@@ -332,7 +333,7 @@ def test_a_changed_digit_or_sign_is_another_answer():
         for sign, other in (("-", "+"), ("+", "-"), (r"\sqrt", "")):
             if sign in gold:
                 pairs.append((gold, gold.replace(sign, other, 1)))
-    with ThreadPoolExecutor(pool.available_cores()) as threads:
+    with ThreadPoolExecutor(worker_pool.count_cores()) as threads:
         verdicts = list(threads.map(lambda pair: equal(pair[1], pair[0]), pairs))
     accepted = [pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict.outcome in ("correct", "error")]
     assert len(pairs) > 500 and accepted == []
@@ -363,10 +364,10 @@ pieces = st.sampled_from(TAGS + WORDS)
 @given(st.lists(pieces, max_size=25).map("".join), st.text(max_size=30))
 def test_extraction_is_total_and_deterministic(shaped, text):
     for completion in (shaped, text, shaped + text, f"<think>{text}</think>{shaped}"):
-        assert final_answer(completion) == final_answer(completion)
-        assert gold_answer(completion) == gold_answer(completion)
-        assert choice(completion) in (None, *"ABCDEFGHIJ")
-        assert len(final_answer(completion)) <= len(completion) * 2
+        assert extract_answer(completion) == extract_answer(completion)
+        assert extract_gold(completion) == extract_gold(completion)
+        assert read_choice(completion) in (None, *"ABCDEFGHIJ")
+        assert len(extract_answer(completion)) <= len(completion) * 2
 
 
 @given(st.lists(pieces, max_size=12).map("".join))

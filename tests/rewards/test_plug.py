@@ -13,8 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil
 
-from open_r1.rewards import RewardConfig
-from open_r1.rewards.batch import ScoredBatch
+from open_r1.rewards.registry import RewardConfig
+from open_r1.rewards.scoring import ScoredBatch
 
 BATCH = 80
 

@@ -26,11 +26,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from open_r1.sandbox import AssertTest, CallTest, Execution, Limits, Outcome, Program, StdinTest, judge
-from open_r1.sandbox.judging import stdin_outcome
-from open_r1.sandbox.local import Sandbox, encoded
+from open_r1.sandbox.cases import AssertTest, CallTest, Limits, Outcome, Program, StdinTest
+from open_r1.sandbox.judging import judge_program, stdin_outcome
+from open_r1.sandbox.local import Sandbox, encode_text
+from open_r1.sandbox.pool import get_pool
+from open_r1.sandbox.runner import Execution
 from open_r1.sandbox.toolchains import COMPILER_LIMITS
-from open_r1.sandbox.zygotes import pool
 
 LIMITS = Limits(seconds=0.5, wall_seconds=1.0, memory_mb=256, output_bytes=1 << 18, file_mb=4, processes=16)
 PLACES = [
@@ -813,7 +814,7 @@ class Range:
         self.victim = self._start_victim()
         self.healthy()
         self.before: set[int | str] = set()
-        self.users = {os.getuid(), *(os.stat(f"/proc/{zygote.process.pid}").st_uid for zygote in pool(level).all)}
+        self.users = {os.getuid(), *(os.stat(f"/proc/{zygote.process.pid}").st_uid for zygote in get_pool(level).all)}
         self.before = self.left()
 
     def _accept(self, listener: socket.socket) -> None:
@@ -862,7 +863,7 @@ class Range:
         for _ in range(attack.runs):
             if attack.tests:
                 tests = [self._filled(test) for test in attack.tests]
-                outcome, stdout = judge(program, tests, attack.limits, runner=self.sandbox)[0], b""
+                outcome, stdout = judge_program(program, tests, attack.limits, runner=self.sandbox)[0], b""
             else:
                 (execution,) = self.sandbox.run(program, [b""], attack.limits)
                 outcome, stdout = self._judged(execution, attack.limits), execution.stdout
@@ -887,7 +888,7 @@ class Range:
             found.append(
                 "the program got what it wanted: " + stdout[stdout.find(b"PWNED") :][:80].decode(errors="replace")
             )
-        if encoded(self.token) in stdout:
+        if encode_text(self.token) in stdout:
             found.append("the secret was printed")
         if self.hits:
             found.append(f"connections arrived: {self.hits}")
@@ -923,7 +924,7 @@ class Range:
 
 def sandboxed_processes(level: str) -> set[int]:
     """Processes below this one's zygotes, or of a user or user namespace that is only theirs."""
-    zygotes = {zygote.process.pid for zygote in pool(level).all}
+    zygotes = {zygote.process.pid for zygote in get_pool(level).all}
     parents, users, spaces = {}, {}, {}
     for path in glob.glob("/proc/[0-9]*"):
         with contextlib.suppress(OSError):

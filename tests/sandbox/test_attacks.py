@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from open_r1.sandbox import Execution, Limits, Program
+from open_r1.sandbox.cases import Limits, Program
 from open_r1.sandbox.local import Sandbox
-from open_r1.sandbox.zygotes import LEVELS, Broken, isolation
+from open_r1.sandbox.pool import LEVELS, Broken, isolation
+from open_r1.sandbox.runner import Execution
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))

@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from conftest import shared
 
-from open_r1.rewards.code_tests import with_helpers
-from open_r1.sandbox import AssertTest, Limits, Program, judge
+from open_r1.rewards.code.suites import with_helpers
+from open_r1.sandbox.cases import AssertTest, Limits, Program
+from open_r1.sandbox.judging import judge_program
 
 # Labels that contradict their own row: the program uses a module that it does not import, or the test calls a function
 # that it does not define. (Other rows with the same flaw are labelled false.)
@@ -38,7 +39,7 @@ def verdict(row: dict) -> str:
     source = row["solution"] if whole else row["prompt"] + row["solution"]
     prompt = "" if row["benchmark"] == "MBPP" else row["prompt"]
     asserts = with_helpers(AssertTest(test), prompt, row["entry_point"])
-    return judge(Program(source), [asserts], Limits(seconds=4.0, wall_seconds=30.0))[0].status
+    return judge_program(Program(source), [asserts], Limits(seconds=4.0, wall_seconds=30.0))[0].status
 
 
 def disagreements(chosen: list[dict]) -> list[str]:
@@ -88,7 +89,7 @@ def test_reference_programs_pass():
     ]
 
     def outcome(case: tuple[str, AssertTest, str]) -> str:
-        result = judge(Program(case[0]), [case[1]], Limits(seconds=10.0, wall_seconds=60.0))[0]
+        result = judge_program(Program(case[0]), [case[1]], Limits(seconds=10.0, wall_seconds=60.0))[0]
         return "" if result.status == "passed" else f"{case[2]}: {result.status} {result.reason}"
 
     with ThreadPoolExecutor(4) as threads:

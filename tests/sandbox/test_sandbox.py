@@ -21,25 +21,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from open_r1.errors import RecipeError
-from open_r1.sandbox import (
-    NOT_RUN,
-    AssertTest,
-    CallTest,
-    Execution,
-    Limits,
-    Outcome,
-    Program,
-    StdinTest,
-    describe,
-    judge,
-    level,
-    plain,
-    seccomp,
-    toolchains,
-    zygotes,
-)
-from open_r1.sandbox.judging import SLOWEST, checker_score, in_batches, run_fault, same_output
+from open_r1.sandbox import pool, toolchains
+from open_r1.sandbox.cases import AssertTest, CallTest, Limits, Outcome, Program, StdinTest
+from open_r1.sandbox.guest import plain, seccomp
+from open_r1.sandbox.judging import NOT_RUN, SLOWEST, checker_score, in_batches, judge_program, run_fault, same_output
 from open_r1.sandbox.local import Sandbox, execution
+from open_r1.sandbox.pool import describe_isolation, find_level
+from open_r1.sandbox.runner import Execution
 
 DOUBLE = "print(int(input()) * 2)"
 QUICK = Limits(seconds=0.5, wall_seconds=1.0, output_bytes=1 << 17)
@@ -48,16 +36,16 @@ QUICK = Limits(seconds=0.5, wall_seconds=1.0, output_bytes=1 << 17)
 @pytest.fixture(scope="module", autouse=True)
 def isolated():
     try:
-        level()
+        find_level()
     except RecipeError as cause:
         pytest.skip(str(cause))
 
 
-@pytest.fixture(params=zygotes.LEVELS)
+@pytest.fixture(params=pool.LEVELS)
 def sandbox(request: pytest.FixtureRequest) -> Sandbox:
     try:
-        return Sandbox(zygotes.isolation(request.param).level)
-    except zygotes.Broken as cause:
+        return Sandbox(pool.isolation(request.param).level)
+    except pool.Broken as cause:
         pytest.skip(str(cause))
 
 
@@ -68,12 +56,12 @@ def named(table: list[tuple]) -> list:
 
 def statuses(source: str, *tests: object, language: str = "python", limits: Limits = QUICK, **more: object) -> str:
     """`pfue`: passed, failed, unknown, error; `-` for a test that was left out."""
-    outcomes = judge(Program(source, language), tests, limits, **more)
+    outcomes = judge_program(Program(source, language), tests, limits, **more)
     return "".join("-" if outcome is NOT_RUN else outcome.status[0] for outcome in outcomes)
 
 
 def one(source: str, test: object, language: str = "python", limits: Limits = QUICK, **more: object):
-    (outcome,) = judge(Program(source, language), [test], limits, **more)
+    (outcome,) = judge_program(Program(source, language), [test], limits, **more)
     return outcome
 
 
@@ -514,45 +502,45 @@ def test_each_level_judges(sandbox: Sandbox):
 
 
 def test_a_start_that_took_too_long_is_tried_again(monkeypatch: pytest.MonkeyPatch):
-    found = zygotes.Isolation("namespaces", "python", ())
-    answers = [zygotes.Late("no answer"), found]
-    monkeypatch.setattr(zygotes, "_isolations", {})
-    monkeypatch.setattr(zygotes, "_try_level", lambda level: answers.pop(0))
-    with pytest.raises(zygotes.Broken, match="no answer"):
-        zygotes.isolation("namespaces")
-    assert zygotes.isolation("namespaces") is zygotes.isolation("namespaces") is found
+    found = pool.Isolation("namespaces", "python", ())
+    answers = [pool.Late("no answer"), found]
+    monkeypatch.setattr(pool, "_isolations", {})
+    monkeypatch.setattr(pool, "_try_level", lambda level: answers.pop(0))
+    with pytest.raises(pool.Broken, match="no answer"):
+        pool.isolation("namespaces")
+    assert pool.isolation("namespaces") is pool.isolation("namespaces") is found
 
 
 def test_weaker_isolation_is_refused_by_name(monkeypatch: pytest.MonkeyPatch):
-    found = dict(zygotes._isolations) | {"namespaces": zygotes.Broken("unshare: not permitted")}
-    monkeypatch.setattr(zygotes, "_isolations", found)
-    if zygotes.level() != "landlock":
+    found = dict(pool._isolations) | {"namespaces": pool.Broken("unshare: not permitted")}
+    monkeypatch.setattr(pool, "_isolations", found)
+    if pool.find_level() != "landlock":
         pytest.skip("no Landlock here")
     with pytest.raises(
         RecipeError, match=r"only by landlock.*isolation: landlock.*namespaces: unshare: not permitted"
     ):
-        judge(Program(DOUBLE), [StdinTest("3", "6")])
+        judge_program(Program(DOUBLE), [StdinTest("3", "6")])
     assert statuses(DOUBLE, StdinTest("3", "6"), weakest="landlock") == "p"
     assert statuses(DOUBLE, StdinTest("3", "6"), weakest="seccomp") == "p"
-    assert "isolated by landlock" in describe()
-    found |= dict.fromkeys(zygotes.LEVELS, zygotes.Broken("nothing works"))
-    monkeypatch.setattr(zygotes, "_isolations", found)
+    assert "isolated by landlock" in describe_isolation()
+    found |= dict.fromkeys(pool.LEVELS, pool.Broken("nothing works"))
+    monkeypatch.setattr(pool, "_isolations", found)
     with pytest.raises(RecipeError, match=r"no kind of isolation works.*seccomp: nothing works"):
-        judge(Program(DOUBLE), [StdinTest("3", "6")], weakest="seccomp")
+        judge_program(Program(DOUBLE), [StdinTest("3", "6")], weakest="seccomp")
 
 
 def test_a_level_is_there_only_if_a_program_runs_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     script = tmp_path / "zygote.py"
     script.write_text(
-        f"import sys\nsys.path.insert(0, {str(zygotes.ZYGOTE.parent)!r})\nimport confine, zygote\n"
+        f"import sys\nsys.path.insert(0, {str(pool.ZYGOTE.parent)!r})\nimport confine, zygote\n"
         "def refuse(*a): raise OSError(1, 'mount tmpfs: Operation not permitted')\n"
         "confine.mount_scratch = refuse\nzygote.main()\n"
     )
-    monkeypatch.setattr(zygotes, "ZYGOTE", script)
-    monkeypatch.setattr(zygotes, "_isolations", {})
-    assert "mount tmpfs" in zygotes.why_not("namespaces")
+    monkeypatch.setattr(pool, "ZYGOTE", script)
+    monkeypatch.setattr(pool, "_isolations", {})
+    assert "mount tmpfs" in pool.explain_level("namespaces")
     with pytest.raises(RecipeError, match=r"Why not namespaces: .*mount tmpfs"):
-        judge(Program(DOUBLE), [StdinTest("3", "6")])
+        judge_program(Program(DOUBLE), [StdinTest("3", "6")])
 
 
 def test_both_architectures_have_a_filter():
@@ -568,7 +556,7 @@ def test_both_architectures_have_a_filter():
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="not root: every other test runs as an ordinary user already")
-@pytest.mark.parametrize("name", zygotes.LEVELS)
+@pytest.mark.parametrize("name", pool.LEVELS)
 def test_as_an_ordinary_user(name: str):
     python = shutil.which("python3", path="/usr/bin")
     if not python or subprocess.run([python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]).returncode:
@@ -602,24 +590,24 @@ def test_many_threads_at_once():
 
 def test_a_killed_zygote_is_replaced_and_nothing_fails(sandbox: Sandbox):
     one(DOUBLE, StdinTest("3", "6"), runner=sandbox)
-    for zygote in list(zygotes.pool(sandbox.level).all):
+    for zygote in list(pool.get_pool(sandbox.level).all):
         os.kill(zygote.process.pid, signal.SIGKILL)
     assert one(DOUBLE, StdinTest("3", "6"), runner=sandbox).status == "passed"
 
 
 def test_a_retry_starts_afresh(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch):
     """The first attempt has read its input and written its output when its zygote breaks."""
-    run, broken = zygotes.Zygote.run, []
+    run, broken = pool.Zygote.run, []
 
-    def breaks_afterwards(self: zygotes.Zygote, request: dict, files: list[int]) -> list[dict]:
+    def breaks_afterwards(self: pool.Zygote, request: dict, files: list[int]) -> list[dict]:
         reports = run(self, request, files)
         if len(broken) % 2 == 0:
             broken.append(request["kind"])
-            raise zygotes.Broken("killed after the run")
+            raise pool.Broken("killed after the run")
         broken.append("")
         return reports
 
-    monkeypatch.setattr(zygotes.Zygote, "run", breaks_afterwards)
+    monkeypatch.setattr(pool.Zygote, "run", breaks_afterwards)
     tests = StdinTest("3", "6"), CallTest("f", (1,), 2), AssertTest("assert f(1) == 2")
     program = "def f(x): return x + 1\nif __name__ == '__main__': print(2 * int(input()))"
     assert statuses(program, *tests, runner=sandbox) == "ppp"
@@ -632,7 +620,7 @@ def test_zygotes_killed_in_the_middle_of_runs(sandbox: Sandbox):
 
     def killer() -> None:
         while not stop.wait(0.05):
-            for zygote in list(zygotes.pool(sandbox.level).all):
+            for zygote in list(pool.get_pool(sandbox.level).all):
                 if zygote.process.poll() is None:
                     os.kill(zygote.process.pid, signal.SIGKILL)
 
@@ -658,12 +646,12 @@ def test_a_run_killed_from_outside_is_no_failure():
 
     def killer() -> None:
         while not stop.wait(0.02):
-            for zygote in list(zygotes.pool("landlock").all):
+            for zygote in list(pool.get_pool("landlock").all):
                 children = Path(f"/proc/{zygote.process.pid}/task/{zygote.process.pid}/children")
                 for child in children.read_text().split() if children.exists() else []:
                     os.kill(int(child), signal.SIGKILL)
 
-    if isinstance(zygotes._isolations.get("landlock"), zygotes.Broken):
+    if isinstance(pool._isolations.get("landlock"), pool.Broken):
         pytest.skip("no Landlock here")
     sandbox = Sandbox("landlock")
     one(DOUBLE, StdinTest("3", "6"), runner=sandbox)
@@ -678,15 +666,15 @@ def test_a_run_killed_from_outside_is_no_failure():
 
 
 def test_an_interpreter_that_does_not_start(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(zygotes, "_pools", {})
-    monkeypatch.setattr(zygotes.Pool, "__init__", _broken_pool)
+    monkeypatch.setattr(pool, "_pools", {})
+    monkeypatch.setattr(pool.Pool, "__init__", _broken_pool)
     for test in (StdinTest("3", "6"), CallTest("f", (), 1), AssertTest("assert f() == 1")):
         outcome = one(DOUBLE, test)
         assert outcome.status == "error" and "does not start" in outcome.reason
 
 
-def _broken_pool(self: zygotes.Pool, isolation: zygotes.Isolation) -> None:
-    self.isolation = zygotes.Isolation(isolation.level, "/nonexistent/python", ())
+def _broken_pool(self: pool.Pool, isolation: pool.Isolation) -> None:
+    self.isolation = pool.Isolation(isolation.level, "/nonexistent/python", ())
     self.slots, self.idle, self.all = threading.BoundedSemaphore(1), [], set()
 
 
@@ -697,14 +685,14 @@ def test_a_forked_child_judges_by_zygotes_of_its_own():
         status = 1
         try:
             status = 0 if statuses(DOUBLE, StdinTest("3", "6")) == "p" else 2
-            zygotes.shut_down()
+            pool.shut_down()
         finally:
             os._exit(status)
     assert os.waitpid(child, 0)[1] == 0
     assert statuses(DOUBLE, StdinTest("3", "6")) == "p"
 
 
-@pytest.mark.parametrize("name", zygotes.LEVELS)
+@pytest.mark.parametrize("name", pool.LEVELS)
 def test_nothing_is_left_when_the_judging_process_is_killed(name: str, sandbox: Sandbox):
     if sandbox.level != name:
         return

@@ -10,9 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-import cluster
 import pytest
-from cluster import Cluster
+from support import cluster
+from support.cluster import Cluster
 
 pytestmark = pytest.mark.skipif(cluster.missing() is not None, reason=f"no Slurm here: {cluster.missing()}")
 HERE = Path(__file__).parent

@@ -8,17 +8,17 @@ import re
 import shutil
 from pathlib import Path
 
-import cluster
 import pandas as pd
 import pytest
 import torch
-import warm
 from conftest import ROOT, path_with
 from safetensors.torch import load_file
+from support import cluster, warm
 
-from open_r1 import run
+from open_r1.run import checkpoints
+from open_r1.system.files import is_finished, read_json, read_status
 
-pytest_plugins = ["login"]
+pytest_plugins = ["support.login"]
 pytestmark = pytest.mark.skipif(cluster.missing() is not None, reason=f"no Slurm here: {cluster.missing()}")
 
 TRAIN = "slurm/train.slurm"
@@ -39,7 +39,7 @@ def train_here(recipe: Path, out: Path) -> None:
     """One process on this machine, without Slurm."""
     done = warm.run(
         ["-m", "open_r1.cli", "train", recipe, "--output_dir", out],
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": path_with(ROOT / "tests" / "scripts")},
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": path_with(ROOT / "tests" / "support" / "scripts")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
@@ -61,11 +61,11 @@ def test_two_nodes_are_one_training_also_after_a_power_cut(site, write_recipe, t
     two = write_recipe("sft", "two", per_device_train_batch_size=4, **SFT | steps)
     out = tmp_path / "two"
     id = site.sbatch("--nodes=2", TRAIN, two, "--processes", 2, "--output_dir", out)
-    site.until((out / "checkpoint-4" / run.MANIFEST).is_file, id)
+    site.until((out / "checkpoint-4" / checkpoints.MANIFEST).is_file, id)
     site.slurm.power_off("n2")
     site.until(lambda: site.slurm.job(id)["JobState"] == "PENDING", id)
     # What is left of a checkpoint that was being written.
-    whole = run.last_whole_checkpoint(out)
+    whole = checkpoints.last_whole_checkpoint(out)
     torn = out / "checkpoint-39"
     shutil.copytree(whole, torn)
     (torn / "model.safetensors").write_bytes(b"half")
@@ -74,7 +74,7 @@ def test_two_nodes_are_one_training_also_after_a_power_cut(site, write_recipe, t
     log = site.log(id)
     assert job["Restarts"] == "1" and f"resuming from {whole}" in log
     assert f"{torn} was not completely written; it is removed" in log
-    assert run.read_json(out / "environment.json")["processes"] == 2
+    assert read_json(out / "environment.json")["processes"] == 2
     train_here(one, tmp_path / "one")
     both = [[row["loss"] for row in rows(path) if "loss" in row] for path in (tmp_path / "one", out)]
     assert len(both[0]) == 40 and both[1] == pytest.approx(both[0], abs=1e-4)
@@ -119,7 +119,7 @@ def test_a_step_longer_than_the_notice_is_repeated(site, write_recipe, slow, tmp
     recipe = write_recipe("grpo", rewards=SLOW, max_steps=400, save_strategy="steps", save_steps=2)
     out = tmp_path / "run"
     id = site.sbatch("--nodes=1", "--time=1", "--signal=B:USR1@40", TRAIN, recipe, SLOW_WHILE=str(slow))
-    site.until((out / "checkpoint-2" / run.MANIFEST).is_file, id)
+    site.until((out / "checkpoint-2" / checkpoints.MANIFEST).is_file, id)
     slow.write_text("300")
     site.until(lambda: site.slurm.job(id)["Restarts"] == "1", id)
     slow.unlink()
@@ -142,7 +142,7 @@ def test_a_preempted_job_makes_way_with_a_checkpoint_and_goes_on(site, write_rec
     job = site.done(id)
     log = site.log(id)
     assert job["Restarts"] == "1" and "stopped with a checkpoint" in log and "resuming from" in log
-    assert run.is_finished(out)
+    assert is_finished(out)
 
 
 def test_the_first_error_is_on_top_and_ends_the_job_at_once(site, write_recipe, tmp_path):
@@ -173,8 +173,8 @@ def test_two_jobs_of_one_run_directory(site, write_recipe, slow, tmp_path):
     assert f"output_dir: job {first} on n1 is training in {tmp_path}/run; wait" in site.log(second).splitlines()[0]
     site.slurm.run("scancel", first)
     site.done(first, "CANCELLED")
-    assert run.status(tmp_path / "run")["state"] == "interrupted", "cancelled with notice, so with a checkpoint"
-    assert run.last_whole_checkpoint(tmp_path / "run") is not None
+    assert read_status(tmp_path / "run")["state"] == "interrupted", "cancelled with notice, so with a checkpoint"
+    assert checkpoints.last_whole_checkpoint(tmp_path / "run") is not None
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_fsdp2_over_two_nodes(site, write_recipe, tmp_path):
         "sft", "two", per_device_train_batch_size=4, max_steps=4, use_cpu=False, accelerate_config="fsdp2", **SFT
     )
     out = tmp_path / "two"
-    around = os.pathsep.join(str(ROOT / "tests" / "scripts" / name) for name in ("fsdp_on_cpu", "."))
+    around = os.pathsep.join(str(ROOT / "tests" / "support" / "scripts" / name) for name in ("fsdp_on_cpu", "."))
     id = site.sbatch("--nodes=2", TRAIN, two, "--processes", 2, "--output_dir", out, PYTHONPATH=around)
     site.done(id)
     shards = list((out / "checkpoint-2").glob("pytorch_model_fsdp_0/*.distcp"))

@@ -1,6 +1,6 @@
 """Servers of vLLM as jobs have them: on a node of their own or beside the training, late, dying, and serving alone.
 
-The stand-in of tests/scripts/standin_vllm plays vLLM's part.
+The stand-in of tests/support/scripts/standin_vllm plays vLLM's part.
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ import re
 import sys
 from pathlib import Path
 
-import cluster
 import pytest
-import warm
 import yaml
 from conftest import ROOT, SMALL, TASKS, path_with
+from support import cluster, warm
 
-from open_r1 import run
+from open_r1.system import files
 
-pytest_plugins = ["login"]
+pytest_plugins = ["support.login"]
 pytestmark = pytest.mark.skipif(cluster.missing() is not None, reason=f"no Slurm here: {cluster.missing()}")
 
 TRAIN = "slurm/train.slurm"
-STANDIN = path_with(ROOT / "tests" / "scripts" / "standin_vllm") + f":{ROOT / 'tests' / 'scripts'}"
+STANDIN = (
+    path_with(ROOT / "tests" / "support" / "scripts" / "standin_vllm") + f":{ROOT / 'tests' / 'support' / 'scripts'}"
+)
 KEYS = {
     "rewards": [{"name": "lively_reward:even_length"}],
     "use_vllm": True, "vllm_mode": "server", "vllm_server_gpus": 1, "vllm_server_timeout": 60,
@@ -47,7 +48,7 @@ def test_a_server_on_its_own_node_that_dies_has_the_job_go_on(site, base, write_
     id = site.sbatch("--nodes=2", TRAIN, recipe, PYTHONPATH=STANDIN, STANDIN_VLLM_DIES_AFTER="3")
     job = site.done(id, seconds=240)
     log = site.log(id)
-    assert job["Restarts"] == "1" and run.is_finished(tmp_path / "run"), log
+    assert job["Restarts"] == "1" and files.is_finished(tmp_path / "run"), log
     assert log.count("the vLLM server is up at http://n2:") == 2
     died = r"^n2, [\d:]+: error: the vLLM server on n2 ended with exit code 1\. Its log .*dying as asked"
     assert re.search(died, log, re.MULTILINE)
@@ -87,5 +88,5 @@ def test_measuring_a_model(site, base, tmp_path):
     words = (base.parent, "tiny", *small, "--output_dir", tmp_path / "run")
     id = site.sbatch("--nodes=1", "slurm/evaluate.slurm", *words)
     site.done(id)
-    assert run.read_json(tmp_path / "run" / "evaluations" / "tiny.json")["metrics"]["pass@1"]["value"] is not None
+    assert files.read_json(tmp_path / "run" / "evaluations" / "tiny.json")["metrics"]["pass@1"]["value"] is not None
     assert "pass@1" in site.log(id)

@@ -7,14 +7,15 @@ import re
 import shutil
 from pathlib import Path
 
-import cluster
 import pytest
 import yaml
 from conftest import PROBLEMS
+from support import cluster
 
-from open_r1 import run, shards
+from open_r1.data import shards
+from open_r1.system import files
 
-pytest_plugins = ["login"]
+pytest_plugins = ["support.login"]
 pytestmark = pytest.mark.skipif(cluster.missing() is not None, reason=f"no Slurm here: {cluster.missing()}")
 
 
@@ -55,7 +56,7 @@ def test_a_recipe_is_shown_tried_and_submitted(site, write_recipe, tmp_path):
     again = site.command(*words)
     assert f"output_dir: job {id} (" in again.stderr and f"is of {tmp_path}/run already" in again.stderr
     assert site.slurm.wait(id)["JobState"] == "COMPLETED"
-    assert run.is_finished(tmp_path / "run")
+    assert files.is_finished(tmp_path / "run")
     told = site.command("status", tmp_path / "run").stdout
     assert site.command("status", id).stdout == told, "a job's id names its run"
     assert "state   finished, step 2" in told and f"job     {id} COMPLETED 0:0" in told
@@ -105,12 +106,12 @@ def test_a_pipeline_is_jobs_that_wait_for_each_other(site, pipeline, tmp_path):
     # The report of an earlier start would have summed up too early.
     assert site.slurm.job(ids_in(second.stdout)[-1])["JobState"] == "CANCELLED"
     site.slurm.wait(ids_in(again.stdout)[-1], timeout=240)
-    state = run.read_json(out / "state.json")
+    state = files.read_json(out / "state.json")
     assert state["state"] == "finished" and {stage["state"] for stage in state["stages"]} == {"finished"}
     assert (out / "report.html").is_file()
     of_stage = {stage["name"]: Path(stage["dir"]) for stage in state["stages"]}
     assert shards.count_rows(of_stage["sampled"] / "data") == 2 * PROBLEMS["args"]["rows"]
-    made = run.read_jsonl(of_stage["sampled"] / "shards.jsonl")
+    made = files.read_jsonl(of_stage["sampled"] / "shards.jsonl")
     assert len({row["process"] for row in made}) == 2, "each job of the array made some of the files"
     for directory in of_stage.values():
         shutil.rmtree(directory)

@@ -11,12 +11,13 @@ import yaml
 from conftest import ROOT
 from safetensors.torch import load_file
 
-from open_r1 import shards
-from open_r1.configs import DATA_TASKS, TASKS, TRAINERS, load_recipe
-from open_r1.launch import module_of
-from open_r1.rewards.batch import ScoredBatch
+from open_r1.config.loading import load_recipe
+from open_r1.config.schema import DATA_TASKS, TASKS, TRAINERS
+from open_r1.data import shards
+from open_r1.launch.local import find_task_module
+from open_r1.rewards.scoring import ScoredBatch
 from open_r1.rewards.verdict import Verdict
-from open_r1.run import read_json
+from open_r1.system.files import read_json
 
 RECIPES = sorted(ROOT.glob("recipes/*/*/*.yaml"))
 OF_TRAINERS = [path for path in RECIPES if path.parent.name in TRAINERS]
@@ -63,7 +64,7 @@ def at_toy_size(path: Path) -> list[str]:
 def test_rows_at_toy_size(path: Path, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     recipe = load_recipe(path, [*at_toy_size(path), "--output_dir", str(tmp_path)])
-    importlib.import_module(module_of(recipe.task)).main(recipe)
+    importlib.import_module(find_task_module(recipe.task)).main(recipe)
     assert shards.count_rows(tmp_path / "data") > 0
     assert (tmp_path / "data" / "README.md").is_file()
     assert (tmp_path / "report.html").is_file() == is_drawn(path)
@@ -73,7 +74,7 @@ def test_rows_at_toy_size(path: Path, tmp_path, monkeypatch):
 def test_figures_at_toy_size(path: Path, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     recipe = load_recipe(path, [*at_toy_size(path), "--output_dir", str(tmp_path)])
-    importlib.import_module(module_of(recipe.task)).main(recipe)
+    importlib.import_module(find_task_module(recipe.task)).main(recipe)
     for benchmark in recipe.args.benchmarks:
         told = read_json(tmp_path / "evaluations" / f"{benchmark.name}.json")
         assert told["samples"] == benchmark.k * told["problems"] > 0
@@ -86,7 +87,7 @@ def test_two_steps_at_toy_size(path: Path, tmp_path, lively, monkeypatch):
     monkeypatch.chdir(ROOT)
     words = ["--output_dir", str(tmp_path), "--learning_rate", "1e-3", "--print_every", "0"]
     recipe = load_recipe(path, [*at_toy_size(path), *words])
-    done = importlib.import_module(module_of(recipe.task)).main(recipe)
+    done = importlib.import_module(find_task_module(recipe.task)).main(recipe)
     assert (tmp_path / "report.html").is_file() == is_drawn(path)
     metrics = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert sum('"loss"' in row for row in metrics) == 2

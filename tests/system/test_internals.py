@@ -18,10 +18,10 @@ from transformers import Trainer
 from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
 from trl.trainer.utils import RepeatSampler
 
-from open_r1.callbacks import ExactResume
-from open_r1.configs import load_recipe
+from open_r1.config.loading import load_recipe
 from open_r1.errors import RecipeError
 from open_r1.system import internals
+from open_r1.training.exact_resume import ExactResume
 
 KINDS = {"sft": "SFTTrainer", "dpo": "DPOTrainer", "reward": "RewardTrainer", "grpo": "GRPOTrainer"}
 KINDS |= {"rloo": "RLOOTrainer"}

@@ -6,20 +6,27 @@ import importlib
 
 import pytest
 
-from open_r1 import graded, rewards
-from open_r1.rewards import RewardConfig
+from open_r1.evaluation import grading
+from open_r1.rewards import registry
+from open_r1.rewards.registry import RewardConfig
 from open_r1.system.source_digest import digest_modules, find_libraries, find_source
 
 
 def test_what_counts_as_an_import():
-    math = digest_modules(["open_r1.rewards.math"])
-    assert "open_r1.rewards.symbolic" in math, "a worker imports it by the name in pool.py"
-    assert not {"open_r1.rewards", "open_r1.rewards.code"} & math.keys()
+    math = digest_modules(["open_r1.rewards.math.scorers"])
+    assert "open_r1.rewards.math.math_verify" in math, "a worker imports it by the name in pool.py"
+    assert not {"open_r1.rewards.registry", "open_r1.rewards.code.scorers"} & math.keys()
     sandbox = digest_modules(["open_r1.sandbox"])
-    assert {"open_r1.sandbox.zygote", "open_r1.sandbox.confine"} <= sandbox.keys(), "a program beside zygotes.py"
-    assert "open_r1.rewards.code" not in digest_modules(["open_r1.rewards"]), "a table of names is no import"
-    assert "open_r1.run" not in digest_modules(["open_r1.run", "open_r1.errors"], leave_out=r"open_r1\.run")
-    assert find_libraries(["open_r1.rewards.symbolic", "no_such_module"]).keys() == {
+    assert {"open_r1.sandbox.guest.zygote", "open_r1.sandbox.guest.confine"} <= sandbox.keys(), (
+        "a program beside zygotes.py"
+    )
+    assert "open_r1.rewards.code.scorers" not in digest_modules(["open_r1.rewards.registry"]), (
+        "a table of names is no import"
+    )
+    assert "open_r1.run.lifecycle" not in digest_modules(
+        ["open_r1.run.lifecycle", "open_r1.errors"], leave_out=r"open_r1\.run"
+    )
+    assert find_libraries(["open_r1.rewards.math.math_verify", "no_such_module"]).keys() == {
         "math-verify", "no_such_module", "sympy",
     }  # fmt: skip
 
@@ -45,20 +52,20 @@ VERIFIERS = ("accuracy", "code", "language_consistency", "tag_count", "llm_judge
     ],
 )
 def test_a_version_changes_with_the_code_of_its_own_verifier_only(file, old, new, changed, source):
-    before = {name: rewards.version(name) for name in VERIFIERS}
+    before = {name: registry.version(name) for name in VERIFIERS}
     text = (source / file).read_text()
     assert old in text
     (source / file).write_text(text.replace(old, new, 1))
-    rewards.version.cache_clear()
-    assert [name for name in VERIFIERS if rewards.version(name) != before[name]] == list(changed)
+    registry.version.cache_clear()
+    assert [name for name in VERIFIERS if registry.version(name) != before[name]] == list(changed)
 
 
 def test_a_version_names_the_libraries_that_its_verifier_rests_on():
-    libraries = {name: [*rewards.list_libraries(name)] for name in VERIFIERS}
+    libraries = {name: [*registry.list_libraries(name)] for name in VERIFIERS}
     assert libraries["accuracy"] == ["math-verify", "sympy"] and libraries["code"] == libraries["tag_count"] == []
     assert libraries["language_consistency"] == ["lingua-language-detector"]
-    assert graded.grader_version(RewardConfig("accuracy", parameters={"a": 1})).startswith("accuracy(a=1) ")
-    assert "math-verify" in rewards.version("accuracy")
+    assert grading.grader_version(RewardConfig("accuracy", parameters={"a": 1})).startswith("accuracy(a=1) ")
+    assert "math-verify" in registry.version("accuracy")
 
 
 def test_a_user_s_verifier_has_a_version_of_its_source(tmp_path, monkeypatch):
@@ -75,8 +82,8 @@ def test_a_user_s_verifier_has_a_version_of_its_source(tmp_path, monkeypatch):
     find_source.cache_clear()
     first, commented, changed = (digest_modules([name])[name] for name in bodies)
     assert first == commented != changed
-    before = rewards.version("own_first:score")
+    before = registry.version("own_first:score")
     assert "sympy" in before
     (tmp_path / "own_rule.py").write_text("import sympy\nRIGHT = 0.5\n")
-    rewards.version.cache_clear()
-    assert rewards.version("own_first:score") != before
+    registry.version.cache_clear()
+    assert registry.version("own_first:score") != before

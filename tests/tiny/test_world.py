@@ -5,20 +5,20 @@ import re
 
 import pytest
 
-from open_r1.tiny import problems as world
-from open_r1.tiny import tokenizer as words
+from open_r1.tiny import problems
+from open_r1.tiny.tokenizer import build
 
 ROWS = 2000
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return words.build()
+    return build()
 
 
 @pytest.fixture(scope="module")
 def corpus():
-    return world.pretraining(seed=0, rows=ROWS)
+    return problems.pretraining(seed=0, rows=ROWS)
 
 
 def digits_of(question: str) -> list[int]:
@@ -30,7 +30,7 @@ def contents(rows, column: str) -> list[str]:
 
 
 def test_every_text_survives_the_tokenizer(tokenizer, corpus):
-    tests = world.problems(seed=0, rows=200, split="test")
+    tests = problems.problems(seed=0, rows=200, split="test")
     texts = {*contents(corpus, "prompt"), *contents(corpus, "completion"), *contents(tests, "prompt")}
     assert len(texts) > ROWS / 2
     for text in texts:
@@ -63,7 +63,7 @@ def test_chat_template_marks_what_the_assistant_says(tokenizer):
         {"role": "user", "content": "hello"},
         {"role": "assistant", "content": "hi nice to meet you"},
         {"role": "user", "content": "add a 7 b 6 last digit ?"},
-        {"role": "assistant", "content": world.solve([7, 6], "en")},
+        {"role": "assistant", "content": problems.solve([7, 6], "en")},
     ]
     encoded = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
     said = [i for i, marked in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True) if marked]
@@ -82,9 +82,11 @@ def test_a_prompt_is_the_beginning_of_its_conversation(tokenizer, corpus):
 
 
 def test_no_test_sum_is_ever_trained_on():
-    trained = {tuple(digits_of(text)) for seed in (0, 1) for text in contents(world.pretraining(seed, 4000), "prompt")}
-    trained |= {tuple(digits_of(text)) for text in contents(world.problems(2, 4000, "train"), "prompt")}
-    tests = [world.problems(seed, 2000, "test") for seed in (0, 1, 2)]
+    trained = {
+        tuple(digits_of(text)) for seed in (0, 1) for text in contents(problems.pretraining(seed, 4000), "prompt")
+    }
+    trained |= {tuple(digits_of(text)) for text in contents(problems.problems(2, 4000, "train"), "prompt")}
+    tests = [problems.problems(seed, 2000, "test") for seed in (0, 1, 2)]
     tested = {tuple(digits_of(text)) for rows in tests for text in contents(rows, "prompt")}
     assert len(tested) > 1000
     assert not trained & tested
@@ -92,13 +94,13 @@ def test_no_test_sum_is_ever_trained_on():
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_solutions_are_right(split):
-    rows = world.problems(seed=3, rows=300, split=split)
+    rows = problems.problems(seed=3, rows=300, split=split)
     for row in rows:
         digits = digits_of(row["prompt"][0]["content"])
         assert row["solution"] == str(sum(digits) % 10)
         assert row["steps"] == len(digits)
-        assert world.split_of(digits) == split
-        assert row["prompt"][0]["content"] == world.question(digits, row["language"])
+        assert problems.split_of(digits) == split
+        assert row["prompt"][0]["content"] == problems.question(digits, row["language"])
     assert set(rows["language"]) == {"en", "zh"}
     assert set(rows["steps"]) == {2, 3, 4, 5, 6}
 
@@ -112,12 +114,12 @@ def test_careful_solutions(language, then, makes):
         for key, digit in zip("bcdef"[: len(digits) - 1], digits[1:], strict=True):
             total = (total + digit) % 10
             reasoning += f" {then} {key} {digit} {makes} {total}"
-        assert world.solve(digits, language) == f"<think> {reasoning} </think> <answer> {total} </answer>"
+        assert problems.solve(digits, language) == f"<think> {reasoning} </think> <answer> {total} </answer>"
 
 
 def test_too_many_digits_are_refused():
     with pytest.raises(ValueError):
-        world.question([1] * 7, "en")
+        problems.question([1] * 7, "en")
 
 
 def test_the_curriculum_is_clean_first_and_messy_last(corpus):
@@ -133,9 +135,9 @@ def test_the_curriculum_is_clean_first_and_messy_last(corpus):
 
 
 def test_everything_follows_from_the_seed():
-    assert world.pretraining(5, 300).to_list() == world.pretraining(5, 300).to_list()
-    assert world.pretraining(5, 300).to_list() != world.pretraining(6, 300).to_list()
-    assert world.problems(5, 300, "test").to_list() == world.problems(5, 300, "test").to_list()
+    assert problems.pretraining(5, 300).to_list() == problems.pretraining(5, 300).to_list()
+    assert problems.pretraining(5, 300).to_list() != problems.pretraining(6, 300).to_list()
+    assert problems.problems(5, 300, "test").to_list() == problems.problems(5, 300, "test").to_list()
     # Pinned: a sum must not change splits between versions, nor with PYTHONHASHSEED.
-    tested = [10 * a + b for a in range(10) for b in range(10) if world.split_of([a, b]) == "test"]
+    tested = [10 * a + b for a in range(10) for b in range(10) if problems.split_of([a, b]) == "test"]
     assert tested == [5, 11, 26, 32, 39, 47, 53, 58, 64, 70, 85, 91]

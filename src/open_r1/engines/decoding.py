@@ -14,12 +14,12 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from . import Sampling
+from .registry import Sampling
 
 BLOCK = 128  # uniforms drawn ahead for each row; most completions end long before max_tokens
 
 
-def warpers(sampling: Sampling) -> LogitsProcessorList:
+def build_warpers(sampling: Sampling) -> LogitsProcessorList:
     """transformers' own, in the order in which its sampling applies them."""
     found = LogitsProcessorList()
     if sampling.temperature not in (0.0, 1.0):

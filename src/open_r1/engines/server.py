@@ -14,25 +14,26 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RecipeError, nearest
+from ..errors import RecipeError, suggest_nearest
 from ..prompts import Messages
-from ..rewards.chat import (
+from ..system.openai_client import (
     Endpoint,
     Failure,
-    api_key,
-    attempt,
-    beginning,
     check_key_env,
-    checked_url,
-    choose,
-    request,
-    submit,
+    check_url,
+    choose_endpoint,
+    read_api_key,
+    request_text,
+    run_coroutine,
+    shorten_text,
+    try_endpoint,
 )
-from . import Completion, Sampling, refusal, seed_of
-from .local import before_stop
+from .registry import Completion, Sampling, derive_seed, make_refusal
+from .transformers import cut_at_stop
 
 if TYPE_CHECKING:
-    from ..configs import Recipe
+    from ..config.recipe import Recipe
+
 
 _log = logging.getLogger(__name__)
 MESSAGE_KEYS = ("content", "reasoning_content", "reasoning")
@@ -108,7 +109,7 @@ class Server:
         self.endpoints = deque(Endpoint(url, asyncio.Semaphore(concurrency)) for url in urls)
         # A call makes all its requests at once; a second one fills the slots while the last of it are awaited.
         self.at_once = max(2, concurrency * len(urls) // 32)
-        self.key = api_key(key_env)
+        self.key = read_api_key(key_env)
         self.dialect, self.opens_think, self.extra_body = dialect, opens_think, extra_body or {}
         self.timeout, self.patience, self.retries, self.backoff = timeout, patience, retries, backoff
         self.max_bytes = max_bytes
@@ -136,7 +137,7 @@ class Server:
         check_key_env(key_env)
         if dialect not in DIALECTS:
             raise RecipeError(
-                f"engine.dialect: there is none named {dialect!r}{nearest(str(dialect), list(DIALECTS))}"
+                f"engine.dialect: there is none named {dialect!r}{suggest_nearest(str(dialect), list(DIALECTS))}"
             )
         taken = sorted(RESERVED & (extra_body or {}).keys())
         if taken:
@@ -167,7 +168,7 @@ class Server:
 
     def _result(self, work: Coroutine[Any, Any, Any]) -> Any:
         """What comes of a coroutine on the event loop."""
-        future = submit(work)
+        future = run_coroutine(work)
         self._under_way.add(future)
         try:
             if self._closed:
@@ -191,7 +192,7 @@ class Server:
             return completion
 
         tasks = [
-            asyncio.create_task(one(prompt, seed_of(sampling.seed, row, i)))
+            asyncio.create_task(one(prompt, derive_seed(sampling.seed, row, i)))
             for prompt, row in zip(prompts, rows, strict=True)
             for i in range(n)
         ]
@@ -213,7 +214,7 @@ class Server:
                     raise
                 answer = await self._persist(body | {"max_tokens": room})
         except Failure as failure:
-            return refusal(str(failure))
+            return make_refusal(str(failure))
         return self._read(answer, prompt, sampling)
 
     def _body(self, prompt: str | Messages, sampling: Sampling, seed: int) -> dict[str, Any]:
@@ -269,7 +270,7 @@ class Server:
         strikes = 0
         while True:
             endpoint = await self._next()
-            tried = await attempt(endpoint, ask, self.timeout)
+            tried = await try_endpoint(endpoint, ask, self.timeout)
             failure = tried.failure
             if tried.answer is not None:
                 return tried.answer
@@ -299,7 +300,7 @@ class Server:
                     f"engine: no endpoint has worked for {self.patience:g} s ({self._causes()}); what was written "
                     "stays, and the same command goes on once one is back"
                 )
-            endpoint = choose(self.endpoints, now())
+            endpoint = choose_endpoint(self.endpoints, now())
             if endpoint.paused_until <= ends:
                 self._tell_waiting()
                 return endpoint
@@ -323,7 +324,7 @@ class Server:
     async def _ask(self, endpoint: Endpoint, body: dict[str, Any]) -> dict[str, Any]:
         """A whole completion: `choices` with a text or message and a known reason for its end, and `usage`."""
         path = "/completions" if "prompt" in body else "/chat/completions"
-        text = await request(endpoint.url, path, self.key, body, self.max_bytes)
+        text = await request_text(endpoint.url, path, self.key, body, self.max_bytes)
         try:
             answer = json.loads(text)
             choice = answer["choices"][0]
@@ -332,7 +333,7 @@ class Server:
         except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
             whole = False
         if not whole:
-            raise Failure(f"{endpoint.url} answered no completion: {beginning(text)}", 200)
+            raise Failure(f"{endpoint.url} answered no completion: {shorten_text(text)}", 200)
         usage = answer.get("usage")
         if not isinstance(usage, dict) or not isinstance(usage.get("completion_tokens"), int):
             raise RecipeError(
@@ -348,17 +349,17 @@ class Server:
         choice = answer["choices"][0]
         reason = ENDS[choice["finish_reason"]]
         if reason == "refused":
-            return refusal(f"the server ended it: finish_reason {choice['finish_reason']}")
+            return make_refusal(f"the server ended it: finish_reason {choice['finish_reason']}")
         if isinstance(prompt, str):
             opened = prompt.rstrip().endswith("<think>")
-            text = (prompt[prompt.rindex("<think>") :] if opened else "") + before_stop(choice["text"], sampling.stop)
+            text = (prompt[prompt.rindex("<think>") :] if opened else "") + cut_at_stop(choice["text"], sampling.stop)
         else:
             text = self._said(choice["message"], sampling.stop)
         return Completion(text, answer["usage"]["completion_tokens"], reason)
 
     def _said(self, message: dict[str, Any], stop: tuple[str, ...]) -> str:
         """An assistant's message with its reasoning between its tags, as the model wrote it."""
-        content = before_stop(message.get("content") or "", stop)
+        content = cut_at_stop(message.get("content") or "", stop)
         reasoning = message.get("reasoning_content") or message.get("reasoning")
         if reasoning:
             # What follows the reasoning is missing where the completion was cut inside it.
@@ -414,11 +415,11 @@ class Server:
         return names[0]
 
     async def _models(self, endpoint: Endpoint) -> list[dict[str, Any]]:
-        text = await request(endpoint.url, "/models", self.key)
+        text = await request_text(endpoint.url, "/models", self.key)
         try:
             return [{**model, "id": str(model["id"])} for model in json.loads(text)["data"]]
         except (ValueError, RecursionError, LookupError, TypeError):
-            raise Failure(f"{endpoint.url} names no models: {beginning(text)}", 200) from None
+            raise Failure(f"{endpoint.url} names no models: {shorten_text(text)}", 200) from None
 
 
 def distribution(sampling: Sampling, dialect: str) -> dict[str, Any]:
@@ -444,4 +445,4 @@ def _message(text: str) -> Messages:
 
 
 def _urls(endpoints: str | list[str]) -> list[str]:
-    return [checked_url(url, "engine.endpoints") for url in ([endpoints] if isinstance(endpoints, str) else endpoints)]
+    return [check_url(url, "engine.endpoints") for url in ([endpoints] if isinstance(endpoints, str) else endpoints)]

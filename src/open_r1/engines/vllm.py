@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import RecipeError
 from ..prompts import Messages
-from . import Completion, Sampling, refusal, seed_of
-from .local import Presented, before_stop, ids_that_end, present
+from .registry import Completion, Sampling, derive_seed, make_refusal
+from .transformers import Presented, cut_at_stop, find_end_ids, tokenize_prompt
 
 if TYPE_CHECKING:
-    from ..configs import Recipe
+    from ..config.recipe import Recipe
+
 
 MISSING = "engine: vllm is not installed; run `make install EXTRAS=gpu`, or use the transformers engine"
 
@@ -41,7 +42,7 @@ class VLLM:
         from .. import models
 
         self.tokenizer = models.load_tokenizer(recipe)
-        self.model = models.model_path(recipe, self.tokenizer)
+        self.model = models.prepare_weights(recipe, self.tokenizer)
         given = {
             "model": self.model,
             "revision": recipe.model.model_revision,
@@ -59,7 +60,7 @@ class VLLM:
         self.cores = [child for child in multiprocessing.active_children() if child not in others]
         self.window: int = self.llm.model_config.max_model_len
         # With its model's generation_config vLLM ends where that says; this is the recipe's chat template's.
-        self.end_tokens = ids_that_end(self.tokenizer.eos_token_id)
+        self.end_tokens = find_end_ids(self.tokenizer.eos_token_id)
 
     @staticmethod
     def check(**llm: Any) -> None:
@@ -78,11 +79,13 @@ class VLLM:
         done: Callable[[int, int], None] | None = None,
     ) -> list[list[Completion]]:
         rows = rows if rows is not None else list(range(len(prompts)))
-        presented = [present(prompt, self.tokenizer, self.window) for prompt in prompts]
+        presented = [tokenize_prompt(prompt, self.tokenizer, self.window) for prompt in prompts]
         asked = [(p, i) for p in range(len(prompts)) if not presented[p].refused for i in range(n)]
-        parameters = [self._parameters(sampling, seed_of(sampling.seed, rows[p], i), presented[p]) for p, i in asked]
+        parameters = [
+            self._parameters(sampling, derive_seed(sampling.seed, rows[p], i), presented[p]) for p, i in asked
+        ]
         outputs = self._run([presented[p].ids for p, _ in asked], parameters) if asked else []
-        completions_PN = [[refusal(p.refused)] * n if p.refused else [] for p in presented]
+        completions_PN = [[make_refusal(p.refused)] * n if p.refused else [] for p in presented]
         for (p, _), output in zip(asked, outputs, strict=True):
             completions_PN[p].append(self._completion(output.outputs[0], presented[p].opener, sampling.stop))
         if done:
@@ -143,5 +146,5 @@ class VLLM:
                 "on"
             )
         ids = list(output.token_ids)
-        text = before_stop(self.tokenizer.decode(ids, skip_special_tokens=True), stop)
+        text = cut_at_stop(self.tokenizer.decode(ids, skip_special_tokens=True), stop)
         return Completion(opener + text, len(ids), output.finish_reason)

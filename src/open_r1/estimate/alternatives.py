@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ..configs import args_class
+from ..config.schema import find_args_class
 from .workload import Workload
 
 LORA = {"use_peft": True, "lora_r": 32, "lora_alpha": 64, "lora_target_modules": ["all-linear"]}
@@ -27,12 +27,12 @@ class Alternative:
     same: bool = True
 
 
-def of(work: Workload) -> Iterator[Alternative]:
+def find_alternatives(work: Workload) -> Iterator[Alternative]:
     """Changes that apply to a training, those that change nothing of what is learned first."""
     given, gpus = work.recipe.given, work.gpus
     lora, sharding = work.lora is not None, work.sharding
     batch, accumulation = int(work.get("per_device_train_batch_size")), work.accumulation
-    known = {f.name for f in fields(args_class(work.recipe.task))}
+    known = {f.name for f in fields(find_args_class(work.recipe.task))}
     if not work.checkpointing:
         yield Alternative("compute activations again", {"gradient_checkpointing": True})
     if batch > 1:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from ..hardware import GPU
-from . import traced
-from .traced import Parameters, Setting
+from ..system.hardware import GPU
+from . import tracing
+from .tracing import Parameters, Setting
 from .workload import Workload
 
 GIB = 2**30
@@ -67,18 +67,18 @@ class Memory:
         return state + (max(step, generation) if self.asleep else step + generation)
 
 
-def of(work: Workload, gpu: GPU | None) -> Memory:
+def estimate_memory(work: Workload, gpu: GPU | None) -> Memory:
     """Memory of a workload on a kind of GPU; `None` is a CPU."""
     return _training(work, gpu) if work.trains else _engine(work, gpu)
 
 
 def _training(work: Workload, gpu: GPU | None) -> Memory:
-    counts = traced.count(work.config, work.lora, head=work.recipe.task != "reward")
+    counts = tracing.count_parameters(work.config, work.lora, head=work.recipe.task != "reward")
     memory = Memory(state=_state(work, counts))
     memory.host = memory.state.pop("host", 0.0)
     if gpu is not None:
         memory.state["CUDA and NCCL"] = CONTEXT
-    step = traced.step(work.config, setting(work, gpu))
+    step = tracing.trace_step(work.config, setting(work, gpu))
     peak, kept = _beside_gradients(work, step, memory.state.get("gradients", 0.0)), step.layer * _layers(work)
     if work.checkpointing and work.recipe.given.get("activation_offloading"):
         peak -= kept - 2 * step.layer  # the next one is fetched while one is used
@@ -99,7 +99,7 @@ def _layers(work: Workload) -> int:
     return work.config.num_hidden_layers
 
 
-def _beside_gradients(work: Workload, step: traced.Step, gradients: float) -> float:
+def _beside_gradients(work: Workload, step: tracing.Step, gradients: float) -> float:
     """Bytes of a step at its fullest moment, beside the gradients.
 
     Where rows are not added up, gradients are freed after every step, and come back one by one as activations go.
@@ -200,7 +200,7 @@ def _add_generation(memory: Memory, work: Workload, counts: Parameters, gpu: GPU
             beside = f" ({work.server_gpus} beside these)" if work.server_gpus else ""
             memory.notes.append(f"vLLM is a server, on GPUs of its own{beside}")
             if gpu is not None and work.server_gpus:
-                memory.cache_tokens = vllm_room(work, gpu, work.vllm_share, work.server_gpus)
+                memory.cache_tokens = count_vllm_tokens(work, gpu, work.vllm_share, work.server_gpus)
             return
         share = work.vllm_share
         memory.asleep = bool(given.get("vllm_enable_sleep_mode"))
@@ -209,19 +209,19 @@ def _add_generation(memory: Memory, work: Workload, counts: Parameters, gpu: GPU
             memory.generation["weights gathered to merge the adapter"] = 2 * counts.total
         if gpu is not None:
             memory.generation["vLLM"] = share * gpu.memory * GIB
-            memory.cache_tokens = vllm_room(work, gpu, share, int(given.get("vllm_tensor_parallel_size") or 1))
+            memory.cache_tokens = count_vllm_tokens(work, gpu, share, int(given.get("vllm_tensor_parallel_size") or 1))
         return
     sequences = work.rollout / work.processes
     if work.sharding.stage >= 3:
         memory.generation["weights gathered to generate"] = 2 * counts.total
     memory.notes.append(f"{sequences:,.0f} completions are generated at once, counted as if each were of full length")
     width = 2 if work.bf16 else BYTES[work.dtype]
-    memory.generation["key-value cache"] = sequences * work.tokens * kv_bytes(work, width)
+    memory.generation["key-value cache"] = sequences * work.tokens * count_kv_bytes(work, width)
     # The last logits of each: as the model gives them, in float32, and twice more for sampling.
     memory.generation["logits"] = sequences * work.config.vocab_size * (width + 3 * 4)
 
 
-def kv_bytes(work: Workload, width: int = 2) -> float:
+def count_kv_bytes(work: Workload, width: int = 2) -> float:
     """Bytes of the key-value cache for each token."""
     config = work.config
     if getattr(config, "kv_lora_rank", None):  # multi-head latent attention keeps one compressed vector
@@ -230,17 +230,17 @@ def kv_bytes(work: Workload, width: int = 2) -> float:
     return 2 * config.num_hidden_layers * config.num_key_value_heads * size * width
 
 
-def vllm_room(work: Workload, gpu: GPU, share: float, tensor_parallel: int) -> float:
+def count_vllm_tokens(work: Workload, gpu: GPU, share: float, tensor_parallel: int) -> float:
     """Tokens that fit the key-value cache of one vLLM; below 0 the weights alone do not fit."""
-    counts = traced.count(work.config)
+    counts = tracing.count_parameters(work.config)
     # What vLLM takes while it runs is about a tenth of its share.
     room = tensor_parallel * 0.9 * share * gpu.memory * GIB - 2 * counts.total
-    return room / kv_bytes(work)
+    return room / count_kv_bytes(work)
 
 
 def _engine(work: Workload, gpu: GPU | None) -> Memory:
     """A model that only generates."""
-    counts = traced.count(work.config)
+    counts = tracing.count_parameters(work.config)
     engine = work.recipe.args.engine
     parameters = engine.parameters
     tensor = int(parameters.get("tensor_parallel_size", 1))
@@ -249,6 +249,6 @@ def _engine(work: Workload, gpu: GPU | None) -> Memory:
         memory.state["CUDA and NCCL"] = CONTEXT
         if engine.name == "vllm":
             share = float(parameters.get("gpu_memory_utilization", 0.9))
-            memory.cache_tokens = vllm_room(work, gpu, share, tensor)
+            memory.cache_tokens = count_vllm_tokens(work, gpu, share, tensor)
             memory.generation["vLLM's cache"] = max(0.0, share * gpu.memory * GIB - sum(memory.state.values()))
     return memory

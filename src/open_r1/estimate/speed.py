@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import data
-from ..configs import DatasetConfig, is_recipe, read_yaml
-from ..hardware import GPU
-from . import memory, traced
+from ..config.recipe import is_recipe, read_yaml
+from ..config.schema import DatasetConfig
+from ..data.sources import BUILDERS, load_source
+from ..system.hardware import GPU
+from . import memory, tracing
 from .workload import MEAN_SHARE, MEAN_TOKENS, PROMPT_TOKENS, Workload
 
 # Share of a GPU's dense rate that training reaches. Llama 3 was trained at 0.38 to 0.43 (arXiv 2407.21783, Table 4);
@@ -67,7 +68,7 @@ class Speed:
         return None if self.steps is None or math.isinf(self.step_seconds) else self.steps * self.step_seconds / 3600
 
 
-def of(
+def estimate_time(
     work: Workload, gpu: GPU, utilisation: float = UTILISATION, rows: int | None = None, mean: float | None = None
 ) -> Speed:
     """Time of a workload.
@@ -83,7 +84,7 @@ def of(
 
 
 def _training(work: Workload, gpu: GPU, utilisation: float, rows: int | None, mean: float | None) -> Speed:
-    counts = traced.count(work.config, work.lora, head=work.recipe.task != "reward")
+    counts = tracing.count_parameters(work.config, work.lora, head=work.recipe.task != "reward")
     completion = mean or (work.mean_completion if work.samples else 0.0)
     length = completion + min(work.prompt_tokens, 256) if work.samples else (mean or work.mean_tokens)
     packed = bool(work.recipe.task == "sft" and work.get("packing"))
@@ -171,15 +172,15 @@ def generation(
     Returns:
         Infinity if vLLM's share does not hold the weights.
     """
-    counts, at_once, least = traced.count(work.config), sequences, STEP_SECONDS["transformers"]
+    counts, at_once, least = tracing.count_parameters(work.config), sequences, STEP_SECONDS["transformers"]
     if share is not None:
-        room = memory.vllm_room(work, gpu, share, tensor) / (mean + PROMPT_TOKENS / 4)
+        room = memory.count_vllm_tokens(work, gpu, share, tensor) / (mean + PROMPT_TOKENS / 4)
         if room < 1:
             return math.inf
         at_once, least = min(sequences, room, SEQUENCES_AT_ONCE), STEP_SECONDS["vllm"]
 
     def step(running: float) -> float:
-        read = 2 * counts.total / tensor + running * mean / 2 * memory.kv_bytes(work) / tensor
+        read = 2 * counts.total / tensor + running * mean / 2 * memory.count_kv_bytes(work) / tensor
         arithmetic = 2 * counts.active * running / tensor
         rate = gpu.tflops * 1e12 * DECODE_ARITHMETIC
         return max(read / (gpu.bandwidth * 1e9 * DECODE_BANDWIDTH), arithmetic / rate) + least
@@ -222,8 +223,8 @@ def _rows(source: DatasetConfig) -> int | None:
             return rows
     if is_recipe(source.path) and Path(source.path).is_file():
         return read_yaml(Path(source.path)).get("rows")
-    if Path(source.path).suffix in data.BUILDERS and Path(source.path).is_file():
-        return len(data.load(source, seed=0))
+    if Path(source.path).suffix in BUILDERS and Path(source.path).is_file():
+        return len(load_source(source, seed=0))
     given = source.args.get("rows")
     return int(given) if isinstance(given, int) else None
 
@@ -241,7 +242,7 @@ def _sampling(work: Workload, gpu: GPU, utilisation: float, rows: int | None, me
     vllm = recipe.args.engine.name == "vllm"
     share = float(parameters.get("gpu_memory_utilization", 0.9)) if vllm else None
     speed = Speed(0.0, 0.0, {"generation": 0.0}, 1)
-    counts = traced.count(work.config)
+    counts = tracing.count_parameters(work.config)
     for prompts, n, longest in jobs:
         if prompts is None:
             speed.steps = None

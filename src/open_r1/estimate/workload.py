@@ -8,21 +8,13 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
-from .. import architectures
-from ..checks import RL_TASKS
-from ..configs import (
-    TRAINERS,
-    Recipe,
-    accelerate_config,
-    args_class,
-    load_recipe,
-    parse_overrides,
-    read_yaml,
-    resolve,
-    words_of,
-)
-from ..errors import RecipeError, nearest
-from ..models import config_changes, load_tokenizer
+from ..config import architectures
+from ..config.loading import find_accelerate_config, load_recipe, resolve_recipe
+from ..config.overrides import format_overrides, parse_overrides
+from ..config.recipe import Recipe, read_yaml
+from ..config.schema import RL_TASKS, TRAINERS, find_args_class
+from ..errors import RecipeError, suggest_nearest
+from ..models import list_config_changes, load_tokenizer
 
 # The mean length of R1-Zero's responses over its 8,400 steps (arXiv 2501.12948v1, Figure 3) is 5,000 tokens of 32,768.
 MEAN_SHARE = 0.15
@@ -78,7 +70,7 @@ class Workload:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        classes = [args_class(self.recipe.task), type(self.recipe.model)]
+        classes = [find_args_class(self.recipe.task), type(self.recipe.model)]
         return {f.name: f.default for cls in classes for f in fields(cls)}
 
     @property
@@ -230,7 +222,7 @@ class Workload:
 MEAN_TOKENS = {"sft": 5355.3, "dpo": 600.0, "reward": 600.0}
 
 
-def of(recipe: Recipe, config: PretrainedConfig | None = None) -> Workload:
+def build_workload(recipe: Recipe, config: PretrainedConfig | None = None) -> Workload:
     """The workload of a recipe.
 
     Args:
@@ -241,7 +233,7 @@ def of(recipe: Recipe, config: PretrainedConfig | None = None) -> Workload:
         RecipeError: the model's configuration is not known, or the accelerate config is not there.
     """
     gpus = recipe.run.gpus
-    return Workload(recipe, config or model_config(recipe), gpus, sharding(recipe, gpus))
+    return Workload(recipe, config or load_model_config(recipe), gpus, sharding(recipe, gpus))
 
 
 def sharding(recipe: Recipe, gpus: int) -> Sharding:
@@ -249,7 +241,7 @@ def sharding(recipe: Recipe, gpus: int) -> Sharding:
     name = recipe.run.accelerate_config or ("ddp" if gpus > 1 else None)
     if gpus < 1 or name is None or recipe.task not in TRAINERS:
         return Sharding("none", "none")
-    written = read_yaml(accelerate_config(name))
+    written = read_yaml(find_accelerate_config(name))
     deepspeed, fsdp = written.get("deepspeed_config") or {}, written.get("fsdp_config") or {}
     parallel = written.get("parallelism_config") or {}
     kinds = {"DEEPSPEED": "deepspeed", "FSDP": "fsdp2"}
@@ -263,7 +255,7 @@ def sharding(recipe: Recipe, gpus: int) -> Sharding:
     )
 
 
-def model_config(recipe: Recipe) -> PretrainedConfig:
+def load_model_config(recipe: Recipe) -> PretrainedConfig:
     """The configuration of a recipe's model: of a folder, of the hub's cache, of this project's list, or of the hub.
 
     Raises:
@@ -274,15 +266,15 @@ def model_config(recipe: Recipe) -> PretrainedConfig:
     name = str(recipe.model.model_name_or_path or "")
     if recipe.base is not None and not Path(name, "config.json").is_file():
         path, words = recipe.base
-        return model_config(load(path, parse_overrides(words)))
+        return load_model_config(load_planned_recipe(path, parse_overrides(words)))
     trusted = bool(recipe.given.get("trust_remote_code"))
-    return config_of(name, recipe.model.model_revision, trusted, config_changes(recipe))
+    return config_of(name, recipe.model.model_revision, trusted, list_config_changes(recipe))
 
 
-def load(path: str | Path, changes: dict[str, Any]) -> Recipe:
+def load_planned_recipe(path: str | Path, changes: dict[str, Any]) -> Recipe:
     """A recipe for as many processes as it asks for, to be looked at."""
-    gpus = resolve(Path(path), changes)[1].get("gpus") or 0
-    return load_recipe(path, words_of(changes), processes=max(1, int(gpus)), planned=True)
+    gpus = resolve_recipe(Path(path), changes)[1].get("gpus") or 0
+    return load_recipe(path, format_overrides(changes), processes=max(1, int(gpus)), planned=True)
 
 
 def config_of(name: str, revision: str = "main", trusted: bool = False, changes: Any = None) -> PretrainedConfig:
@@ -301,16 +293,16 @@ def config_of(name: str, revision: str = "main", trusted: bool = False, changes:
     try:
         return AutoConfig.from_pretrained(name, local_files_only=True, **told, **changes)
     except (OSError, ValueError):
-        known = architectures.find(name)
+        known = architectures.find_architecture(name)
     if known is not None:
         return AutoConfig.for_model(known.pop("model_type"), **known | changes)
     try:
         return AutoConfig.from_pretrained(name, **told, **changes)
     except (OSError, ValueError) as error:
         raise RecipeError(
-            f"model_name_or_path: the shape of {name} is not known: it is no folder here, not among this project's own"
-            f"{nearest(name, architectures.names())}, and the hub does not give its config.json. Download that one "
-            "file and name its folder: --model_name_or_path FOLDER"
+            f"model_name_or_path: the shape of {name} is not known: it is no folder and not in architectures.yaml"
+            f"{suggest_nearest(name, architectures.list_architectures())}, and the hub does not give its config.json. "
+            "Download that file and name its folder: --model_name_or_path FOLDER"
         ) from error
 
 

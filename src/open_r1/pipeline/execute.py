@@ -25,15 +25,17 @@ from typing import Any
 
 import psutil
 
-from .. import directory, hardware
-from ..configs import load_recipe, parse_overrides, resolve, words_of
-from ..directory import is_locked, read_json, write_json
+from ..config.loading import load_recipe, resolve_recipe
+from ..config.overrides import format_overrides, parse_overrides
 from ..errors import RecipeError
-from ..network import START
-from ..processes import die_with_parent
-from . import address
+from ..system import files, hardware
+from ..system.files import read_json, write_json
+from ..system.locks import is_locked
+from ..system.network import START
+from ..system.processes import die_with_parent
+from . import fingerprint
 from .graph import Pipeline, Stage
-from .plan import STATE, Job, differences, keep_address, missing, read_state
+from .plan import STATE, Job, describe_differences, find_missing, read_state, save_fingerprint
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 SILENCE = 60.0  # seconds after which it says what is running
@@ -65,7 +67,7 @@ class Execution:
 
     def __init__(self, pipeline: Pipeline, jobs: list[Job], say: Say = print, overwriting: float | None = None):
         self.pipeline, self.jobs, self.say, self.overwriting = pipeline, jobs, say, overwriting
-        self.began, self.pid, self.commit = time.time(), os.getpid(), directory.commit()
+        self.began, self.pid, self.commit = time.time(), os.getpid(), files.find_commit()
         self.workers: list[Worker] = []
         self.stopping: int | None = None
         self.spent, self.peak_memory = _carried(pipeline.dir, jobs)
@@ -114,12 +116,12 @@ class Execution:
             RecipeError: naming the stage.
         """
         wanted = max(job.gpus for job in todo)
-        from .. import launch
+        from ..launch import local
 
-        for module in ["matplotlib.figure", *(launch.module_of(job.stage.task) for job in todo)]:
+        for module in ["matplotlib.figure", *(local.find_task_module(job.stage.task) for job in todo)]:
             importlib.import_module(module)
         if wanted:
-            self.gpus = self.free = hardware.visible_gpus()
+            self.gpus = self.free = hardware.list_visible_gpus()
             if wanted > len(self.gpus):
                 names = ", ".join(dict.fromkeys(job.stage.name for job in todo if job.gpus > len(self.gpus)))
                 raise RecipeError(
@@ -179,20 +181,20 @@ class Execution:
 
     def start(self, job: Job) -> None:
         """Start a job, or find that another pipeline has made it."""
-        if missing(job) is None and not job.again:
+        if find_missing(job) is None and not job.again:
             job.state, job.seconds = "finished", read_json(job.dir / "status.json").get("seconds")
             self.tell_end(job, "made by another pipeline")
             return
         if job.again:
-            discard(job.dir)
-        keep_address(job)
-        log = self.pipeline.dir / log_of(job.stage, job.seed)
+            delete_run(job.dir)
+        save_fingerprint(job)
+        log = self.pipeline.dir / find_log(job.stage, job.seed)
         log.parent.mkdir(exist_ok=True)
         gpus, self.free = self.free[: job.gpus], self.free[job.gpus :]
         context = multiprocessing.get_context("spawn" if self.gpus else "fork")
-        words = words_of(job.changes)
+        words = format_overrides(job.changes)
         given = (job.stage.recipe, words, job.address, log, self.threads, gpus if self.gpus else None, self.pid)
-        if step := directory.status(job.dir).get("step"):
+        if step := files.read_status(job.dir).get("step"):
             self.tell(f"{job.named} goes on from step {step}")
         process = context.Process(target=_do, args=given, name=job.named)
         said = log.stat().st_size if log.exists() else 0
@@ -211,9 +213,9 @@ class Execution:
         self.workers.remove(worker)
         self.free = sorted(self.free + worker.gpus)
         job.ended = time.time()
-        status = directory.status(job.dir)
+        status = files.read_status(job.dir)
         job.seconds = status.get("seconds", round(job.ended - (job.began or job.ended), 1))
-        gone = missing(job)
+        gone = find_missing(job)
         if code == 0 and gone is None:
             job.state = "finished"
             self.tell_end(job)
@@ -345,7 +347,7 @@ def check_recipes(pipeline: Pipeline, jobs: list[Job]) -> None:
         print("loading libraries ...", file=sys.stderr)
     for name, job in todo.items():
         try:
-            load_recipe(job.stage.recipe, words_of(job.changes), max(1, job.gpus), planned=True)
+            load_recipe(job.stage.recipe, format_overrides(job.changes), max(1, job.gpus), planned=True)
         except RecipeError as error:
             raise RecipeError(f"stages ({name}): {error}") from error
 
@@ -379,7 +381,7 @@ def _told(stage: Stage, job: Job, seed: int | None) -> dict[str, Any]:
         "inputs": stage.inputs,
         "dir": str(job.dir),
         "view": view_of(stage, seed),
-        "log": log_of(*job.places[0]),
+        "log": find_log(*job.places[0]),
         "state": job.state,
         "seconds": job.seconds,
         "peak_memory": job.peak_memory,
@@ -396,11 +398,11 @@ def view_of(stage: Stage, seed: int | None) -> str:
     return f"stages/{stage.name}" if seed is None else f"seed={seed}/{stage.name}"
 
 
-def log_of(stage: Stage, seed: int | None) -> str:
+def find_log(stage: Stage, seed: int | None) -> str:
     return f"logs/{stage.name}{'' if seed is None else f'--seed={seed}'}.log"
 
 
-def show(pipeline: Pipeline, jobs: list[Job]) -> None:
+def link_runs(pipeline: Pipeline, jobs: list[Job]) -> None:
     """Links in the pipeline's directory to the run directories of its stages; those of earlier plans are removed."""
     for folder in [*pipeline.dir.glob("seed=*"), pipeline.dir / "stages"]:
         for link in folder.glob("*"):
@@ -415,7 +417,7 @@ def show(pipeline: Pipeline, jobs: list[Job]) -> None:
             link.symlink_to(os.path.relpath(job.dir, link.parent.resolve()))
 
 
-def discard(run_dir: Path) -> None:
+def delete_run(run_dir: Path) -> None:
     """Delete a run directory, its status first: half of one must not look like a finished run."""
     (run_dir / "status.json").unlink(missing_ok=True)
     shutil.rmtree(run_dir, ignore_errors=True)
@@ -497,16 +499,17 @@ def _do(
     print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} open-r1 train {recipe} {' '.join(words)}", flush=True)
     import torch
 
-    from .. import guard, launch, run
+    from ..launch import local
+    from ..run import exit, run
 
-    run.begin_in_a_fork()
+    run.reset_after_fork()
     torch.set_num_threads(threads)
 
     def task() -> run.Run | None:
         refuse_another(recipe, words, planned)
-        return launch.train(recipe, words)
+        return local.run_recipe(recipe, words)
 
-    guard.guarded(task)
+    exit.run_guarded(task)
 
 
 def refuse_another(recipe: str, words: list[str], planned: dict[str, Any]) -> None:
@@ -515,7 +518,7 @@ def refuse_another(recipe: str, words: list[str], planned: dict[str, Any]) -> No
     Raises:
         RecipeError: they have changed since the pipeline was started.
     """
-    found = address.of(*resolve(Path(recipe), parse_overrides(words)))
+    found = fingerprint.fingerprint_stage(*resolve_recipe(Path(recipe), parse_overrides(words)))
     if found["digest"] != planned["digest"]:
-        told = "; ".join(differences(planned, found))
+        told = "; ".join(describe_differences(planned, found))
         raise RecipeError(f"changed since the pipeline was started ({told}); start it again to go on with that")

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..configs import DATA_TASKS, TRAINERS, is_recipe, read_yaml, resolve
-from ..errors import RecipeError, nearest
+from ..config.loading import resolve_recipe
+from ..config.recipe import is_recipe, read_yaml
+from ..config.schema import DATA_TASKS, TRAINERS
+from ..errors import RecipeError, suggest_nearest
 
 ROOT = Path("runs/pipelines")
 KEYS = ("title", "about", "seeds", "jobs", "stages", "table")
@@ -89,7 +91,7 @@ class Pipeline:
     def after(self, names: list[str]) -> set[str]:
         """These stages and all that depend on them."""
         found = set(names)
-        for stage in in_order(self.stages):
+        for stage in sort_stages(self.stages):
             if found & set(stage.upstream):
                 found.add(stage.name)
         return found
@@ -100,7 +102,7 @@ def is_pipeline(path: str) -> bool:
     return Path(path).is_file() and is_recipe(path) and "stages" in read_yaml(Path(path))
 
 
-def read(path: Path, changes: dict[str, Any] | None = None) -> Pipeline:
+def read_pipeline(path: Path, changes: dict[str, Any] | None = None) -> Pipeline:
     """Read a pipeline and check all that can be checked without its recipes' libraries.
 
     Args:
@@ -113,13 +115,13 @@ def read(path: Path, changes: dict[str, Any] | None = None) -> Pipeline:
     written = read_yaml(path)
     for key in written:
         if key not in KEYS:
-            raise RecipeError(f"{path}: unknown key {key!r}{nearest(key, list(KEYS))}")
+            raise RecipeError(f"{path}: unknown key {key!r}{suggest_nearest(key, list(KEYS))}")
     settings = {key: (changes or {}).get(key) for key in SETTINGS}
     stages = [stage for i, entry in enumerate(_entries(written, path)) for stage in _expanded(entry, i)]
     stages = _overridden(stages, {k: v for k, v in (changes or {}).items() if k not in SETTINGS})
     _check_names(stages)
     _check_overrides(stages)
-    list(in_order(stages))
+    list(sort_stages(stages))
     toy = bool(settings["toy"])
     stages = _resolved(stages)
     seeds = settings["seeds"] if settings["seeds"] is not None else written.get("seeds")
@@ -127,10 +129,12 @@ def read(path: Path, changes: dict[str, Any] | None = None) -> Pipeline:
     if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
         raise RecipeError(f"jobs: a number of stages that run side by side, 1 or more, got {jobs!r}")
     table = written.get("table") or []
-    from .. import claims
+    from . import claims
 
     of_evaluations = {stage.name: stage.benchmarks for stage in stages if stage.benchmarks}
-    claims.check(table, [stage.name for stage in stages], {stage.name: stage.task for stage in stages}, of_evaluations)
+    claims.check_claims(
+        table, [stage.name for stage in stages], {stage.name: stage.task for stage in stages}, of_evaluations
+    )
     directory = settings["output_dir"] or ROOT / (path.stem + ("--toy" if toy else ""))
     title = str(written.get("title") or path.stem)
     return Pipeline(
@@ -138,7 +142,7 @@ def read(path: Path, changes: dict[str, Any] | None = None) -> Pipeline:
     )
 
 
-def in_order(stages: list[Stage]) -> Iterator[Stage]:
+def sort_stages(stages: list[Stage]) -> Iterator[Stage]:
     """The stages, each after those it takes something from; in the order of the file otherwise.
 
     Raises:
@@ -183,7 +187,7 @@ def _expanded(entry: Any, place: int) -> list[Stage]:
         raise RecipeError(f"{at}: name: small letters, digits and _ only")
     for key in entry:
         if key not in STAGE_KEYS:
-            hint = nearest(key, list(STAGE_KEYS))
+            hint = suggest_nearest(key, list(STAGE_KEYS))
             raise RecipeError(f"{at}: unknown key {key!r}{hint}; keys of the recipe belong under `overrides`")
     overrides = entry.get("overrides") or {}
     if not isinstance(overrides, dict):
@@ -220,7 +224,7 @@ def _overridden(stages: list[Stage], changes: dict[str, Any]) -> list[Stage]:
         found = found or [stage for stage in stages if dotted.startswith(f"{stage.name.partition('.')[0]}.")]
         if not found:
             known = [*SETTINGS, *FLAGS, *(stage.name for stage in stages)]
-            hint = nearest(dotted.partition(".")[0], known)
+            hint = suggest_nearest(dotted.partition(".")[0], known)
             raise RecipeError(
                 f"--{dotted}: a pipeline's overrides name a stage, as in --{stages[0].name}.seed 7{hint}"
             )
@@ -242,7 +246,7 @@ def _check_names(stages: list[Stage]) -> None:
             for name in given:
                 if name not in names:
                     raise RecipeError(
-                        f"stages ({stage.name}): {wire}: no stage is named {name!r}{nearest(name, names)}"
+                        f"stages ({stage.name}): {wire}: no stage is named {name!r}{suggest_nearest(name, names)}"
                     )
 
 
@@ -259,10 +263,10 @@ def _check_overrides(stages: list[Stage]) -> None:
 def _resolved(stages: list[Stage]) -> list[Stage]:
     """The stages with their tasks and benchmarks; checks that each can take what it is wired to."""
     resolved = {}
-    for stage in in_order(stages):
+    for stage in sort_stages(stages):
         at = f"stages ({stage.name})"
         try:
-            task, given = resolve(Path(stage.recipe), stage.overrides)
+            task, given = resolve_recipe(Path(stage.recipe), stage.overrides)
         except RecipeError as error:
             raise RecipeError(f"{at}: {error}") from error
         for wire, names in stage.inputs.items():
@@ -296,14 +300,14 @@ def _check_wires(stage: Stage, task: str, given: dict[str, Any], at: str) -> Non
     for place, path in enumerate(sources):
         if is_recipe(path) and (wired[place : place + 1] or [None]) == [None]:
             raise RecipeError(f"{at}: datasets.{place} is made by {path}; make that a stage, and wire it with `data:`")
-    judges, places = stage.wires.get("reward_model", []), reward_models(given)
+    judges, places = stage.wires.get("reward_model", []), find_reward_models(given)
     if judges and not places:
         raise RecipeError(f"{at}: reward_model: none of the rewards of {stage.recipe} is named reward_model")
     if len(judges) > len(places):
         raise RecipeError(f"{at}: reward_model: {len(judges)} stages for {len(places)} such rewards of {stage.recipe}")
 
 
-def reward_models(given: dict[str, Any]) -> list[int]:
+def find_reward_models(given: dict[str, Any]) -> list[int]:
     """Places of the rewards that a reward model gives."""
     return [
         place

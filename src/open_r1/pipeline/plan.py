@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..configs import DATA_TASKS, resolve
-from ..directory import is_finished, read_json, write_json
-from ..errors import RecipeError, nearest
-from ..toy import settles
-from . import address
-from .graph import Pipeline, Stage, in_order, reward_models
+from ..config.loading import resolve_recipe
+from ..config.schema import DATA_TASKS
+from ..config.toy import is_set_by_toy
+from ..errors import RecipeError, suggest_nearest
+from ..system.files import is_finished, read_json, write_json
+from . import fingerprint
+from .graph import Pipeline, Stage, find_reward_models, sort_stages
 
 ADDRESS = ".address.json"  # of a stage's directory: what its address is made of
 STATE = "state.json"  # of a pipeline's directory
@@ -69,7 +70,7 @@ class Job:
         return self.stage.name + ("" if self.seed is None else f", seed {self.seed}")
 
 
-def make(pipeline: Pipeline, chosen: set[str] | None = None, overwrite: bool = False) -> list[Job]:
+def plan_jobs(pipeline: Pipeline, chosen: set[str] | None = None, overwrite: bool = False) -> list[Job]:
     """The jobs of a pipeline, each after those it takes something from.
 
     Args:
@@ -87,13 +88,13 @@ def make(pipeline: Pipeline, chosen: set[str] | None = None, overwrite: bool = F
     begun = known.get("overwriting") if known.get("state") != "finished" else None
     for seed in pipeline.seeds:
         of_stage: dict[str, Job] = {}
-        for stage in in_order(pipeline.stages):
+        for stage in sort_stages(pipeline.stages):
             # To draw them takes a tenth of the miniature's time, and one seed's is like another's.
             job = _job(stage, seed, of_stage, pipeline.toy, report=seed == pipeline.seeds[0])
             job = of_stage[stage.name] = jobs.setdefault(job.dir, job)
             job.places.append((stage, seed))
             if job.why is None and job.state == "waiting":
-                lacking, told = missing(job), before.get((stage.name, seed))
+                lacking, told = find_missing(job), before.get((stage.name, seed))
                 if lacking:
                     job.why = _reason(job, lacking, told)
                 elif overwrite and (chosen is None or stage.name in chosen) and not _made_since(begun, told):
@@ -109,28 +110,28 @@ def _job(stage: Stage, seed: int | None, of_stage: dict[str, Job], toy: bool, re
     """The job of a stage with one seed, its upstream known, with a report of its own or without."""
     changes = dict(stage.overrides)
     try:
-        wired = _wired(stage, of_stage, resolve(Path(stage.recipe), changes)[1])
+        wired = _wired(stage, of_stage, resolve_recipe(Path(stage.recipe), changes)[1])
         if toy:
             # On a command line they would stand; of a pipeline they are as much its recipe as the recipe's own.
-            changes = {key: value for key, value in changes.items() if not settles(key)}
+            changes = {key: value for key, value in changes.items() if not is_set_by_toy(key)}
             # Of a random model's samples nothing would be selected: the miniature's stand in, as for the recipe alone.
             wired = {} if stage.task == "select" else wired
         changes |= (
             wired | ({} if seed is None or "seed" in changes else {"seed": seed}) | ({"toy": True} if toy else {})
         )
-        task, given = resolve(Path(stage.recipe), changes)
+        task, given = resolve_recipe(Path(stage.recipe), changes)
     except RecipeError as error:
         raise RecipeError(f"stages ({stage.name}): {error}") from error
-    found = address.of(task, given)
+    found = fingerprint.fingerprint_stage(task, given)
     path = Path(stage.recipe).resolve()
-    directory = address.STAGES / f"{path.parents[1].name}-{path.parent.name}-{path.stem}-{found['digest']}"
-    gpus = gpus_of(given)
+    directory = fingerprint.STAGES / f"{path.parents[1].name}-{path.parent.name}-{path.stem}-{found['digest']}"
+    gpus = count_gpus(given)
     upstream = list({id(of_stage[name]): of_stage[name] for name in stage.upstream}.values())
     changes |= {"output_dir": str(directory)} | ({} if report else {"report": False})
     return Job(stage, seed, changes, directory, found, gpus, upstream)
 
 
-def gpus_of(given: dict[str, Any]) -> int:
+def count_gpus(given: dict[str, Any]) -> int:
     """That a recipe takes, a vLLM server of its own included."""
     return int(given.get("gpus") or 0) + int(given.get("vllm_server_gpus") or 0)
 
@@ -146,13 +147,13 @@ def _wired(stage: Stage, of_stage: dict[str, Job], given: dict[str, Any]) -> dic
             entry = given["datasets"][place]
             key = f"datasets.{place}" if isinstance(entry, str) else f"datasets.{place}.path"
             changes[key] = str(of_stage[name].dir / "data")
-    for place, name in zip(reward_models(given), stage.wires.get("reward_model", []), strict=False):
+    for place, name in zip(find_reward_models(given), stage.wires.get("reward_model", []), strict=False):
         if name:
             changes[f"rewards.{place}.model"] = str(of_stage[name].dir / "model")
     return changes
 
 
-def missing(job: Job) -> str | None:
+def find_missing(job: Job) -> str | None:
     """Why a job's directory does not hold its whole result; None if it does."""
     directory, task = job.dir, job.stage.task
     if not directory.is_dir():
@@ -189,10 +190,12 @@ def _reason(job: Job, lacking: str, told: dict[str, Any] | None) -> str:
     if not known.is_file():
         return "new" if told["state"] not in DONE else "changed; what it was made of is not known any more"
     names = {str(one.dir): one.stage.name for one in job.upstream}
-    return "; ".join(differences(read_json(known), job.address, names)) or "changed"
+    return "; ".join(describe_differences(read_json(known), job.address, names)) or "changed"
 
 
-def differences(before: dict[str, Any], now: dict[str, Any], stages: dict[str, str] | None = None) -> list[str]:
+def describe_differences(
+    before: dict[str, Any], now: dict[str, Any], stages: dict[str, str] | None = None
+) -> list[str]:
     """What differs between two addresses, in words.
 
     Args:
@@ -204,9 +207,9 @@ def differences(before: dict[str, Any], now: dict[str, Any], stages: dict[str, s
     made_anew = []
     for key in sorted(old.keys() | new.keys()):
         a, b = old.get(key), new.get(key)
-        if address.normal(a) == address.normal(b):
+        if fingerprint.normalize_numbers(a) == fingerprint.normalize_numbers(b):
             continue
-        if all(isinstance(value, str) and value.startswith(f"{address.STAGES}/") for value in (a, b)):
+        if all(isinstance(value, str) and value.startswith(f"{fingerprint.STAGES}/") for value in (a, b)):
             made_anew.append((stages or {}).get(str(Path(b).parent), key))
         else:
             told.append(f"{key}: {_shown(a)} -> {_shown(b)}")
@@ -245,7 +248,7 @@ def _skip_others(jobs: Iterable[Job], chosen: set[str]) -> None:
             )
 
 
-def chosen(pipeline: Pipeline, start: list[str] | None, only: list[str] | None) -> set[str] | None:
+def choose_stages(pipeline: Pipeline, start: list[str] | None, only: list[str] | None) -> set[str] | None:
     """Names of the stages that `--from` and `--only` choose; None if neither is given.
 
     Args:
@@ -264,7 +267,7 @@ def chosen(pipeline: Pipeline, start: list[str] | None, only: list[str] | None) 
         for word in given or []:
             meant = [name for name in names if word in (name, name.partition(".")[0])]
             if not meant:
-                raise RecipeError(f"--{flag}: there is no stage named {word!r}{nearest(word, names)}")
+                raise RecipeError(f"--{flag}: there is no stage named {word!r}{suggest_nearest(word, names)}")
             found |= pipeline.after(meant) if flag == "from" else set(meant)
     return found
 
@@ -275,7 +278,7 @@ def read_state(directory: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def keep_address(job: Job) -> None:
+def save_fingerprint(job: Job) -> None:
     """Say in a job's directory what its address is made of; the name's dot leaves the directory empty for its run."""
     job.dir.mkdir(parents=True, exist_ok=True)
     write_json(job.dir / ADDRESS, job.address)

@@ -59,7 +59,7 @@ def tag_count(completion: str) -> float:
     return placed / len(TAGS)
 
 
-def reasoning(completion: str) -> str:
+def extract_reasoning(completion: str) -> str:
     """What stands before the last `</think>`; all of a completion that never closes its reasoning, or has no tags."""
     return completion.rsplit("</think>", 1)[0]
 

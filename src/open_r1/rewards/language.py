@@ -15,10 +15,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ..errors import RecipeError
-from .format import reasoning
+from .format import extract_reasoning
 
 if TYPE_CHECKING:
     from lingua import LanguageDetector
+
 
 _LATIN = "A-Za-zÀ-ÖØ-öø-ɏ\u0300-\u036fḀ-ỿ"
 _CJK = "々〇\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003134fぁ-ゖァ-ヺー"
@@ -116,11 +117,11 @@ def language_consistency(completion: str, prompt: str, *, language: str | None =
     Raises:
         RecipeError: a language that is not in `LANGUAGES`.
     """
-    target = language or prompt_language(prompt)
-    return None if target is None else language_share(completion, target)
+    target = language or detect_language(prompt)
+    return None if target is None else measure_language(completion, target)
 
 
-def language_share(completion: str, language: str) -> float | None:
+def measure_language(completion: str, language: str) -> float | None:
     """Share of the words in the reasoning that are of `language`; None without any word.
 
     R1 eq. 7: Num(Words_target) / Num(Words), over the chain of thought. Tags, code, formulas, numbers, identifiers and
@@ -135,7 +136,7 @@ def language_share(completion: str, language: str) -> float | None:
         RecipeError: a language that is not in `LANGUAGES`.
     """
     target = _known(language)
-    sentences = list(_sentences(reasoning(completion)))
+    sentences = list(_sentences(extract_reasoning(completion)))
     counts = _count(sentences)
     if not counts:
         return None
@@ -147,7 +148,7 @@ def language_share(completion: str, language: str) -> float | None:
 
 
 @lru_cache(maxsize=4096)
-def prompt_language(prompt: str) -> str | None:
+def detect_language(prompt: str) -> str | None:
     """The language that most words of a prompt are in, as an ISO 639-1 code; None without a word.
 
     Where it is too short to tell languages of one script apart, the script (a key of `LANGUAGES`): "Compute", which

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ..errors import RecipeError
-from .format import TAGS, reasoning
+from .format import TAGS, extract_reasoning
 
 # Scripts written without spaces: Han and its marks, kana, Thai, Lao, Burmese, Khmer. Two characters are a word there:
 # taken one by one, the Chinese problems of MGSM would repeat 3 times as many of their trigrams as the English ones.
@@ -52,6 +52,6 @@ def reasoning_steps(completion: str, *, wanted: int = 3) -> float:
     """
     if wanted < 1:
         raise RecipeError(f"reasoning_steps: wanted {wanted} must be at least 1")
-    said = _STEP.split(_TAG.sub(" ", reasoning(completion)))[1:]
+    said = _STEP.split(_TAG.sub(" ", extract_reasoning(completion)))[1:]
     steps = {" ".join(re.findall(r"\w+", step.lower())) for step in said} - {""}
     return min(1.0, len(steps) / wanted)

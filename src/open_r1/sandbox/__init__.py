@@ -1,14 +1,14 @@
 """Runs untrusted programs and judges them by tests.
 
-`judge(program, tests)` is the whole of it. The program runs in a sandbox of this machine (zygotes.py), isolated as
-well as the kernel allows, or on any other `Runner`. Weaker isolation than asked for is refused, never used silently;
-`describe()` says what is in force.
+`judge_program(program, tests)` is the entry point. The program runs in a sandbox of this machine (pool.py), isolated
+as well as the kernel allows, or on any other `Runner`. Weaker isolation than asked for is refused, never used
+silently; `describe_isolation()` says what is in force.
 """
 
 from .cases import AssertTest, CallTest, Language, Level, Limits, Outcome, Program, StdinTest, Test
-from .judging import NOT_RUN, judge
+from .judging import NOT_RUN, judge_program
+from .pool import describe_isolation, find_level
 from .runner import Execution, Runner
-from .zygotes import describe, level
 
 __all__ = [
     "NOT_RUN",
@@ -23,7 +23,7 @@ __all__ = [
     "Runner",
     "StdinTest",
     "Test",
-    "describe",
-    "judge",
-    "level",
+    "describe_isolation",
+    "find_level",
+    "judge_program",
 ]

@@ -8,8 +8,8 @@ import re
 import secrets
 from collections.abc import Callable
 
-from . import plain
 from .cases import AssertTest, Language, Program
+from .guest import plain
 
 PYTHON_CALLS = """
 def _run(source):

@@ -16,9 +16,10 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import RecipeError
-from . import drivers, plain, zygotes
+from . import drivers, pool
 from .cases import AssertTest, CallTest, Level, Limits, Outcome, Program, StdinTest, Test
-from .local import BATCH, Sandbox, encoded
+from .guest import plain
+from .local import BATCH, Sandbox, encode_text
 from .runner import Execution, Runner
 
 NOT_RUN = Outcome("unknown", "not run after the first failure")
@@ -29,7 +30,7 @@ _SLOW = re.compile(rf"more than \S+ s of CPU time|waited for|{STARVED}")
 Outcomes = dict[int, Outcome]  # by the number of the test
 
 
-def judge(
+def judge_program(
     program: Program,
     tests: Sequence[Test],
     limits: Limits = Limits(),  # noqa: B008 (frozen)
@@ -68,11 +69,11 @@ def local_sandbox(weakest: Level) -> Sandbox:
     Raises:
         RecipeError: that is weaker than `weakest`.
     """
-    strongest = zygotes.level()
-    if zygotes.LEVELS.index(strongest) > zygotes.LEVELS.index(weakest):
+    strongest = pool.find_level()
+    if pool.LEVELS.index(strongest) > pool.LEVELS.index(weakest):
         raise RecipeError(
-            f"this machine isolates programs only by {strongest}: {zygotes.MEANING[strongest]}. To allow that, set "
-            f"`isolation: {strongest}` beside the reward's name. Why not {weakest}: {zygotes.why_not(weakest)}"
+            f"this machine isolates programs only by {strongest}: {pool.MEANING[strongest]}. To allow that, set "
+            f"`isolation: {strongest}` beside the reward's name. Why not {weakest}: {pool.explain_level(weakest)}"
         )
     return Sandbox(strongest)
 
@@ -115,7 +116,7 @@ def judge_stdin(
     if isinstance(runner, Sandbox) and program.language == "python":
 
         def together(indices: list[int]) -> Outcomes:
-            stdins = [encoded(tests[index].stdin) for index in indices]
+            stdins = [encode_text(tests[index].stdin) for index in indices]
             executions = runner.run_together(program, stdins, limits)
             outcomes = {
                 index: stdin_outcome(tests[index], execution, limits, runner)
@@ -129,7 +130,7 @@ def judge_stdin(
 
         return in_batches(tests, together, stop_early)
     outcomes: Outcomes = {}
-    executions = runner.run(program, [encoded(test.stdin) for test in tests.values()], limits)
+    executions = runner.run(program, [encode_text(test.stdin) for test in tests.values()], limits)
     for (index, test), execution in zip(tests.items(), executions, strict=False):
         outcomes[index] = stdin_outcome(test, execution, limits, runner)
         if stop_early and outcomes[index].status == "failed":
@@ -194,7 +195,7 @@ def first_error(message: str, most: int = 300) -> str:
 
 def same_output(expected: str, output: bytes) -> bool:
     """Equal line by line, without white space at the end of lines and of the text."""
-    return _lines(encoded(expected)) == _lines(output)
+    return _lines(encode_text(expected)) == _lines(output)
 
 
 def _lines(text: bytes) -> list[bytes]:
@@ -207,11 +208,11 @@ def checked(test: StdinTest, execution: Execution, limits: Limits, runner: Runne
     assert test.checker is not None
     if not isinstance(runner, Sandbox):
         return Outcome("unknown", "checkers run only in the local sandbox")
-    files = [encoded(test.stdin), encoded(test.expected)]
+    files = [encode_text(test.stdin), encode_text(test.expected)]
     given = runner.check(test.checker, [*files, execution.stdout], limits)
     score = checker_score(given)
     if score is None and given.ended not in ("error", "starved"):
-        if checker_score(runner.check(test.checker, [*files, encoded(test.expected)], limits)) == 1:
+        if checker_score(runner.check(test.checker, [*files, encode_text(test.expected)], limits)) == 1:
             return Outcome("failed", "the checker cannot read the output", execution.seconds, 0.0)
         fault = run_fault(given, limits)
         cause = fault.reason if fault else f"it prints no score from 0 to 1 but {given.stdout[:100]!r}"

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from . import toolchains, zygotes
+from . import pool, toolchains
 from .cases import Level, Limits, Program
+from .pool import Broken, Report, get_pool
 from .runner import Execution
-from .zygotes import Broken, Report, pool
 
 BATCH = 32  # tests that one process may run: two descriptors each, of the 253 that one message may carry
 MESSAGE_BYTES = 1 << 16  # of a program's stderr
@@ -23,12 +23,12 @@ SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
 
 
 # Threads that may hold descriptors of a run (up to 66) at a time; more would only wait for a zygote.
-_turns = threading.BoundedSemaphore(zygotes.CORES)
+_turns = threading.BoundedSemaphore(pool.CORES)
 
 
 def _renew_turns() -> None:
     global _turns
-    _turns = threading.BoundedSemaphore(zygotes.CORES)
+    _turns = threading.BoundedSemaphore(pool.CORES)
 
 
 os.register_at_fork(after_in_child=_renew_turns)
@@ -46,21 +46,21 @@ class Sandbox:
     compiler: Limits = toolchains.COMPILER_LIMITS
 
     def run(self, program: Program, stdins: Sequence[bytes], limits: Limits) -> Iterator[Execution]:
-        missing = toolchains.missing(program.language, self.level)
+        missing = toolchains.explain_missing(program.language, self.level)
         if missing:
             yield from [Execution("error", cause=missing)] * len(stdins)
         elif program.language == "python":
             for stdin in stdins:
                 yield from self.run_together(program, [stdin], limits)
         else:
-            code = encoded(program.source)
+            code = encode_text(program.source)
             if program.language == "cpp":
                 compiled = self._compile(code)
                 if compiled.ended != "exit":
                     yield from [compiled] * len(stdins)
                     return
                 code = compiled.stdout
-            how = toolchains.execution(program.language, limits)
+            how = toolchains.build_execution(program.language, limits)
             with memory_files(code) as shared:
                 fcntl.fcntl(shared[0], fcntl.F_ADD_SEALS, SEALS)
                 for stdin in stdins:
@@ -70,17 +70,17 @@ class Sandbox:
         """All in one process, one after the other, within the limits of one: at most `BATCH` of them."""
         pairs = [part for stdin in stdins for part in (stdin, b"")]
         outputs = range(3, 3 + len(pairs), 2)
-        return self._run("stdin", [encoded(program.source), b"", *pairs], outputs, 1, limits)
+        return self._run("stdin", [encode_text(program.source), b"", *pairs], outputs, 1, limits)
 
     def call(self, program: Program, calls: bytes, limits: Limits) -> Execution:
         """Make calls (JSON, see `plain.answer_call`) in one process; stdout is a line of JSON for each."""
-        return self._run("calls", [encoded(program.source), b"", b"", calls, b""], [4], 1, limits)[0]
+        return self._run("calls", [encode_text(program.source), b"", b"", calls, b""], [4], 1, limits)[0]
 
     def check(self, checker: str, contents: Sequence[bytes], limits: Limits) -> Execution:
         """Run a checker on the contents of input, expected and produced output."""
         if self.level == "seccomp":
             return Execution("error", cause="a checker reads files, which isolation by seccomp alone does not give")
-        files = [encoded(checker), b"", b"", *contents]
+        files = [encode_text(checker), b"", b"", *contents]
         return self._run("checker", files, [2], 1, limits, needs_scratch=True)[0]
 
     def run_asserts(self, program: Program, tests: Sequence[str], limits: Limits) -> tuple[Execution, Execution]:
@@ -92,19 +92,19 @@ class Sandbox:
         """
 
         def use(files: list[int]) -> tuple[Execution, Execution]:
-            ofprogram, oftester = pool(self.level).run(request("asserts", limits), files)
+            ofprogram, oftester = get_pool(self.level).run(request("asserts", limits), files)
             verdicts = execution(oftester, content(files[4]), "", limits)
             return execution(ofprogram, b"", message(files[1]), limits), verdicts
 
         sources = json.dumps(list(tests)).encode()
         try:
-            return with_files([encoded(program.source), b"", b"", sources, b"", b""], use)
+            return with_files([encode_text(program.source), b"", b"", sources, b"", b""], use)
         except (Broken, OSError) as error:
             return (Execution("error", cause=str(error)),) * 2
 
     def _compile(self, source: bytes) -> Execution:
         """Compile C++; stdout is the binary."""
-        how = toolchains.compilation()
+        how = toolchains.build_compilation()
         ended = self._run("compiler", [source, b"", b""], [2], 1, self.compiler, needs_scratch=True, **how)[0]
         if ended.ended != "exit" or not ended.exit_code:
             return ended
@@ -127,7 +127,7 @@ class Sandbox:
 
         def use(files: list[int]) -> list[Execution]:
             files = [*shared, *files]
-            (report,) = pool(self.level).run(request(kind, limits, outputs=len(outputs), **more), files)
+            (report,) = get_pool(self.level).run(request(kind, limits, outputs=len(outputs), **more), files)
             stdouts = [os.pread(files[output], limits.output_bytes + 1, 0) for output in outputs]
             return [execution(report, stdout, message(files[errors]), limits) for stdout in stdouts]
 
@@ -216,6 +216,6 @@ def message(file: int) -> str:
     return os.pread(file, MESSAGE_BYTES, start).decode(errors="replace")
 
 
-def encoded(text: str) -> bytes:
+def encode_text(text: str) -> bytes:
     """UTF-8; lone surrogates, which a dataset may contain, as they are."""
     return text.encode("utf-8", "surrogatepass")

@@ -27,7 +27,7 @@ def tool(name: str) -> str | None:
 
 
 @functools.cache
-def files() -> tuple[str, ...]:
+def list_files() -> tuple[str, ...]:
     """What compilers and interpreters other than Python's need to see of the host."""
     shown = []
     compiler, node = tool("g++"), tool("node")
@@ -42,7 +42,7 @@ def files() -> tuple[str, ...]:
     return tuple(path for path in shown if os.path.exists(path))
 
 
-def missing(language: Language, level: Level) -> str:
+def explain_missing(language: Language, level: Level) -> str:
     """Why programs in a language cannot be run at a level; empty if they can."""
     needed = {"python": (), "cpp": ("g++", "as", "ld"), "javascript": ("node",)}
     if language not in needed:
@@ -55,7 +55,7 @@ def missing(language: Language, level: Level) -> str:
     return ""
 
 
-def compilation() -> dict[str, Any]:
+def build_compilation() -> dict[str, Any]:
     """A request's part on how to compile C++."""
     command = [tool("g++"), *FLAGS, *(["-static"] if links_statically() else []), "program.cpp", "-o", "program"]
     directories = [os.path.dirname(path) for name in ("as", "ld") if (path := shutil.which(name))]
@@ -75,7 +75,7 @@ def links_statically() -> bool:
     return done.returncode == 0
 
 
-def execution(language: Language, limits: Limits) -> dict[str, Any]:
+def build_execution(language: Language, limits: Limits) -> dict[str, Any]:
     """A request's part on how to run a compiled program, or a script by its interpreter."""
     if language == "cpp":
         return {"command": None, "stack_mb": 256}  # as on contest judges: deep recursion is no error

@@ -15,11 +15,16 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-from .. import failures, group, network, nodes, serving
-from ..configs import TRAINERS, is_recipe, parse_overrides, planned_processes, resolve, words_of
-from ..directory import holder, write_json
+from ..config.loading import count_planned_processes, resolve_recipe
+from ..config.overrides import format_overrides, parse_overrides
+from ..config.recipe import is_recipe
+from ..config.schema import TRAINERS
 from ..errors import RecipeError, Unavailable
-from ..nodes import Allocation
+from ..launch import nodes, process_group, vllm_server
+from ..launch.nodes import Allocation
+from ..system import failures, network
+from ..system.files import write_json
+from ..system.locks import find_holder
 
 HEAD = "head.json"  # of a start's folder: how the first node's command ended
 STOP = "stop"  # of a start's folder: asks for a checkpoint
@@ -32,7 +37,7 @@ def main() -> None:
     # The first node's command stands for the tasks of all nodes, and launchers for those of theirs.
     os.environ["SLURM_STEP_NUM_TASKS"] = "1"
     try:
-        where = nodes.here()
+        where = nodes.find_allocation()
         if where is None:
             raise RecipeError(
                 "this is what slurm/*.slurm start on a job's nodes; for one machine there is open-r1 train"
@@ -42,18 +47,18 @@ def main() -> None:
         check(where, verb, words)
         code = Node(where).run(verb, words)
     except RecipeError as error:
-        failures.record(error)
-        print(f"error: {network.node_name()}: {error}", file=sys.stderr, flush=True)
+        failures.record_error(error)
+        print(f"error: {network.find_node_name()}: {error}", file=sys.stderr, flush=True)
         code = 2
     except Exception as error:
-        failures.record(error)
+        failures.record_error(error)
         raise
     sys.exit(code)
 
 
 def _stop(start: Path) -> None:
     """Ask for a checkpoint; not where something has failed, as srun then ends what is left by the same signal."""
-    if failures.first(start) is None:
+    if failures.find_first(start) is None:
         (start / STOP).touch()
 
 
@@ -88,24 +93,24 @@ def check(where: Allocation, verb: str, words: list[str]) -> None:
             ) from error
     if where.rank == 0:
         for directory in folders[1:]:
-            nodes.note_job(directory)  # at once, as it may first train what the recipe begins with
+            network.write_job_note(directory)  # at once, as it may first train what the recipe begins with
 
 
 def _check_recipe(where: Allocation, path: str, words: list[str]) -> Path:
     """Refuse a recipe for other nodes than these, or another than was submitted; its run directory."""
-    from ..pipeline import address
+    from ..pipeline import fingerprint
 
     changes = parse_overrides(words)
-    processes = changes.pop("processes", None) or planned_processes(path, words_of(changes))
-    task, given = resolve(Path(path), changes)
-    planned = os.environ.get(address.DIGEST)
-    if planned and address.of(task, given)["digest"] != planned:
+    processes = changes.pop("processes", None) or count_planned_processes(path, format_overrides(changes))
+    task, given = resolve_recipe(Path(path), changes)
+    planned = os.environ.get(fingerprint.DIGEST)
+    if planned and fingerprint.fingerprint_stage(task, given)["digest"] != planned:
         raise RecipeError(f"{path}: the recipe, code or libraries changed since this was submitted; submit it again")
     if task in TRAINERS:
         gpus, server = (0 if given.get("toy") else int(given.get(key) or 0) for key in ("gpus", "vllm_server_gpus"))
-        nodes.layout(where, int(processes), gpus, server)
+        nodes.plan_layout(where, int(processes), gpus, server)
     directory = Path(given["output_dir"])
-    if where.rank == 0 and task in TRAINERS and (by := holder(directory)):
+    if where.rank == 0 and task in TRAINERS and (by := find_holder(directory)):
         raise RecipeError(f"output_dir: {by} is training in {directory}; wait for it, or choose another --output_dir")
     return directory
 
@@ -129,7 +134,9 @@ class Node:
     def run(self, verb: str, words: list[str]) -> int:
         """Until the first node's command ends, or something here fails. Returns the exit code."""
         if self.where.rank == 0:
-            self.head = subprocess.Popen([sys.executable, "-m", "open_r1.cli", verb, *words], preexec_fn=serving.begin)
+            self.head = subprocess.Popen(
+                [sys.executable, "-m", "open_r1.cli", verb, *words], preexec_fn=vllm_server.prepare_server
+            )
         try:
             while True:
                 code = self.look()
@@ -138,7 +145,7 @@ class Node:
                 time.sleep(nodes.LOOK)
         finally:
             for process in (self.head, self.member, self.server):
-                serving.end(process)
+                vllm_server.stop_server(process)
 
     def look(self) -> int | None:
         """What has happened since; an exit code if that is the end."""
@@ -148,14 +155,14 @@ class Node:
                 self.head.send_signal(signal.SIGTERM)
             code = self.head.poll()
             if code is not None:
-                said = failures.ended_by(-code) if code < 0 else f"the command ended with exit code {code}"
+                said = failures.describe_signal(-code) if code < 0 else f"the command ended with exit code {code}"
                 code = code if code >= 0 else 128 - code
                 write_json(self.where.start / HEAD, {"code": code})
                 if code == 0 or code in STOPPED:
-                    nodes.order(self.where.start, list(range(self.where.nodes)), "end")
+                    nodes.send_order(self.where.start, list(range(self.where.nodes)), "end")
                     return 0
                 return self.fail(said, code)
-        for order in nodes.orders(self.where.start, self.where.rank, self.done):
+        for order in nodes.read_orders(self.where.start, self.where.rank, self.done):
             self.done += 1
             if order.get("kind") == "end":
                 if self.member is not None:
@@ -173,7 +180,7 @@ class Node:
             if (self.where.start / STOP).exists():
                 return None  # it was told to stop as all were, and the training ends by itself
             return self.fail(
-                f"error: {serving.ended(code, self.where.start)}",
+                f"error: {vllm_server.describe_end(code, self.where.start)}",
                 2 if not self.server_restarts else Unavailable.CODE,
                 final=not self.server_restarts,
             )
@@ -182,13 +189,17 @@ class Node:
     def follow(self, order: dict[str, Any]) -> None:
         if order["kind"] == "serve":
             self.server_restarts = order["restarts"]
-            self.server = serving.start(order["words"], self.where.start, os.environ | order["environment"])
+            self.server = vllm_server.start_server(order["words"], self.where.start, os.environ | order["environment"])
             return
-        host = network.reachable(order["hosts"])
-        place = group.Place(len(order["nodes"]) + 1, order["nodes"].index(self.where.rank) + 1, host, order["port"])
-        words = group.command(order["module"], order["words"], order["config"], order["processes"], place)
-        around = group.environment(order["processes"], place.machines) | order["environment"]
-        self.member = subprocess.Popen(words, env=around, preexec_fn=group.begin, **self._said())
+        host = network.find_reachable(order["hosts"])
+        place = process_group.Place(
+            len(order["nodes"]) + 1, order["nodes"].index(self.where.rank) + 1, host, order["port"]
+        )
+        words = process_group.build_command(
+            order["module"], order["words"], order["config"], order["processes"], place
+        )
+        around = process_group.build_environment(order["processes"], place.machines) | order["environment"]
+        self.member = subprocess.Popen(words, env=around, preexec_fn=process_group.prepare_launcher, **self._said())
 
     def _said(self) -> dict[str, IO[bytes]]:
         """Where other nodes' processes write: beside the first one's they would hide its progress in the job's log."""
@@ -198,9 +209,9 @@ class Node:
     def fail(self, message: str, code: int, final: bool = False) -> int:
         """Say what failed here, if no process has left its own words, and end."""
         code = code if code > 0 else 128 - code
-        name = network.node_name()
+        name = network.find_node_name()
         if not list((self.where.start / failures.FOLDER).glob(f"{name}-*.json")):
-            failures.leave(failures.Failure(message, name, None, time.time(), code, final))
+            failures.write_failure(failures.Failure(message, name, None, time.time(), code, final))
         return code
 
 

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .. import failures
-from ..directory import read_json, write_json
-from ..failures import Failure
-from ..network import RUN, SERVED, START
+from ..system import failures
+from ..system.failures import Failure
+from ..system.files import read_json, write_json
+from ..system.network import RUN, SERVED, START
 from . import node
 
 REQUEUE = 75  # exit code: EX_TEMPFAIL of sysexits.h
@@ -44,7 +44,7 @@ def of(start: Path, code: int) -> tuple[int, str]:
     ended = read_json(head)["code"] if head.is_file() else None
     if ended == 0:
         return 0, ""
-    failure = failures.first(start)
+    failure = failures.find_first(start)
     # What fails once it was told to stop fails of that, unless it says that it will always fail (a full disk); and
     # where something has failed, srun stops the rest.
     asked = (start / node.STOP).exists()

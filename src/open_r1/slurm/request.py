@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import estimate
-from ..configs import SHARDED_TASKS, TRAINERS, resolve, words_of
+from ..config.loading import resolve_recipe
+from ..config.overrides import format_overrides
+from ..config.schema import SHARDED_TASKS, TRAINERS
 from ..errors import RecipeError
-from ..estimate import Estimate
-from ..estimate.told import hours as in_words
-from ..nodes import Allocation, layout
-from . import queue
-from .queue import Partition
+from ..estimate import estimate, workload
+from ..estimate.estimate import Estimate
+from ..estimate.text import format_hours as in_words
+from ..launch.nodes import Allocation, plan_layout
+from . import commands
+from .commands import Partition
 from .site import LOGS, SCRIPTS
 
 MEMORY = {"mem", "mem-per-cpu", "mem-per-gpu"}  # of which sbatch takes one
@@ -60,7 +62,7 @@ class Request:
         return shlex.join(self.line)
 
 
-def split(words: list[str]) -> tuple[dict[str, str | None], list[str]]:
+def split_options(words: list[str]) -> tuple[dict[str, str | None], list[str]]:
     """Options of sbatch as they are written (YAML would make seconds of `--slurm.time 2:00:00`), and the rest.
 
     Raises:
@@ -87,7 +89,7 @@ def split(words: list[str]) -> tuple[dict[str, str | None], list[str]]:
     return asked, rest
 
 
-def of(
+def build_request(
     path: str,
     changes: dict[str, Any],
     asked: dict[str, str | None],
@@ -108,14 +110,14 @@ def of(
     Raises:
         RecipeError: the partition's nodes are too small, or the job would refuse this.
     """
-    task, given = resolve(Path(path), changes)
+    task, given = resolve_recipe(Path(path), changes)
     gpus = 0 if given.get("toy") else int(given.get("gpus") or 0)
     server = 0 if given.get("toy") else int(given.get("vllm_server_gpus") or 0)
     notes: list[str] = []
     nodes, per_node = shape(path, gpus, server, there, asked) if gpus else (processes or 1, 0)
     if gpus and task in TRAINERS:
         try:
-            layout(Allocation(Path(), nodes, 0, per_node), gpus, gpus, server)
+            plan_layout(Allocation(Path(), nodes, 0, per_node), gpus, gpus, server)
         except RecipeError as error:
             raise RecipeError(f"{error} (for submit: --slurm.nodes, --slurm.gpus-per-node)") from None
     elif nodes > 1 and task not in TRAINERS:
@@ -129,11 +131,11 @@ def of(
         "nodes": str(nodes),
         "gpus-per-node": str(per_node),
         **_share(per_node, there),
-        "time": queue.limit(_time(taken, there, bool(gpus), notes)),
+        "time": commands.format_time_limit(_time(taken, there, bool(gpus), notes)),
         "output": str(LOGS / ("%x-%A_%a.out" if "array" in asked else "%x-%j.out")),
     }
     script = SCRIPTS / ("sample.slurm" if task in SHARDED_TASKS else "train.slurm")
-    words = [path, *words_of(changes)] + (["--processes", str(processes)] if processes else [])
+    words = [path, *format_overrides(changes)] + (["--processes", str(processes)] if processes else [])
     if MEMORY & asked.keys():
         options.pop("mem", None)
     return Request(script, words, options | asked, notes)
@@ -197,13 +199,13 @@ def _share(gpus: int, there: Partition) -> dict[str, str]:
     return {"cpus-per-gpu": str(max(1, int(0.95 * there.cpus) // there.gpus)), "mem": memory}
 
 
-def estimate_of(path: str, changes: dict[str, Any]) -> Estimate | None:
+def estimate_request(path: str, changes: dict[str, Any]) -> Estimate | None:
     """What a recipe takes; None on a CPU, or if it runs no model."""
-    given = resolve(Path(path), changes)[1]
+    given = resolve_recipe(Path(path), changes)[1]
     if given.get("toy") or not given.get("gpus"):
         return None
-    recipe = estimate.load(path, dict(changes))
-    return estimate.of(recipe) if estimate.needs_a_model(recipe) else None
+    recipe = workload.load_planned_recipe(path, dict(changes))
+    return estimate.estimate_recipe(recipe) if estimate.needs_model(recipe) else None
 
 
 def _time(taken: Estimate | None, there: Partition, on_gpu: bool, notes: list[str]) -> float:
@@ -211,7 +213,7 @@ def _time(taken: Estimate | None, there: Partition, on_gpu: bool, notes: list[st
     wanted: float = UNKNOWN if on_gpu else LEAST
     if on_gpu:
         if taken is not None:
-            notes.append(estimate.headline(taken))
+            notes.append(estimate.format_headline(taken))
         hours = taken.speed.hours if taken is not None and taken.speed is not None else None
         if hours is None:
             notes.append("how long it takes is not known; it goes on by itself if the time is not enough")
@@ -222,7 +224,7 @@ def _time(taken: Estimate | None, there: Partition, on_gpu: bool, notes: list[st
     most = MOST if there.limit is None else min(there.limit, MOST)
     if wanted > most:
         notes.append(
-            f"{queue.limit(most)} at a time ({there.name}): then it writes a checkpoint and is queued again, as often "
-            "as it takes"
+            f"{commands.format_time_limit(most)} at a time ({there.name}): then it writes a checkpoint and is queued "
+            "again, as often as it takes"
         )
     return min(wanted, most)

@@ -14,7 +14,7 @@ LOGS = Path("runs/slurm")
 SUBMITTED = "slurm.json"  # of a pipeline's directory: the jobs of its stages
 
 
-def site() -> dict[str, str]:
+def load_site() -> dict[str, str]:
     """This process's environment with what slurm/site.sh exports.
 
     Raises:
@@ -31,6 +31,6 @@ def site() -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in done.stdout.split("\0") if "=" in pair)
 
 
-def jobs_folder(around: dict[str, str]) -> Path:
+def find_jobs_folder(around: dict[str, str]) -> Path:
     """Where jobs keep what their nodes tell each other."""
     return Path(around.get("OPEN_R1_JOBS", LOGS))

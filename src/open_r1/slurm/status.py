@@ -7,17 +7,18 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .. import failures
-from .. import pipeline as pipelines
-from ..directory import is_finished, is_locked, read_json, read_jsonl, status, write_json
 from ..errors import RecipeError
-from ..network import JOBS, RUN
-from ..pages.reading import duration
+from ..evaluation.tables import align_rows
+from ..pipeline import command
 from ..pipeline.plan import STATE, read_state
-from ..tables import aligned
-from . import queue
-from .queue import Job
-from .site import SUBMITTED, jobs_folder, site
+from ..system import failures
+from ..system.files import is_finished, read_json, read_jsonl, read_status, write_json
+from ..system.locks import is_locked
+from ..system.network import JOBS, RUN
+from ..system.run_files import format_seconds
+from . import commands
+from .commands import Job
+from .site import SUBMITTED, find_jobs_folder, load_site
 
 SHOWN = (
     ("reward", "reward"),
@@ -27,7 +28,7 @@ SHOWN = (
 )
 
 
-def main(named: str) -> str:
+def describe_run(named: str) -> str:
     """What to say of a run or a pipeline; of a pipeline, what became of its stages is kept in its state.
 
     Args:
@@ -62,7 +63,7 @@ def _job(id: str) -> str:
         RecipeError: it knows no such job.
     """
     of_array = id.partition("_")[0]
-    jobs = [job for job in queue.jobs([of_array]).get(of_array, []) if id in (of_array, job.id)]
+    jobs = [job for job in commands.list_jobs([of_array]).get(of_array, []) if id in (of_array, job.id)]
     if not jobs:
         raise RecipeError(f"job {id}: Slurm says nothing of it, and it has left nothing in {_jobs_folder()}")
     return _lines(_rows_of(jobs))
@@ -76,7 +77,7 @@ def _starts(id: str) -> list[Path]:
 
 @functools.cache
 def _jobs_folder() -> Path:
-    return jobs_folder(site())
+    return find_jobs_folder(load_site())
 
 
 def _run(directory: Path) -> str:
@@ -92,7 +93,7 @@ def _jobs(directory: Path) -> tuple[list[Job], list[tuple[str, str]]]:
     """The job that was submitted for all of a directory, if one was, and rows of it."""
     path = directory / JOBS
     entries = read_json(path)["jobs"] if path.is_file() else []
-    known = queue.jobs([entry["id"] for entry in entries])
+    known = commands.list_jobs([entry["id"] for entry in entries])
     rows = []
     for entry in entries:
         rows += _rows_of(known.get(entry["id"], []))
@@ -118,7 +119,7 @@ def _lines(rows: list[tuple[str, str]]) -> str:
 
 def _state(directory: Path, jobs: list[Job]) -> str:
     """As the run has written it; what writes holds the directory, so that without it something else is true."""
-    written = status(directory).get("state")
+    written = read_status(directory).get("state")
     if is_locked(directory) or written not in (None, "running", "interrupted"):
         return written or "starting"
     runs = next((job for job in jobs if job.state == "RUNNING"), None)
@@ -135,7 +136,7 @@ def _pipeline(directory: Path) -> str:
     state = read_state(directory)
     path = directory / SUBMITTED
     entries = {entry["dir"]: entry for entry in read_json(path)["jobs"]} if path.is_file() else {}
-    known = queue.jobs([entry["id"] for entry in entries.values()])
+    known = commands.list_jobs([entry["id"] for entry in entries.values()])
     # Of one that is run by a process here, that process says how it stands.
     settles = bool(entries) and not is_locked(directory)
     rows: list[tuple[str, ...]] = [("stage", "seed", "state", "progress", "job", "nodes", "time", "why")]
@@ -154,7 +155,9 @@ def _pipeline(directory: Path) -> str:
                 _progress(Path(stage["dir"])),
                 "" if job is None else job.id,
                 "" if job is None else job.nodes,
-                duration(stage["seconds"]) if stage["seconds"] else ("" if job is None else _elapsed(job.elapsed)),
+                format_seconds(stage["seconds"])
+                if stage["seconds"]
+                else ("" if job is None else _elapsed(job.elapsed)),
                 stage["error"] or stage["why"] or "",
             )
         )
@@ -164,11 +167,11 @@ def _pipeline(directory: Path) -> str:
     state["state"] = "running" if not over else "failed" if states & {"failed", "blocked"} else whole
     if settles:
         write_json(directory / STATE, state)
-    lines = aligned(rows, left=tuple(range(len(rows[0]))))
+    lines = align_rows(rows, left=tuple(range(len(rows[0]))))
     if of_all := _jobs(directory)[1]:
         lines += ["", _lines(of_all)]
     if over and settles:
-        lines += ["", str(pipelines.report(directory))]
+        lines += ["", str(command.write_report(directory))]
     elif waiting := [
         entry["id"] for entry in entries.values() if any(job.active for job in known.get(entry["id"], []))
     ]:
@@ -193,7 +196,7 @@ def _in_order(stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _settle(stage: dict[str, Any], jobs: list[Job], became: dict[tuple[str, int | None], str]) -> None:
     """What became of a stage, by its run directory, its jobs, and the states of the stages before it."""
     directory = Path(stage["dir"])
-    known = status(directory)
+    known = read_status(directory)
     stage["seconds"] = known.get("seconds", stage["seconds"])
     stage["error"] = stage["why"] = None
     states = {job.state for job in jobs}
@@ -226,7 +229,7 @@ def failure_of(job: Job) -> str | None:
     starts = _starts(job.id)
     if job.active or job.state == "COMPLETED" or not starts:
         return None
-    failure = failures.first(starts[-1])
+    failure = failures.find_first(starts[-1])
     return None if failure is None else failure.line
 
 
@@ -246,14 +249,14 @@ def _end(job: Job) -> str:
 
 def _elapsed(told: str) -> str:
     """`1 h 30 min` of Slurm's `1:30:00`; its words where it says no number."""
-    seconds = queue.seconds(told)
-    return told if seconds is None else duration(seconds)
+    seconds = commands.parse_time_limit(told)
+    return told if seconds is None else format_seconds(seconds)
 
 
 def _progress(directory: Path) -> str:
     """`step 120 of 700`"""
     rows = _rows(directory)
-    step = max([status(directory).get("step") or 0, *(row["step"] for row in rows)])
+    step = max([read_status(directory).get("step") or 0, *(row["step"] for row in rows)])
     total = _steps(directory)
     told = []
     if step:

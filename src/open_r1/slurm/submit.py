@@ -8,25 +8,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .. import pipeline as pipelines
-from ..configs import load_recipe, parse_overrides, planned_processes, resolve, words_of
-from ..directory import is_finished, read_json, write_json
+from ..config.loading import count_planned_processes, load_recipe, resolve_recipe
+from ..config.overrides import format_overrides, parse_overrides
 from ..errors import RecipeError
-from ..estimate import Options
-from ..network import JOBS
-from ..pipeline import address, estimated, graph, plan, told
-from ..pipeline.execute import Execution, discard, log_of
-from ..pipeline.plan import Job, keep_address
-from . import queue, request
+from ..estimate.estimate import Options
+from ..pipeline import command, estimates, fingerprint, graph, plan, text
+from ..pipeline.execute import Execution, delete_run, find_log
+from ..pipeline.plan import Job, save_fingerprint
+from ..system.files import is_finished, read_json, write_json
+from ..system.network import JOBS
+from . import commands, request
 from .request import Request
-from .site import LOGS, SCRIPTS, SUBMITTED, site
+from .site import LOGS, SCRIPTS, SUBMITTED, load_site
 
 FLAGS = ("dry_run", "test_only", "one_job", "array")
 WHERE = ("partition", "account", "qos", "reservation")  # options of sbatch that are of any job
 ARRAYS = ("sample", "evaluate")  # stages whose work an array shares
 
 
-def main(path: str, words: list[str]) -> None:
+def submit(path: str, words: list[str]) -> None:
     """Submit a recipe or a pipeline.
 
     Args:
@@ -37,14 +37,14 @@ def main(path: str, words: list[str]) -> None:
     Raises:
         RecipeError: Slurm refuses it, or it is done or queued already.
     """
-    queue.require()
+    commands.require_slurm()
     if not (SCRIPTS / "job.sh").is_file():
         raise RecipeError(f"there is no {SCRIPTS}/job.sh in {Path.cwd()}: submit from the checkout")
-    asked, own = request.split(words)
+    asked, own = request.split_options(words)
     changes = parse_overrides(own)
     flags = {flag: changes.pop(flag, None) for flag in FLAGS}
-    around = site()
-    there = queue.partition(asked.get("partition") or around.get("SBATCH_PARTITION"))
+    around = load_site()
+    there = commands.find_partition(asked.get("partition") or around.get("SBATCH_PARTITION"))
     array = None if flags["array"] is None else _count(flags["array"])
     if graph.is_pipeline(path) and not flags["one_job"]:
         return _stages(path, changes, asked, there, around, flags, array)
@@ -53,16 +53,19 @@ def main(path: str, words: list[str]) -> None:
     else:
         processes = changes.pop("processes", None)
         if array is not None:
-            task = resolve(Path(path), changes)[0]
+            task = resolve_recipe(Path(path), changes)[0]
             if task not in ARRAYS:
                 raise RecipeError(f"--array: jobs of an array share sampling or evaluation, and {path} is {task}")
             asked = {"array": f"0-{array - 1}"} | asked
         # A wrong key is refused here, and not by the job.
         loaded = load_recipe(
-            path, words_of(changes), processes or planned_processes(path, words_of(changes)), planned=True
+            path,
+            format_overrides(changes),
+            processes or count_planned_processes(path, format_overrides(changes)),
+            planned=True,
         )
         directory = loaded.run_dir
-        one = request.of(path, changes, asked, there, processes, request.estimate_of(path, changes))
+        one = request.build_request(path, changes, asked, there, processes, request.estimate_request(path, changes))
     if flags["dry_run"]:
         print(shown(one))
         return None
@@ -108,7 +111,7 @@ def _sbatch(options: list[str], one: Request, around: dict[str, str]) -> subproc
     sbatch, *words = one.line
     done = subprocess.run([sbatch, *options, *words], capture_output=True, text=True, env=around)
     if done.returncode:
-        raise RecipeError(f"Slurm refuses this request ({queue.complaint(done)}); it was: {one}")
+        raise RecipeError(f"Slurm refuses this request ({commands.format_complaint(done)}); it was: {one}")
     return done
 
 
@@ -126,7 +129,7 @@ def _refuse_twice(directory: Path, overwrite: bool) -> None:
             f"output_dir: {directory} holds a finished run; add --overwrite to replace it, or another --output_dir"
         )
     ids = [told["id"] for told in read_json(path)["jobs"]] if path.is_file() else []
-    active = [job for jobs in queue.jobs(ids).values() for job in jobs if job.active]
+    active = [job for jobs in commands.list_jobs(ids).values() for job in jobs if job.active]
     if active:
         raise RecipeError(
             f"output_dir: job {active[0].id} ({active[0].state}) is of {directory} already; wait for it or "
@@ -137,9 +140,9 @@ def _refuse_twice(directory: Path, overwrite: bool) -> None:
 def _of_a_pipeline(path: str, changes: dict[str, Any], asked: dict[str, str | None]) -> tuple[Path, Request]:
     """One job that runs all of a pipeline, stage by stage, on one node."""
     own = {key: value for key, value in changes.items() if key not in graph.FLAGS}
-    read = graph.read(Path(path), own)
-    of_stages = [resolve(Path(stage.recipe), stage.overrides)[1] for stage in read.stages]
-    gpus = 0 if read.toy else max(plan.gpus_of(given) for given in of_stages)
+    read = graph.read_pipeline(Path(path), own)
+    of_stages = [resolve_recipe(Path(stage.recipe), stage.overrides)[1] for stage in read.stages]
+    gpus = 0 if read.toy else max(plan.count_gpus(given) for given in of_stages)
     options = {
         "job-name": read.path.stem,
         "nodes": "1",
@@ -147,14 +150,14 @@ def _of_a_pipeline(path: str, changes: dict[str, Any], asked: dict[str, str | No
         "mincpus": str(2 * read.jobs),
         "output": str(LOGS / "%x-%j.out"),
     }
-    return read.dir, Request(SCRIPTS / "train.slurm", [path, *words_of(changes)], options | asked)
+    return read.dir, Request(SCRIPTS / "train.slurm", [path, *format_overrides(changes)], options | asked)
 
 
 def _stages(
     path: str,
     changes: dict[str, Any],
     asked: dict[str, str | None],
-    there: queue.Partition,
+    there: commands.Partition,
     around: dict[str, str],
     flags: dict[str, Any],
     array: int | None,
@@ -162,17 +165,21 @@ def _stages(
     """A job for each stage that is not done, after those that it takes something from."""
     of_start = {flag: changes.pop(flag, None) for flag in graph.FLAGS if flag != "dry_run"}
     dry = flags["dry_run"] or flags["test_only"]
-    pipeline, jobs, overwrite = pipelines.planned(path, changes, of_start | {"dry_run": dry})
+    pipeline, jobs, overwrite = command.plan_pipeline(path, changes, of_start | {"dry_run": dry})
     entries = _queued(jobs)
     queued = {entry["dir"]: entry["id"] for entry in entries}
     left = [job for job in jobs if job.state == "waiting" and str(job.dir) not in queued]
     gpus = any(job.gpus for job in left) and not pipeline.toy
-    taken = {one.name: one.estimate for one in estimated.of(Path(path), dict(changes), Options())} if gpus else {}
+    taken = (
+        {one.name: one.estimate for one in estimates.estimate_stages(Path(path), dict(changes), Options())}
+        if gpus
+        else {}
+    )
     requests = []
     for job in left:
-        one = request.of(job.stage.recipe, job.changes, asked, there, None, taken.get(job.stage.name))
+        one = request.build_request(job.stage.recipe, job.changes, asked, there, None, taken.get(job.stage.name))
         requests.append(_placed(one, job, pipeline, array))
-    print(told.begun(pipeline, jobs))
+    print(text.format_start(pipeline, jobs))
     all_of_it = [
         (job.named, one, " and ".join(other.named for other in job.upstream if not other.done))
         for job, one in zip(left, requests, strict=True)
@@ -187,11 +194,11 @@ def _stages(
             print(said)
     if dry:
         return
-    pipelines.keep_plan(pipeline, changes, jobs)
-    Execution(pipeline, jobs, overwriting=pipelines.overwriting(pipeline) if overwrite else None).keep()
+    command.save_plan(pipeline, changes, jobs)
+    Execution(pipeline, jobs, overwriting=command.find_overwrite_start(pipeline) if overwrite else None).keep()
     kept = pipeline.dir / SUBMITTED
     if kept.is_file() and (before := read_json(kept).get("report")):
-        queue.command("scancel", before, check=False)  # it would sum up too early now
+        commands.run_command("scancel", before, check=False)  # it would sum up too early now
     write_json(kept, {"jobs": entries})
     for job in jobs:
         if job.state == "waiting" and str(job.dir) in queued:
@@ -201,9 +208,9 @@ def _stages(
         if after:
             one.options |= {"dependency": f"afterok:{':'.join(after)}", "kill-on-invalid-dep": "yes"}
         if job.again:
-            discard(job.dir)
-        keep_address(job)
-        id = queued[str(job.dir)] = send(one, around | {address.DIGEST: job.address["digest"]})
+            delete_run(job.dir)
+        save_fingerprint(job)
+        id = queued[str(job.dir)] = send(one, around | {fingerprint.DIGEST: job.address["digest"]})
         # After each: whenever this is stopped, what is queued is known, also to other pipelines of the stage.
         entry = {"id": id, "log": one.log_of(id)}
         write_json(job.dir / JOBS, {"jobs": [entry]})
@@ -223,7 +230,7 @@ def _stages(
 
 def _placed(one: Request, job: Job, pipeline: graph.Pipeline, array: int | None) -> Request:
     """A stage's request with its name and log of the pipeline, as an array where the work is shared."""
-    log = pipeline.dir / log_of(job.stage, job.seed)
+    log = pipeline.dir / find_log(job.stage, job.seed)
     options = {"job-name": f"{pipeline.path.stem}-{log.stem}"}
     if array is not None and job.stage.task in ARRAYS:
         options["array"] = f"0-{array - 1}"
@@ -235,7 +242,7 @@ def _queued(jobs: list[Job]) -> list[dict[str, str]]:
     """Entries of those stages that are in the queue, by whatever pipeline or by hand."""
     kept = [job.dir for job in jobs if job.state == "waiting" and (job.dir / JOBS).is_file()]
     entries = [entry | {"dir": str(path)} for path in kept for entry in read_json(path / JOBS)["jobs"]]
-    known = queue.jobs([entry["id"] for entry in entries])
+    known = commands.list_jobs([entry["id"] for entry in entries])
     return [entry for entry in entries if any(job.active for job in known.get(entry["id"], []))]
 
 

@@ -1,1 +1,1 @@
-"""The machine and the libraries under this project: source digests, and the private names of libraries."""
+"""The machine and its libraries: files, locks, processes, network, hardware."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
     from transformers import Trainer
 
+
 # The releases in which these names were read; setup.py pins the same ones.
 RELEASES = {"torch": "2.13.0", "transformers": "5.23.0", "trl": "1.16.0", "accelerate": "1.15.0"}
 

@@ -3,8 +3,9 @@
 A digest is that of a module's syntax tree. Modules are followed through their imports, within this package and within
 a user's own modules. Three more references count as imports, because code runs through them:
 
-* a text that names a module, `"open_r1.rewards.symbolic"` or `"module:function"` (a worker imports it by that name),
-  but not inside a dict: that is a table of which a recipe chooses, and the caller names the choice as a root;
+* a text that names a module, `"open_r1.rewards.math.math_verify"` or `"module:function"` (a worker imports it by
+  that name), but not inside a dict: such a table is chosen from by a recipe, and the caller names the
+  choice as a root;
 * a text that names a file in the module's folder or below, `"zygote.py"` (another process runs it);
 * in such a script, `import confine` for the file beside it.
 """
@@ -63,7 +64,7 @@ def digest_modules(roots: Iterable[str], leave_out: str = r"\b\B") -> dict[str, 
 def find_libraries(modules: Iterable[str]) -> dict[str, str]:
     """Installed packages that these modules import themselves, and their versions; `none` where one is missing.
 
-    >>> find_libraries(["open_r1.rewards.symbolic"])
+    >>> find_libraries(["open_r1.rewards.math.math_verify"])
     {'math-verify': '0.9.0', 'sympy': '1.14.0'}
     """
     sources = {module: find_source(module) for module in modules}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from datasets import Dataset
 
+
 Language = Literal["en", "zh"]
 Split = Literal["train", "test"]
 Phrase = dict[Language, str]
@@ -221,7 +222,7 @@ def samples(seed: int, rows: int, n: int = 4) -> Dataset:
     """Return `n` completions of each problem as a sample recipe's run holds them: careful, spoilt, or a guess."""
     from datasets import Dataset
 
-    from open_r1.prompts import prompt_id
+    from ..prompts import hash_prompt
 
     rng = random.Random(f"samples {seed}")
     made: dict[str, list[Any]] = {}
@@ -233,7 +234,7 @@ def samples(seed: int, rows: int, n: int = 4) -> Dataset:
             completion = rng.choice(
                 [solve(digits, problem["language"]), _spoilt(rng, digits, problem["language"]), guess]
             )
-            lineage = {"prompt_id": prompt_id(problem["prompt"]), "row": row, "sample": sample}
+            lineage = {"prompt_id": hash_prompt(problem["prompt"]), "row": row, "sample": sample}
             written = {"completion": completion, "tokens": len(completion.split()) + 1, "finish_reason": "stop"}
             for column, value in (
                 problem | lineage | written | {"refused": None, "seed": sample, "model": "none"}

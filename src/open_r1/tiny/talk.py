@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from open_r1.rewards.verdict import CORRECT, Verdict
+from ..rewards.verdict import CORRECT, Verdict
 
 
 def small_talk_answer(completion: str, solution: str) -> Verdict:

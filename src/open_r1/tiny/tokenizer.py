@@ -1,9 +1,11 @@
 """A word-level tokenizer for the miniature world: every word of its corpora is one token."""
 
+from __future__ import annotations
+
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from open_r1.tiny.problems import WORDS
+from .problems import WORDS
 
 ROLES = ["<system>", "<user>", "<assistant>"]
 SPECIAL = ["<pad>", "<eos>", "<unk>", *ROLES]

@@ -1,0 +1,1 @@
+"""Recipes: their schema, defaults and rules, and how they are loaded."""

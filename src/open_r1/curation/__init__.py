@@ -1,0 +1,1 @@
+"""From sampled completions to a dataset: scoring, rejection sampling, curriculum."""

@@ -1,0 +1,1 @@
+"""Datasets: where rows come from, their columns, deduplication and contamination."""

@@ -1,0 +1,1 @@
+"""Grading of held-out problems, metrics with intervals, and comparisons."""

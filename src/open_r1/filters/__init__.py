@@ -1,0 +1,1 @@
+"""Filters of samples and prompts, by name."""

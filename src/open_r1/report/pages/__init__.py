@@ -1,0 +1,1 @@
+"""The parts of a report page, one file for each kind of run."""

@@ -1,0 +1,1 @@
+"""The run directory: what every task does before and after its work."""

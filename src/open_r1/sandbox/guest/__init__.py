@@ -1,0 +1,1 @@
+"""What runs beside hostile programs. Standard library only."""

@@ -1,0 +1,56 @@
+"""How far a long job is, and how long it will take, in lines that a log file can hold as well."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+EVERY = 10.0  # seconds between two lines
+
+
+class Progress:
+    """Counts completions and tokens, from any thread, and says now and then where the job stands.
+
+    Args:
+        total: completions of this job.
+        say: where a line goes.
+        clock: seconds, for tests.
+    """
+
+    def __init__(self, total: int, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
+        self.total, self.completions, self.tokens = total, 0, 0
+        self.say, self.clock = say, clock
+        self.began = self.said = clock()
+        self._lock = threading.Lock()
+
+    @property
+    def seconds(self) -> float:
+        return self.clock() - self.began
+
+    def add(self, completions: int, tokens: int) -> None:
+        with self._lock:
+            self.completions += completions
+            self.tokens += tokens
+            now = self.clock()
+            if now - self.said < EVERY:
+                return
+            self.said = now
+        self.say(self.line())
+
+    def line(self) -> str:
+        """`512 of 8,000 completions (6%), 3,412 tokens/s, about 12 min left`"""
+        seconds = max(self.seconds, 1e-9)
+        left = seconds * (self.total - self.completions) / self.completions if self.completions else None
+        share = f"{self.completions / self.total:.0%}" if self.total else "all"
+        done = f"{self.completions:,} of {self.total:,} completions ({share})"
+        return f"{done}, {self.tokens / seconds:,.0f} tokens/s" + (
+            f", about {format_duration(left)} left" if left else ""
+        )
+
+
+def format_duration(seconds: float) -> str:
+    """A duration in its largest unit: `45 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
