@@ -104,7 +104,7 @@ def main() -> None:
         judging, figuring, told = ours(sets, Path(folder))
     count = told["samples"]
     shown = f"{count:,} completions ({len(rows):,} problems, {k} samples), {os.cpu_count()} cores"
-    print(f"{shown}, grader {registry.version("accuracy")}")
+    print(f"{shown}, grader {registry.version('accuracy')}")
     print(f"ours: judged in {judging:.1f} s ({count / judging:,.0f} a second), figures in {figuring:.1f} s")
     print({name: figure["value"] for name, figure in told["metrics"].items()}, told["shares"]["unknown"])
     seconds = alone(rows, arguments.alone)
