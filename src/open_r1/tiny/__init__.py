@@ -1,4 +1,4 @@
-"""The miniature world: sums over keyed digits that a half-million-parameter model learns on two CPU cores.
+"""The miniature world: sums over keyed digits, which a quarter of a million parameters learn on two CPU cores.
 
 A question names digits and asks for the last digit of their sum, in English or in Chinese. Adding one digit at a time
 is nearly always right; guessing, or adding several digits at once, is mostly wrong. The pretraining corpus teaches
