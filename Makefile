@@ -1,4 +1,4 @@
-# make install | train | submit | status | estimate | check | evaluate | compare | reference | test | test-long | test-gpu | lint | report | lineage. Each makes the virtual environment on first use, and only then.
+# make install | train | submit | status | estimate | check | evaluate | compare | reference | test | test-long | test-gpu | lint | report | lineage | documents. Each makes the virtual environment on first use, and only then.
 #   make train RECIPE=recipes/tiny/grpo/r1_zero.yaml ARGS="--seed 7"
 #   make evaluate MODEL=runs/tiny/grpo/r1_zero BENCH=tiny
 #   make compare A=runs/one B=runs/other        make compare RUN=runs/one REFERENCE=tiny_r1_zero
@@ -21,7 +21,7 @@ READY  := $(firstword $(wildcard $(VENV)/.ready-*) $(READY))
 endif
 DEV    := $(VENV)/.ready-dev
 
-.PHONY: install train submit status estimate check evaluate compare reference test test-long test-gpu lint format report lineage clean
+.PHONY: install train submit status estimate check evaluate compare reference test test-long test-gpu lint format report lineage documents clean
 
 install: $(READY)
 
@@ -78,6 +78,10 @@ lineage: $(READY)
 
 report: $(READY)
 	@$(BIN)/open-r1 report $(RUN)
+
+# Figures in the documents, from benchmarks/results.
+documents: $(READY)
+	@$(BIN)/python benchmarks/documents.py $(ARGS)
 
 clean:
 	rm -rf $(VENV)

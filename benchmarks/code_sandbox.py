@@ -21,6 +21,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import record
+
 from open_r1.sandbox import pool as sandbox_pool
 from open_r1.sandbox.cases import AssertTest, CallTest, Program, StdinTest
 from open_r1.sandbox.judging import judge_program
@@ -141,6 +143,7 @@ def main() -> None:
             sides[level] = sandboxed(Sandbox(level))
         except Broken as cause:
             print(f"{level}: {cause}")
+    stored: dict[str, dict[str, dict[str, float]]] = {}
     for kind in ("stdin", "call", "assert"):
         small, large = workload(kind, 4 if kind != "assert" else 40), workload(kind, 80)
         rates: dict[str, list[float]] = {name: [] for name in ("fresh process", *sides)}
@@ -153,7 +156,10 @@ def main() -> None:
         base = rates["fresh process"]
         for name, found in rates.items():
             ratio = statistics.median(ours / theirs for ours, theirs in zip(found, base, strict=True))
-            print(f"{kind:6} {name:13} {statistics.median(found):8.0f} tests/s {ratio:6.1f} times", flush=True)
+            rate_of_it = statistics.median(found)
+            stored.setdefault(kind, {})[name] = {"tests_per_second": rate_of_it, "ratio": ratio}
+            print(f"{kind:6} {name:13} {rate_of_it:8.0f} tests/s {ratio:6.1f} times", flush=True)
+    record.store("code_sandbox", workers=arguments.workers, **stored)
 
 
 if __name__ == "__main__":

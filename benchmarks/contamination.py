@@ -26,6 +26,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import record
+
 from open_r1.config.schema import ContaminationConfig, DatasetConfig
 from open_r1.data.contamination import Gate, load_prompts
 from open_r1.data.deduplicate import Deduplicator
@@ -82,7 +84,8 @@ def script_loop(evaluation: list[list[str]], n: int) -> Callable[[list[str]], in
     return hits
 
 
-def speed(train: dict[str, list[str]], against: list[DatasetConfig], n: int) -> None:
+def speed(train: dict[str, list[str]], against: list[DatasetConfig], n: int) -> dict[str, dict[str, float]]:
+    """Rows a second of each way, for each training set."""
     evaluation = [load_prompts(source, 0) for source in against]
     gate = Gate(ContaminationConfig(against, ngram=n), 0)
     ways: dict[str, Callable[[list[str]], int]] = {
@@ -91,6 +94,7 @@ def speed(train: dict[str, list[str]], against: list[DatasetConfig], n: int) -> 
         "regex": plain_loop(evaluation, n, strip=True),
         "script": script_loop(evaluation, n),
     }
+    found = {}
     for name, texts in train.items():
         times: dict[str, list[float]] = {way: [] for way in ways}
         hits = {}
@@ -100,18 +104,19 @@ def speed(train: dict[str, list[str]], against: list[DatasetConfig], n: int) -> 
                 hits[way] = count(texts)
                 times[way].append(time.process_time() - began)
         rates = {way: len(texts) / statistics.median(taken) for way, taken in times.items()}
+        ratios = {
+            f"{way}_ratio": statistics.median(b / a for a, b in zip(times["gate"], times[way], strict=True))
+            for way in ways
+        }
+        found[name] = {"rows": len(texts), "hits": hits["gate"], **rates, **ratios}
         told = ", ".join(
             f"{way} {rates[way]:,.0f} rows/s ({hits[way]} hits"
-            + (
-                ""
-                if way == "gate"
-                else f"; gate / {way} "
-                f"{statistics.median(b / a for a, b in zip(times['gate'], times[way], strict=True)):.1f}"
-            )
+            + ("" if way == "gate" else f"; gate / {way} {ratios[f'{way}_ratio']:.1f}")
             + ")"
             for way in ways
         )
         print(f"{name}, n = {n}: {told}", flush=True)
+    return found
 
 
 def findings(train: dict[str, list[str]], against: list[DatasetConfig], n: int, listed: int) -> None:
@@ -207,18 +212,22 @@ CHANGES: dict[str, Callable[[str, random.Random], str]] = {
 }
 
 
-def recall(against: list[DatasetConfig], nears: list[float]) -> None:
+def recall(against: list[DatasetConfig], nears: list[float]) -> dict[str, dict[str, float]]:
+    """The share of planted prompts that each gate finds, for each change."""
     texts = [text for source in against for text in load_prompts(source, 0)]
     gates = {"10-grams": Gate(ContaminationConfig(against), 0)} | {
         f"and near {near}": Gate(ContaminationConfig(against, near=near), 0) for near in nears
     }
     print(f"recall on {len(texts)} evaluation prompts, each planted once:")
+    found = {}
     for change, make in CHANGES.items():
         planted = [make(text, random.Random(i)) for i, text in enumerate(texts)]
         shares = {
             name: sum(hit is not None for hit in gate.hits(planted)) / len(texts) for name, gate in gates.items()
         }
+        found[change] = shares
         print(f"  {change:<24}" + ", ".join(f"{name} {share:.4f}" for name, share in shares.items()), flush=True)
+    return found
 
 
 def false_alarms(train: dict[str, list[str]], against: list[DatasetConfig], near: float, listed: int) -> None:
@@ -274,10 +283,11 @@ def main() -> None:
     for name, (path, column) in TRAIN.items():
         train[name] = list(load_source(DatasetConfig(str(arguments.data / path)), 0)[column])
     against = sources(arguments.data)
+    speeds = {}
     for n in (10, 8):
-        speed(train, against, n)
+        speeds[f"{n}-grams"] = speed(train, against, n)
         findings(train, against, n, arguments.hits)
-    recall(against, [0.7, 0.6, 0.5])
+    record.store("contamination", speed=speeds, recall=recall(against, [0.7, 0.6, 0.5]))
     for near in (0.7, 0.6, 0.5):
         false_alarms(train, against, near, arguments.hits)
 

@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import record
 
 from open_r1.evaluation import majority_vote, metrics
 from open_r1.evaluation.intervals import Interval, estimate_interval, resampled_means
@@ -54,8 +55,10 @@ class Tally:
     def __init__(self, low: float, high: float):
         self.low, self.high = low, high
         self.outside: list[str] = []
+        self.shares: dict[str, float] = {}  # all of them, in per cent
 
     def told(self, share: float, simulations: int, name: str) -> str:
+        self.shares[name] = 100 * share
         noise = 200 * math.sqrt(max(share * (1 - share), 1e-9) / simulations)
         out = not self.low - noise <= 100 * share <= self.high + noise
         if out:
@@ -97,7 +100,7 @@ def truth(random: np.random.Generator, answers: np.ndarray, kind: str, n: int, d
     return float(np.mean([voted(random.multinomial(n, answers)).mean() for _ in range(draws)]))
 
 
-def over_problems(simulations: int) -> None:
+def over_problems(simulations: int) -> Tally:
     tally, random = Tally(93, 97), np.random.default_rng(1)
     print(f"\n{'over problems':<28}{'metric':<8}{'k':>4}   " + "".join(f"{P:>14} " for P in PROBLEMS))
     for shape, parameters in SHAPES.items():
@@ -116,6 +119,7 @@ def over_problems(simulations: int) -> None:
                     cells.append(f"{told} {beside}")
                 print(f"{shape:<28}{kind}@{n:<6}{k:>2}   " + "".join(cells), flush=True)
     print(f"outside of 93 to 97: {'; '.join(tally.outside) or 'none'}")
+    return tally
 
 
 def values(random: np.random.Generator, shape: tuple[float, float], P: int, kind: str, n: int, k: int) -> list[float]:
@@ -131,7 +135,7 @@ def plain(values_P: list[float], true: float, seed: int) -> bool:
     return holds((low, high), true)
 
 
-def over_samples(simulations: int) -> None:
+def over_samples(simulations: int) -> Tally:
     tally, random = Tally(93, 97), np.random.default_rng(2)
     asked = {("pass", 1): (4, 16, 64), ("pass", 4): (16, 64), ("maj", 16): (16, 64)}
     print(f"\n{'same problems':<28}{'metric':<8}{'k':>4}   {30:>8}{100:>8}")
@@ -149,6 +153,7 @@ def over_samples(simulations: int) -> None:
                     cells.append(f"{tally.told(held / simulations, simulations, name):>8}")
                 print(f"{shape:<28}{kind}@{n:<6}{k:>2}   " + "".join(cells), flush=True)
     print(f"outside of 93 to 97: {'; '.join(tally.outside) or 'none'}")
+    return tally
 
 
 def pairs(
@@ -160,7 +165,7 @@ def pairs(
     return random.binomial(k, before), random.binomial(k, after)
 
 
-def false_alarms(simulations: int) -> None:
+def false_alarms(simulations: int) -> tuple[Tally, Tally]:
     alarms, coverage, random = Tally(0, 5), Tally(93, 97), np.random.default_rng(3)
     print(f"\n{'the same model twice':<28}{'problems':>9}{'k':>4}{'alarms':>9}{'coverage':>10}")
     for shape, parameters in SHAPES.items():
@@ -178,6 +183,7 @@ def false_alarms(simulations: int) -> None:
                 print(f"{shape:<28}{P:>9}{k:>4}  {told}   {covered}", flush=True)
     print(f"alarms over 5: {'; '.join(alarms.outside) or 'none'}")
     print(f"coverage outside of 93 to 97: {'; '.join(coverage.outside) or 'none'}")
+    return alarms, coverage
 
 
 def tells(simulations: int) -> None:
@@ -241,10 +247,15 @@ def main() -> None:
         began = time.perf_counter()
         call()
         print(f"{name}: {time.perf_counter() - began:.3f} s")
-    over_problems(simulations)
-    over_samples(simulations // 2)
-    false_alarms(simulations)
+    problems, samples = over_problems(simulations), over_samples(simulations // 2)
+    alarms, differences = false_alarms(simulations)
     tells(simulations)
+    found = {"problems": problems, "same_problems": samples, "alarms": alarms, "differences": differences}
+    stored = {
+        name: {"cells": len(tally.shares), "outside": len(tally.outside), "percent": tally.shares}
+        for name, tally in found.items()
+    }
+    record.store("coverage", simulations=simulations, **stored)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import record
+
 ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}  # GiB
 PROMPTS, SAMPLES, MAX_TOKENS, BATCH = 64, 4, 128, 64
 MODEL = {
@@ -155,7 +157,8 @@ def measure(folder: str, rounds: int, vllm: str | None) -> None:
     bare(local, 0)  # warms up
     pairs = [(bare(local, seed), tokens_per_second(local, seed)) for seed in range(1, rounds + 1)]
     base = statistics.median(rate for rate, _ in pairs)
-    show = functools.partial(line, base)
+    found: dict[str, dict[str, float]] = {}
+    show = functools.partial(line, found, base)
     show("bare generate", [rate for rate, _ in pairs])
     show("transformers", [rate for _, rate in pairs])
     for name, (words, dialect, concurrency, count) in servers(local.model, vllm).items():
@@ -170,6 +173,7 @@ def measure(folder: str, rounds: int, vllm: str | None) -> None:
         environment = os.environ | ENVIRONMENT | {"PYTHONPATH": source}
         done = subprocess.run(words, stdout=subprocess.PIPE, text=True, env=environment, check=True)
         show("vllm in process", json.loads(done.stdout.splitlines()[-1]))
+    record.store("engines", rounds=rounds, engines=found)
 
 
 def servers(model: str, vllm: str | None) -> dict[str, tuple[list[str], str, int, int]]:
@@ -187,8 +191,9 @@ def servers(model: str, vllm: str | None) -> dict[str, tuple[list[str], str, int
     return found
 
 
-def line(base: float, name: str, rates: list[float]) -> None:
+def line(found: dict[str, dict[str, float]], base: float, name: str, rates: list[float]) -> None:
     rate = statistics.median(rates)
+    found[name] = {"tokens_per_second": rate, "ratio": rate / base}
     print(f"{name:40} {rate:8.0f} tokens/s {rate / base:6.2f} times", flush=True)
 
 

@@ -23,6 +23,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import datasets
+import record
 from math_rewards import real_rows
 
 from open_r1 import evaluate
@@ -103,12 +104,16 @@ def main() -> None:
         judging, figuring, told = ours(sets, Path(folder))
     count = told["samples"]
     shown = f"{count:,} completions ({len(rows):,} problems, {k} samples), {os.cpu_count()} cores"
-    print(f"{shown}, grader {registry.version()}")
+    print(f"{shown}, grader {registry.version('accuracy')}")
     print(f"ours: judged in {judging:.1f} s ({count / judging:,.0f} a second), figures in {figuring:.1f} s")
     print({name: figure["value"] for name, figure in told["metrics"].items()}, told["shares"]["unknown"])
     seconds = alone(rows, arguments.alone)
     mean, median = statistics.mean(seconds), statistics.median(seconds)
     whole = mean * count
+    record.store(
+        "evaluation", completions=count, judging_seconds=judging, figures_seconds=figuring, alone_minutes=whole / 60,
+        ratio=whole / (judging + figuring),
+    )  # fmt: skip
     print(
         f"Math-Verify alone: {sum(seconds):.1f} s for {len(seconds):,} (median {1000 * median:.2f} ms, mean "
         f"{1000 * mean:.2f} ms), so {whole:.0f} s for {count:,}: {whole / (judging + figuring):.1f} times ours"

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import record
+
 from open_r1.rewards.format import tag_count, think_answer_format, think_format
 from open_r1.rewards.language import measure_language
 from open_r1.rewards.repetition import reasoning_steps, repetition
@@ -63,14 +65,18 @@ def main() -> None:
     measure_language(texts["en"], "en")
     took = time.perf_counter() - began
     assert "lingua" in sys.modules
+    found: dict[str, dict[str, float]] = {"lingua": {"seconds": took, "megabytes": memory() - before}}
     print(f"first use of lingua: {took:.2f} s, {memory() - before:.0f} MB")
     for language, text in texts.items():
         for target in SENTENCES:
             took = milliseconds(lambda text=text, target=target: measure_language(text, target))
+            found.setdefault("milliseconds", {})[f"language_share of {target}, {language}"] = took
             print(f"language_share of {target} in {len(text):,} characters of {language}: {took:.1f} ms")
         for scorer in (think_format, think_answer_format, tag_count, repetition, reasoning_steps):
             took = milliseconds(lambda text=text, scorer=scorer: scorer(text))
+            found["milliseconds"][f"{scorer.__name__}, {language}"] = took
             print(f"{scorer.__name__}, {language}: {took:.2f} ms")
+    record.store("language", **found)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@
 One run judges every row with both, one after the other in one thread, and prints the median and the mean time per
 completion by the clock and of CPU, their ratios, and every row where the verdicts differ. TRL's gold gets the dollar
 signs without which it cannot read many. Then: what more workers bring on the answers that need Math-Verify, and by how
-much one hanging completion delays a batch. `--data` holds outputs/*.json, math/* and oracle/math.jsonl.
+much one hanging completion delays a batch. `--data` holds outputs/*.json, math/* and oracle/math.jsonl. `--labelled`
+only counts the verdicts on the labelled pairs of oracle/math.jsonl that agree with the labels: ours, and those of
+Math-Verify alone, with and without the dollar signs.
 """
 
 from __future__ import annotations
@@ -14,12 +16,16 @@ import argparse
 import contextlib
 import itertools
 import json
+import logging
+import re
 import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
+
+import record
 
 from open_r1.rewards.math.exact import parse
 from open_r1.rewards.math.exact.compare import are_equal
@@ -89,7 +95,8 @@ def timed(judge: Callable[[str, str], float | None], rows: list[Row]) -> Times:
     return times
 
 
-def compare(name: str, rows: list[Row]) -> None:
+def compare(name: str, rows: list[Row]) -> dict[str, float]:
+    """Microseconds of a completion by the clock, and how many times ours TRL's are."""
     judges = {"TRL": trl, "ours": ours}
     for judge in judges.values():  # imports, compiled patterns, the pool's start
         judge("<think>x</think> \\boxed{\\sin(x)}", "\\cos(x)")
@@ -98,14 +105,17 @@ def compare(name: str, rows: list[Row]) -> None:
     pairs = [(extract_answer(completion), extract_gold(gold)) for completion, gold in rows]
     left = sum(bool(answer) and are_equal(answer, gold) is None for answer, gold in pairs)
     print(f"\n{name}: {len(rows)} rows, of which ours leaves {left} to Math-Verify or to a guard")
-    for clock in ("wall", "cpu"):
+    stored = {}
+    for clock in ("cpu", "wall"):
         them, us = getattr(theirs, clock), getattr(own, clock)
         for label, seconds in (("TRL", them), ("ours", us)):
             median, mean = statistics.median(seconds) * 1e6, statistics.mean(seconds) * 1e6
+            stored |= {f"{label}_median_us": median, f"{label}_mean_us": mean}
             print(
                 f"  {clock:4} {label:4}  median {median:9.1f} us   mean {mean:9.1f} us   slowest {max(seconds):.3f} s"
             )
         medians, means = statistics.median(them) / statistics.median(us), statistics.mean(them) / statistics.mean(us)
+        stored |= {"median_ratio": medians, "mean_ratio": means}
         print(f"  {clock:4} TRL / ours: {medians:.0f} at the median, {means:.0f} in the mean")
     differ = [i for i in range(len(rows)) if theirs.scores[i] != own.scores[i]]
     print(f"  verdicts differ on {len(differ)}")
@@ -113,6 +123,32 @@ def compare(name: str, rows: list[Row]) -> None:
         completion, gold = rows[i]
         scores = f"TRL {theirs.scores[i]}, ours {own.scores[i]}"
         print(f"    {scores}: gold {gold[-60:]!r}, ours reads {extract_answer(completion)[:60]!r}")
+    return {"rows": len(rows)} | stored
+
+
+def labelled(path: Path) -> dict[str, dict[str, int]]:
+    """For each judge: labelled pairs judged as their label says, and wrong answers that were accepted."""
+    from math_verify import parse, verify
+
+    def alone(answer: str, gold: str, quoted: bool) -> bool:
+        golden, given = (
+            f"${text}$" if quoted and not re.search(r"\$|boxed", text) else text for text in (gold, answer)
+        )
+        return verify(parse(golden), parse(given))
+
+    judges: dict[str, Callable[[str, str], float | bool | None]] = {
+        "ours": ours,
+        "math_verify": lambda answer, gold: alone(answer, gold, False),
+        "math_verify_quoted": lambda answer, gold: alone(answer, gold, True),
+    }
+    logging.disable(logging.ERROR)  # Math-Verify logs every text that it cannot read
+    rows, found = [json.loads(line) for line in path.read_text().splitlines()], {}
+    for name, judge in judges.items():
+        accepted = [judge(row["answer"], row["gold"]) for row in rows]
+        falsely = sum(correct == 1 and not row["equal"] for correct, row in zip(accepted, rows, strict=True))
+        agree = sum(correct == row["equal"] for correct, row in zip(accepted, rows, strict=True))
+        found[name] = {"agree": agree, "falsely_accepted": falsely}
+    return found | {"pairs": {"all": len(rows), "wrong": sum(not row["equal"] for row in rows)}}
 
 
 def scaling(rows: list[Row]) -> None:
@@ -155,7 +191,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--rows", type=int, default=0, help="of each set; 0 for all")
+    parser.add_argument("--labelled", action="store_true", help="only the verdicts on labelled pairs, no timing")
     args = parser.parse_args()
+    if args.labelled:
+        record.store("math_labelled", **labelled(args.data / "oracle" / "math.jsonl"))
+        return
     sets = {
         "real responses": real_rows(args.data),
         "gold answers": gold_rows(args.data),
@@ -164,8 +204,7 @@ def main() -> None:
     sets = {name: rows[: args.rows or None] for name, rows in sets.items()}
     sets["real responses and gold answers"] = sets["real responses"] + sets["gold answers"]
     sets["real responses, after the reasoning"] = [(extract_answer_part(c), g) for c, g in sets["real responses"]]
-    for name, rows in sets.items():
-        compare(name, rows)
+    record.store("math_rewards", sets={name: compare(name, rows) for name, rows in sets.items()})
     print("\nscaling")
     scaling(sets["oracle"])
     print("\na hanging completion in a batch")

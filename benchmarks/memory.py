@@ -207,7 +207,12 @@ def main() -> None:
                 continue
             tensors, whole = estimated(path, arguments.gpu_type if arguments.gpu else None)
         ratio = round(tensors / told["bytes"], 4)
-        rows.append({"case": name, **told, "estimated": tensors, "with_overhead": whole, "ratio": ratio})
+        in_gib = {
+            "measured_gib": told["bytes"] / GIB,
+            "estimated_gib": tensors / GIB,
+            "difference": tensors / told["bytes"] - 1,
+        }
+        rows.append({"case": name, **told, "estimated": tensors, "with_overhead": whole, "ratio": ratio, **in_gib})
         print(f"{name:<30}{told['bytes'] / GIB:>10.2f}{tensors / GIB:>11.2f}{ratio - 1:>+8.1%}", flush=True)
         output = Path(arguments.output) if arguments.output else None
         record.write("memory", {"machine": record.machine(), "cases": rows}, output)

@@ -22,6 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import record
 import yaml
 
 WARM_UP = 5  # steps not counted: caches, first allocation
@@ -129,13 +130,16 @@ def main() -> None:
         return child(*arguments.child)
     with tempfile.TemporaryDirectory() as folder:
         recipes = prepare(Path(folder), arguments.steps)
+        found = {}
         for task in TASKS:
             pairs = [
                 [measure(side, task, recipes[side, task]) for side in ("ours", "trl")] for _ in range(arguments.pairs)
             ]
             ours, trl = (statistics.median(side) * 1e3 for side in zip(*pairs, strict=True))
             ratio = statistics.median(a / b for a, b in pairs)
+            found[task] = {"ours_ms": ours, "trl_ms": trl, "ratio": ratio}
             print(f"{task}: ours {ours:.1f} ms, TRL {trl:.1f} ms a step; ours / TRL {ratio:.3f}", flush=True)
+    record.store("overhead", pairs=arguments.pairs, **found)
 
 
 if __name__ == "__main__":

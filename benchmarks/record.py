@@ -60,6 +60,11 @@ def write(name: str, content: dict[str, Any], output: Path | None = None) -> Pat
     return path
 
 
+def store(name: str, **values: Any) -> None:
+    """Write values beside the machine that they were measured on, and print where."""
+    print(write(name, {"machine": machine()} | values))
+
+
 def told(values: Iterable[float]) -> dict[str, Any]:
     """The median and what it is of."""
     values = list(values)

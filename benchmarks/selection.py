@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import random
 import subprocess
@@ -26,6 +27,7 @@ from pathlib import Path
 
 import datasets
 import psutil
+import record
 import yaml
 
 from open_r1 import selection
@@ -125,11 +127,13 @@ def measure(path: Path, rows: int) -> None:
     assert held < 64 << 20, f"{held} bytes of Arrow's are still held after judging"
     with Watch() as selecting:
         summary = selection.select(this, scoring.build_features(stored, recipe))
-    parts = [
-        f"{name} {part.seconds:.1f} s, {rows / part.seconds:,.0f} rows/s, {(part.most - base) / 2**20:.0f} MB"
-        for name, part in (("judged:", judging), ("selected:", selecting))
-    ]
-    print(f"{rows:>9,} rows  {'   '.join(parts)}   {summary['rows']:,} left", file=sys.stderr)
+    parts = {
+        name: {"rows_per_second": rows / part.seconds, "megabytes": (part.most - base) / 2**20}
+        for name, part in (("judged", judging), ("selected", selecting))
+    }
+    shown = [f"{k}: {v['rows_per_second']:,.0f} rows/s, {v['megabytes']:.0f} MB" for k, v in parts.items()]
+    print(f"{rows:>9,} rows  {'   '.join(shown)}   {summary['rows']:,} left", file=sys.stderr)
+    (path.parent / "measured.json").write_text(json.dumps(parts))
 
 
 def main() -> None:
@@ -146,6 +150,7 @@ def main() -> None:
         dict.fromkeys(("prompt", "solution", "completion", "finish_reason"), text)
         | {"tokens": number, "sample": number}
     )
+    found = {}
     for rows in given.rows:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "recipes" / "benchmark" / "select" / "million.yaml"
@@ -157,6 +162,8 @@ def main() -> None:
             environment = os.environ | {"HF_DATASETS_CACHE": f"{folder}/cache", "OMP_NUM_THREADS": "1"}
             command = [sys.executable, __file__, str(rows), "--recipe", str(path)]
             subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
+            found[f"{rows} rows"] = json.loads((path.parent / "measured.json").read_text())
+    record.store("selection", **found)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 
 import numpy as np
+import record
 
 from open_r1.evaluation.over_seeds import compare_spreads
 
@@ -63,12 +64,23 @@ def told(curves: Callable, seeds: int, times: float, simulations: int, random: n
 
 def main() -> None:
     simulations = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
-    random = np.random.default_rng(0)
+    random, found = np.random.default_rng(0), {}
     for seeds in (3, 5):
         print(f"\n{seeds} seeds, {STEPS} steps{'':14}" + "".join(f"{times:>5} x" for times in TIMES))
         for name, curves in CURVES.items():
             shares = [told(curves, seeds, times, simulations, random) for times in TIMES]
+            found.setdefault(f"{seeds} seeds", {})[name] = {
+                f"{t} times": s for t, s in zip(TIMES, shares, strict=True)
+            }
             print(f"  {name:28}" + "".join(f"{share:7.1f}" for share in shares))
+    ranges = {
+        seeds: {
+            times: [f(of[times] for of in shares.values()) for f in (min, max)]
+            for times in next(iter(shares.values()))
+        }
+        for seeds, shares in found.items()
+    }
+    record.store("spread", simulations=simulations, told_apart_percent=found, least_and_most=ranges)
 
 
 if __name__ == "__main__":

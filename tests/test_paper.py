@@ -1,6 +1,7 @@
 """TRL under our default settings computes the formulas of the papers; an upgrade that changes them is caught here.
 
-R1 (arXiv 2501.12948) eq. 1-3 and DeepSeekMath (2402.03300) eq. 3-4:
+DeepSeekMath (arXiv 2402.03300) eq. 3-4, by token. R1 (2501.12948) eq. 1-3 has the same advantages, with rho and the KL
+of a whole completion and without 1/|o_i|.
 J = 1/G sum_i 1/|o_i| sum_t [ min(rho A, clip(rho, 1-eps, 1+eps) A) - beta (pi_ref/pi - log(pi_ref/pi) - 1) ],
 A_i = (r_i - mean r) / std r over a group.
 """

@@ -19,6 +19,7 @@ from open_r1.config.loading import _typed, count_planned_processes, load_recipe
 from open_r1.config.overrides import format_overrides, parse_overrides
 from open_r1.config.schema import DataConfig
 from open_r1.engines.registry import ENGINES
+from open_r1.errors import RecipeError
 from open_r1.estimate import estimate, workload
 from open_r1.evaluation.reference.files import list_references
 from open_r1.filters.registry import FILTERS, FilterConfig, check_filters, find_filter
@@ -29,6 +30,7 @@ from open_r1.rewards.registry import REWARDS, RewardConfig, check_rewards
 from open_r1.slurm import commands, request, submit
 
 README = (ROOT / "README.md").read_text()
+OF_BENCHMARKS = (ROOT / "benchmarks/README.md").read_text()
 OF_REWARDS = (ROOT / "src/open_r1/rewards/README.md").read_text()
 OF_DATA = (ROOT / "recipes/DATA.md").read_text()
 OF_EVALUATION = (ROOT / "recipes/EVALUATION.md").read_text()
@@ -39,7 +41,7 @@ COMMANDS = [
     line.split(" #")[0].strip()
     for block in re.findall(
         r"```sh\n(.*?)```",
-        "".join([README, OF_REWARDS, OF_DATA, OF_EVALUATION, OF_PIPELINES, OF_RECIPES, OF_SLURM]),
+        "".join([README, OF_BENCHMARKS, OF_REWARDS, OF_DATA, OF_EVALUATION, OF_PIPELINES, OF_RECIPES, OF_SLURM]),
         re.DOTALL,
     )
     for line in block.splitlines()
@@ -78,6 +80,9 @@ def test_command(line, monkeypatch, tmp_path):
     if words[0] == "sbatch":
         check_sbatch(words)
         return
+    if words[0] == ".venv/bin/python":
+        check_script(words)
+        return
     if words[1] == "status":
         made_by = words[2].removeprefix("RUN=").replace("runs/", "recipes/") + ".yaml"
         assert (ROOT / made_by).is_file()
@@ -109,7 +114,10 @@ def test_command(line, monkeypatch, tmp_path):
         flags = {"dry_run", *submit.FLAGS}
         given = parse_overrides(request.split_options(overrides)[1])
         changes = {key: value for key, value in given.items() if key not in flags}
-        graph.read_pipeline(Path(recipe), changes)
+        read = graph.read_pipeline(Path(recipe), changes)
+        if words[1] == "submit" and not read.toy and not parse_overrides(overrides).get("one_job"):
+            for stage in read.stages:
+                request.build_request(stage.recipe, stage.overrides, {}, NODES_OF_EIGHT)
         return
     if words[1] in ("submit", "check"):
         changes = {key: value for key, value in parse_overrides(overrides).items() if key not in submit.FLAGS}
@@ -120,6 +128,15 @@ def test_command(line, monkeypatch, tmp_path):
             )  # nodes and GPUs that the job itself would refuse
         return
     load_recipe(recipe, overrides)
+
+
+def check_script(words):
+    """A script of benchmarks/ and its options, or the tests that pytest is to run."""
+    if words[1] == "-m":
+        assert words[2] == "pytest" and (ROOT / words[-1]).exists()
+        return
+    source = (ROOT / words[1]).read_text()
+    assert all(f'"{word}"' in source for word in words[2:] if word.startswith("--"))
 
 
 def check_sbatch(words):
@@ -135,6 +152,12 @@ def check_sbatch(words):
     options |= dict(word.removeprefix("--").split("=", 1) for word in words[1:at])
     where = nodes.Allocation(Path(), int(options["nodes"]), 0, int(options["gpus-per-node"]))
     nodes.plan_layout(where, processes, 0 if loaded.run.toy else loaded.run.gpus, loaded.run.vllm_server_gpus)
+
+
+def test_a_job_of_too_few_nodes_is_refused(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(RecipeError, match="ask for them by sbatch --nodes=4"):
+        check_sbatch(shlex.split("sbatch --nodes=2 slurm/train.slurm recipes/Qwen2.5-32B/grpo/r1_zero.yaml"))
 
 
 def check_measuring(words, tmp_path):
@@ -166,6 +189,7 @@ def test_linked_files_exist():
         (ROOT, README),
         *((ROOT / "recipes", text) for text in (OF_EVALUATION, OF_DATA, OF_PIPELINES, OF_RECIPES)),
         (ROOT / "slurm", OF_SLURM),
+        (ROOT / "benchmarks", OF_BENCHMARKS),
     ):
         for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
             path, _, section = target.partition("#")

@@ -20,16 +20,16 @@ from __future__ import annotations
 from accelerate.utils import gather_object
 from trl import GRPOTrainer, get_peft_config, get_quantization_config
 
-from .config.recipe import Recipe
-from .data.contamination import apply_gate
-from .data.presenting import load_datasets, load_eval_datasets
-from .models import build_model_kwargs, load_tokenizer, opens_think, prepare_weights
-from .rewards.scoring import build_rewards
-from .run.lifecycle import finish_training, run_from_command_line, start_run
-from .run.run import Run
-from .training.callbacks import CompletionTable, run_trainer
-from .training.live_evaluation import LiveEvaluation, load_problems
-from .training.preflight import check_before_training
+from open_r1.config.recipe import Recipe
+from open_r1.data.contamination import apply_gate
+from open_r1.data.presenting import load_datasets, load_eval_datasets
+from open_r1.models import build_model_kwargs, load_tokenizer, opens_think, prepare_weights
+from open_r1.rewards.scoring import build_rewards
+from open_r1.run.lifecycle import finish_training, run_from_command_line, start_run
+from open_r1.run.run import Run
+from open_r1.training.callbacks import CompletionTable, run_trainer
+from open_r1.training.live_evaluation import LiveEvaluation, load_problems
+from open_r1.training.preflight import check_before_training
 
 
 def main(recipe: Recipe) -> Run:

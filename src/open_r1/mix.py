@@ -15,19 +15,19 @@ from typing import Any
 import datasets
 import numpy as np
 
-from .config.recipe import Recipe
-from .config.schema import DatasetConfig
-from .curation import rejection_sampling, scoring
-from .data import card, columns, shards
-from .data.columns import MESSAGES, TEXT
-from .data.contamination import apply_gate
-from .data.deduplicate import drop_duplicates
-from .data.rows import StoredRows, load_rows
-from .errors import RecipeError
-from .prompts import Messages
-from .run.job_array import check_same_rows
-from .run.lifecycle import finish_dataset, run_from_command_line, start_run
-from .run.run import Run
+from open_r1.config.recipe import Recipe
+from open_r1.config.schema import DatasetConfig
+from open_r1.curation import rejection_sampling, scoring
+from open_r1.data import card, columns, shards
+from open_r1.data.columns import MESSAGES, TEXT
+from open_r1.data.contamination import apply_gate
+from open_r1.data.deduplicate import drop_duplicates
+from open_r1.data.rows import StoredRows, load_rows
+from open_r1.errors import RecipeError
+from open_r1.prompts import Messages
+from open_r1.run.job_array import check_same_rows
+from open_r1.run.lifecycle import finish_dataset, run_from_command_line, start_run
+from open_r1.run.run import Run
 
 BATCH = 1000  # rows in memory at once
 # Columns kept beside the messages or the pair: the row's origin, verdict and scores.

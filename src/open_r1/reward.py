@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from trl import RewardTrainer, get_peft_config, get_quantization_config
 
-from .config.recipe import Recipe
-from .data.contamination import apply_gate
-from .data.presenting import load_datasets, load_eval_datasets
-from .models import build_model_kwargs, keep_head_precision, load_tokenizer, prepare_weights
-from .run.lifecycle import finish_training, run_from_command_line, start_run
-from .run.run import Run
-from .training.callbacks import run_trainer
+from open_r1.config.recipe import Recipe
+from open_r1.data.contamination import apply_gate
+from open_r1.data.presenting import load_datasets, load_eval_datasets
+from open_r1.models import build_model_kwargs, keep_head_precision, load_tokenizer, prepare_weights
+from open_r1.run.lifecycle import finish_training, run_from_command_line, start_run
+from open_r1.run.run import Run
+from open_r1.training.callbacks import run_trainer
 
 
 def main(recipe: Recipe) -> Run:

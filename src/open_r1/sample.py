@@ -10,21 +10,21 @@ from typing import Any
 import datasets
 import numpy as np
 
-from .config.recipe import Recipe
-from .data import shards
-from .data.contamination import apply_gate
-from .data.deduplicate import drop_duplicates
-from .data.rows import StoredRows, load_rows
-from .data.shards import Shards
-from .engines import registry
-from .engines.sampling import COLUMNS, Asked, complete_prompts, fill_files, measure_speed
-from .errors import RecipeError
-from .models import ensure_model
-from .prompts import read_last_text
-from .run.job_array import check_same_rows, claim_finish, list_own_files
-from .run.lifecycle import finish_dataset, run_from_command_line, start_run
-from .run.run import Run
-from .system.progress import Progress
+from open_r1.config.recipe import Recipe
+from open_r1.data import shards
+from open_r1.data.contamination import apply_gate
+from open_r1.data.deduplicate import drop_duplicates
+from open_r1.data.rows import StoredRows, load_rows
+from open_r1.data.shards import Shards
+from open_r1.engines import registry
+from open_r1.engines.sampling import COLUMNS, Asked, complete_prompts, fill_files, measure_speed
+from open_r1.errors import RecipeError
+from open_r1.models import ensure_model
+from open_r1.prompts import read_last_text
+from open_r1.run.job_array import check_same_rows, claim_finish, list_own_files
+from open_r1.run.lifecycle import finish_dataset, run_from_command_line, start_run
+from open_r1.run.run import Run
+from open_r1.system.progress import Progress
 
 BINS = 32  # at most, in the histogram of lengths
 SHOWN = 5  # completions in the report

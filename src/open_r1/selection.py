@@ -16,30 +16,30 @@ from typing import Any
 
 import datasets
 
-from .config.recipe import Recipe
-from .config.schema import SelectConfig
-from .curation import rejection_sampling, scoring
-from .curation.by_prompt import group_by_prompt
-from .curation.curriculum import Curriculum
-from .curation.funnel import Funnel, Row
-from .curation.rejection_sampling import Selection
-from .data import shards
-from .data.columns import MESSAGES
-from .data.contamination import apply_gate
-from .data.deduplicate import Deduplicator, build_deduplicator, read_compared_text
-from .data.rows import load_rows
-from .data.shards import Shards
-from .errors import RecipeError
-from .filters.registry import build_filters, check_filters
-from .report.run_report import write_report
-from .rewards.registry import Findings, check_ready
-from .run.job_array import check_same_rows, claim_finish, list_own_files
-from .run.lifecycle import finish_dataset, run_from_command_line, start_run
-from .run.run import Run
-from .system import worker_pool
-from .system.files import write_json, write_text
-from .system.processes import count_cores
-from .system.progress import EVERY, format_duration
+from open_r1.config.recipe import Recipe
+from open_r1.config.schema import SelectConfig
+from open_r1.curation import rejection_sampling, scoring
+from open_r1.curation.by_prompt import group_by_prompt
+from open_r1.curation.curriculum import Curriculum
+from open_r1.curation.funnel import Funnel, Row
+from open_r1.curation.rejection_sampling import Selection
+from open_r1.data import shards
+from open_r1.data.columns import MESSAGES
+from open_r1.data.contamination import apply_gate
+from open_r1.data.deduplicate import Deduplicator, build_deduplicator, read_compared_text
+from open_r1.data.rows import load_rows
+from open_r1.data.shards import Shards
+from open_r1.errors import RecipeError
+from open_r1.filters.registry import build_filters, check_filters
+from open_r1.report.run_report import write_report
+from open_r1.rewards.registry import Findings, check_ready
+from open_r1.run.job_array import check_same_rows, claim_finish, list_own_files
+from open_r1.run.lifecycle import finish_dataset, run_from_command_line, start_run
+from open_r1.run.run import Run
+from open_r1.system import worker_pool
+from open_r1.system.files import write_json, write_text
+from open_r1.system.processes import count_cores
+from open_r1.system.progress import EVERY, format_duration
 
 WRITE_ROWS = 500
 # Samples sent to a worker at once: enough to outweigh the transfer, few enough to hold.

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from trl import SFTTrainer, get_peft_config, get_quantization_config
 
-from .config.recipe import Recipe
-from .data.columns import list_columns
-from .data.contamination import apply_gate
-from .data.presenting import load_datasets, load_eval_datasets
-from .models import build_model_kwargs, check_turns_end, load_tokenizer, prepare_weights
-from .run.lifecycle import finish_training, run_from_command_line, start_run
-from .run.run import Run
-from .training.callbacks import run_trainer
+from open_r1.config.recipe import Recipe
+from open_r1.data.columns import list_columns
+from open_r1.data.contamination import apply_gate
+from open_r1.data.presenting import load_datasets, load_eval_datasets
+from open_r1.models import build_model_kwargs, check_turns_end, load_tokenizer, prepare_weights
+from open_r1.run.lifecycle import finish_training, run_from_command_line, start_run
+from open_r1.run.run import Run
+from open_r1.training.callbacks import run_trainer
 
 
 def main(recipe: Recipe) -> Run:

@@ -11,7 +11,8 @@ import yaml
 
 from open_r1.errors import RecipeError
 from open_r1.pipeline import fingerprint, graph, plan, text
-from open_r1.pipeline.execute import Execution, link_runs
+from open_r1.pipeline.directory import link_runs
+from open_r1.pipeline.execute import Execution
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_all_there(planned):
     finish_all(planned)
     jobs = planned()
     assert {job.state for job in jobs} == {"cached"} and {job.seconds for job in jobs} == {5.0}
-    assert text.counted(jobs) == "13 runs: 13 cached"
+    assert text.count_states(jobs) == "13 runs: 13 cached"
 
 
 def test_one_override_runs_what_depends_on_it(planned):
@@ -185,12 +186,12 @@ def test_again_what_is_there_but_not_what_this_has_made_again(planned):
 
 def test_changed_code_is_named(planned, monkeypatch):
     finish_all(planned)
-    really = fingerprint.code
+    really = fingerprint.digest_code
 
     def changed(task, given):
         return really(task, given) | ({"open_r1.filters.rules": "another"} if task == "select" else {})
 
-    monkeypatch.setattr(fingerprint, "code", changed)
+    monkeypatch.setattr(fingerprint, "digest_code", changed)
     again = {job.stage.name: job.why for job in planned() if job.state == "waiting"}
     assert again["chosen"] == again["talk"] == "code changed: open_r1.filters.rules"
     assert set(again) == {"chosen", "talk", "second", "measured.second"}

@@ -64,7 +64,7 @@ class DatasetConfig:
 
 @dataclass
 class ContaminationConfig:
-    """The gate that keeps evaluation problems out of the training prompts.
+    """The comparison of the training prompts with the evaluation sets in `against`; other sets are not looked at.
 
     Args:
         against: evaluation sets: names of benchmarks, or sources with a `prompt` column.

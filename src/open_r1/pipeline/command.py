@@ -1,4 +1,4 @@
-"""Pipelines: many recipes as one graph, each run once for what it depends on, resumable anywhere."""
+"""`open-r1 train PIPELINE`: plan, run, and report a pipeline."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from ..system import source_digest
 from ..system.files import read_json, write_text
 from ..system.locks import lock_directory
 from . import fingerprint, graph, plan
-from .execute import Execution, check_recipes, link_runs
+from .directory import link_runs
+from .execute import Execution, check_recipes
 from .plan import DONE, Job, read_state
 from .text import format_outcome, format_plan, format_start
 
-WRITTEN = "pipeline.yaml"  # of a pipeline's directory: its file, with the overrides
-SHOWN = ".shown"  # what the table and the page were made of
+WRITTEN = "pipeline.yaml"  # in a pipeline's directory: its file, with the overrides as comments
+SHOWN = ".shown"  # in a pipeline's directory: digest of what the table and the page were made from
 
 
 def run_pipeline(path: str, words: list[str]) -> int:
     """Run a pipeline, or show what it would do.
 
     Args:
-        path: its file.
-        words: of the command line: `--from`, `--only`, `--dry-run`, `--overwrite`, and what `graph.read` takes.
+        path: of the pipeline's file.
+        words: command-line words: `--from`, `--only`, `--dry-run`, `--overwrite`, and the overrides that
+            `graph.read_pipeline` takes.
 
     Returns:
-        The exit code: 0 if all is done, 1 if something failed, 128 and the signal's number if it was stopped.
+        The exit code: 0 if every stage is done, 1 if one failed, 128 plus the signal's number after a signal.
 
     Raises:
-        RecipeError: the file or the words are wrong, or another process runs this pipeline.
+        RecipeError: the file or a word is wrong, or another process runs this pipeline.
     """
     changes = parse_overrides(words)
     flags = {flag: changes.pop(flag, None) for flag in graph.FLAGS}
@@ -58,15 +60,18 @@ def run_pipeline(path: str, words: list[str]) -> int:
 
 
 def plan_pipeline(path: str, changes: dict[str, Any], flags: dict[str, Any]) -> tuple[graph.Pipeline, list[Job], bool]:
-    """A pipeline, whose directory is then held unless this is a dry run, its jobs, and whether some run again.
+    """Read a pipeline and plan its jobs; unless this is a dry run, lock its directory.
 
     Args:
-        path: of its file.
-        changes: as `graph.read` takes them.
+        path: of the pipeline's file.
+        changes: overrides for `graph.read_pipeline`.
         flags: a value or None for each of `graph.FLAGS`.
 
+    Returns:
+        The pipeline, its jobs, and whether finished stages run again.
+
     Raises:
-        RecipeError: as of `main`.
+        RecipeError: as for `run_pipeline`.
     """
     pipeline = graph.read_pipeline(Path(path), changes)
     chosen = plan.choose_stages(pipeline, *(_names(flag, flags[flag]) for flag in ("from", "only")))
@@ -75,21 +80,21 @@ def plan_pipeline(path: str, changes: dict[str, Any], flags: dict[str, Any]) -> 
             raise RecipeError(f"--{flag} takes no value; --only or --from choose stages, as in --only {flags[flag]}")
     overwrite = bool(flags["overwrite"])
     if not flags["dry_run"]:
-        hold(pipeline)
+        lock_pipeline(pipeline)
     jobs = plan.plan_jobs(pipeline, chosen, overwrite)
     check_recipes(pipeline, jobs)
     return pipeline, jobs, overwrite
 
 
 def find_overwrite_start(pipeline: graph.Pipeline) -> float:
-    """When the first of those starts began that are to run stages again (Unix time), this one if none before it."""
-    known = read_state(pipeline.dir)
-    earlier = known.get("overwriting") if known.get("state") != "finished" else None
+    """Unix time of the first start with `--overwrite` that did not finish; now if there is none."""
+    state = read_state(pipeline.dir)
+    earlier = state.get("overwriting") if state.get("state") != "finished" else None
     return earlier or time.time()
 
 
 def save_plan(pipeline: graph.Pipeline, changes: dict[str, Any], jobs: list[Job]) -> None:
-    """Write to a pipeline's directory what it is, and where its stages are."""
+    """Write the pipeline's file and the links to its stages into its directory."""
     overrides = [f"# --{key} {value}\n" for key, value in changes.items()]
     text = "\n".join([pipeline.path.read_text(encoding="utf-8").rstrip(), *overrides]) + "\n"
     write_text(pipeline.dir / WRITTEN, text)
@@ -97,11 +102,11 @@ def save_plan(pipeline: graph.Pipeline, changes: dict[str, Any], jobs: list[Job]
 
 
 def write_report(directory: Path) -> Path:
-    """Compute the table of claims, and draw the page of a pipeline, from what its directory holds."""
+    """Compute a pipeline's table of claims and draw its page, from its directory."""
     from ..report.pages import pipeline as pages_pipeline
     from . import claims
 
-    before = _shown(directory)
+    before = _digest_sources(directory)
     claims.write_claims(directory)
     target = pages_pipeline.write_pipeline_page(directory)
     write_text(directory / SHOWN, before)
@@ -109,14 +114,14 @@ def write_report(directory: Path) -> Path:
 
 
 def _is_shown(directory: Path) -> bool:
-    """True if table and page are those of what the directory holds."""
+    """True if the table and the page are up to date."""
     path = directory / SHOWN
     there = all((directory / name).is_file() for name in ("report.html", "table.json"))
-    return there and path.is_file() and path.read_text(encoding="utf-8") == _shown(directory)
+    return there and path.is_file() and path.read_text(encoding="utf-8") == _digest_sources(directory)
 
 
-def _shown(directory: Path) -> str:
-    """Digest of what table and page are made of: the file, which stages are done and where, and how it is drawn."""
+def _digest_sources(directory: Path) -> str:
+    """Digest of what the table and the page are made from: the file, the stages' states, and the code that draws."""
     stages = [
         (stage["name"], stage["seed"], stage["dir"], stage["state"] if stage["state"] not in DONE else "done")
         for stage in read_state(directory)["stages"]
@@ -126,11 +131,11 @@ def _shown(directory: Path) -> str:
     return hashlib.sha256(json.dumps([text, stages, drawn]).encode()).hexdigest()
 
 
-def hold(pipeline: graph.Pipeline) -> None:
-    """Make the pipeline's directory this process's own.
+def lock_pipeline(pipeline: graph.Pipeline) -> None:
+    """Lock the pipeline's directory for this process; make it if it is missing.
 
     Raises:
-        RecipeError: it cannot be written, holds other things, or another process runs this pipeline.
+        RecipeError: the directory cannot be written or holds other files, or another process runs this pipeline.
     """
     try:
         pipeline.dir.mkdir(parents=True, exist_ok=True)
@@ -147,7 +152,7 @@ def _say(line: str) -> None:
 
 
 def _names(flag: str, value: Any) -> list[str] | None:
-    """Stages of `--only a b` or `--only a,b`."""
+    """Stage names in `--only a b` or `--only a,b`."""
     if value is None:
         return None
     if value is True:

@@ -1,4 +1,4 @@
-"""`open-r1 estimate PIPELINE`: its stages, each with the model that reaches it."""
+"""`open-r1 estimate PIPELINE`: an estimate of each stage, with the model that its upstream stage makes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from . import graph
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """A stage and what it takes; None if it runs no model."""
+    """A stage and its estimate; None for a stage that runs no model."""
 
     name: str
     step: str | None
@@ -26,15 +26,15 @@ class StageEstimate:
 
 
 def estimate_stages(path: Path, changes: dict[str, Any], asked: Options) -> list[StageEstimate]:
-    """The estimates of a pipeline's stages, in order.
+    """Estimate the stages of a pipeline, in order.
 
     Args:
-        path: of the pipeline.
-        changes: overrides of its stages; `gpu_type` is of all.
-        asked: options.
+        path: of the pipeline's file.
+        changes: overrides of its stages; `gpu_type` applies to all.
+        asked: options of the estimate.
 
     Raises:
-        RecipeError: as of the stages' recipes.
+        RecipeError: a stage's recipe cannot be loaded or estimated.
     """
     kind = {key: changes.pop(key) for key in ("gpu_type",) if key in changes}
     read = graph.read_pipeline(path, changes)
@@ -44,7 +44,7 @@ def estimate_stages(path: Path, changes: dict[str, Any], asked: Options) -> list
         own = dict(stage.overrides) | (kind if stage.task not in ("select", "mix") else {})
         source = next(iter(stage.inputs["model"]), None)
         if source is not None:
-            # Its model is not there yet; what it will be like is known from the stage that makes it.
+            # The model is not there yet; the stage that makes it has its configuration.
             own |= {"base_recipe": None, "model_name_or_path": f"runs/{source}/model"}
         recipe = workload.load_planned_recipe(stage.recipe, own)
         taken = None
@@ -57,7 +57,7 @@ def estimate_stages(path: Path, changes: dict[str, Any], asked: Options) -> list
 
 
 def format_estimates(stages: list[StageEstimate]) -> str:
-    """A line for each stage that runs a model, and the sum."""
+    """A line for each stage that runs a model, and the sum of GPU-hours."""
     lines = [f"{'stage':<36}{'hardware':<28}{'GiB':>7}  {'fits':<6}{'time':>12}{'GPU-hours':>12}"]
     total, unknown, price = 0.0, [], None
     for stage in stages:
@@ -77,6 +77,4 @@ def format_estimates(stages: list[StageEstimate]) -> str:
     if total:
         cost = "" if price is None else f", {price * total:,.0f} at {price:g} an hour"
         lines.append(f"together {total:,.0f} GPU-hours{cost}" + (f", without {', '.join(unknown)}" if unknown else ""))
-    return "\n".join(
-        [*lines, "figures of time are assumed, none is measured; `open-r1 estimate` of a recipe says what"]
-    )
+    return "\n".join([*lines, "times follow from assumed rates; `open-r1 estimate RECIPE` lists them"])

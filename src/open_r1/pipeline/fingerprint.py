@@ -1,7 +1,8 @@
-"""What a stage's result depends on, as an address: its recipe, the code that matters, and its local files.
+"""The fingerprint of a stage: a digest of everything that its result depends on.
 
-The recipe names the addresses of the stages that it takes something from, so that an address stands for all that
-came before it as well. A comment, a docstring or a plot changes no address.
+That is the recipe, the code that computes, local files and versions of libraries. The recipe names the directories of
+the upstream stages, and these are named by their fingerprints; so a fingerprint covers all that came before. A
+comment, a docstring or a plot changes no fingerprint.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from ..rewards import registry
 from ..system.source_digest import PACKAGE, digest_modules, find_version
 
 ACCELERATE = Path("recipes/accelerate_configs")
-DIGEST = "OPEN_R1_ADDRESS"  # environment variable: of the address that a job is to fill
-STAGES = Path("runs/stages")  # each at its address; pipelines share them
-# Modules that draw and print; tests/pipeline/test_fingerprint.py checks that no result takes a value from them.
+DIGEST = "OPEN_R1_ADDRESS"  # environment variable of a Slurm job: the fingerprint that its plan was made with
+STAGES = Path("runs/stages")  # run directories, named by fingerprint and shared by all pipelines
+# Wings that draw and print; tests/pipeline/test_fingerprint.py checks that no result takes a value from them.
 PRESENTATION = r"open_r1\.(report|estimate)(\..*)?"
 LIBRARIES = {
     **dict.fromkeys(TRAINERS, ("torch", "transformers", "trl", "accelerate", "peft", "datasets")),
@@ -36,23 +37,23 @@ LIBRARIES = {
 }
 BENCHMARK_PRESENTATION = ("title", "source")
 PATH_KEYS = ("path", "model", "model_name_or_path", "tokenizer_name_or_path", "file")
-SOURCES = ("datasets", "eval_datasets", "against")  # of these a bare text is a path
-WHOLE = 64 << 20  # bytes; of larger files the time is taken, the size, and the ends are read
+SOURCES = ("datasets", "eval_datasets", "against")  # in these lists a bare string is a path
+WHOLE = 64 << 20  # bytes; a larger file is known by its time, its size and both ends
 END = 8 << 20
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # package.module:function
 
 
 def fingerprint_stage(task: str, given: dict[str, Any]) -> dict[str, Any]:
-    """All that the result of a recipe depends on.
+    """Fingerprint a recipe.
 
     Args:
         task: of the recipe.
-        given: its keys.
+        given: its resolved keys.
 
     Returns:
-        `recipe` (its keys, without those that change nothing of what is computed), `code` (module -> digest), `files`
-        (path -> digest), `libraries` (name -> version), and the `digest` of all of these.
+        `recipe` (the keys that change a result), `code` (module -> digest), `files` (path -> digest), `libraries`
+        (name -> version), and `digest`: 12 hex digits of all of these.
     """
     kept = select_result_keys(given)
     if task == "evaluate":
@@ -62,16 +63,16 @@ def fingerprint_stage(task: str, given: dict[str, Any]) -> dict[str, Any]:
         ]
     found: dict[str, Any] = {
         "recipe": kept,
-        "code": code(task, given),
-        "files": {path: digest_path(Path(path)) for path in sorted(set(_paths(given)))},
-        "libraries": _versions(task, given),
+        "code": digest_code(task, given),
+        "files": {path: digest_path(Path(path)) for path in sorted(set(_find_paths(given)))},
+        "libraries": _find_versions(task, given),
     }
     text = json.dumps(found | {"recipe": normalize_numbers(kept)}, sort_keys=True, default=str)
     return found | {"digest": hashlib.sha256(text.encode()).hexdigest()[:12]}
 
 
 def normalize_numbers(value: Any) -> Any:
-    """Numbers however they are written: 2e-3, which YAML takes for a text, 0.002, 2.0e-3."""
+    """The same value with every number as a float: 2e-3 (which YAML reads as a string), 0.002 and 2.0e-3 are equal."""
     if isinstance(value, dict):
         return {key: normalize_numbers(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -80,12 +81,12 @@ def normalize_numbers(value: Any) -> Any:
     return float(value) if written or (isinstance(value, int) and not isinstance(value, bool)) else value
 
 
-def code(task: str, given: dict[str, Any]) -> dict[str, str]:
-    """Digests of the modules that a recipe's task runs, by their names."""
+def digest_code(task: str, given: dict[str, Any]) -> dict[str, str]:
+    """Module -> digest, for every module that computes a recipe's result."""
     roots = {f"open_r1.{'selection' if task == 'select' else task}"}
-    roots |= {name.partition(":")[0] for name in _texts(given) if NAMED.fullmatch(name)}
-    roots |= {registry.locate(name).partition(":")[0] for name in _verifiers(given)}
-    roots |= {FILTERS[name].partition(":")[0] for name in _texts(given.get("filters")) if name in FILTERS}
+    roots |= {name.partition(":")[0] for name in _find_strings(given) if NAMED.fullmatch(name)}
+    roots |= {registry.locate(name).partition(":")[0] for name in _list_verifiers(given)}
+    roots |= {FILTERS[name].partition(":")[0] for name in _find_strings(given.get("filters")) if name in FILTERS}
     engine = given.get("engine") or {}
     name = engine.get("name", "transformers") if isinstance(engine, dict) else str(engine)
     roots.add(ENGINES.get(name, name).partition(":")[0])
@@ -98,14 +99,14 @@ def code(task: str, given: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def _verifiers(given: dict[str, Any]) -> set[str]:
-    """Names of the rewards of a recipe, and of the verifiers of its benchmarks."""
+def _list_verifiers(given: dict[str, Any]) -> set[str]:
+    """Names of a recipe's rewards and of its benchmarks' verifiers."""
     listed = [*(given.get("rewards") or []), *(b.get("verifier") for b in given.get("benchmarks") or [])]
     return {entry["name"] if isinstance(entry, dict) else str(entry) for entry in listed if entry}
 
 
 def digest_path(path: Path) -> str:
-    """Digest of a file, or of all files of a folder; of large ones the time, the size and both ends."""
+    """Digest of a file or of all files in a folder; of a large file, of its time, its size and both ends."""
     digest = hashlib.sha256()
     files = sorted(f for f in path.rglob("*") if f.is_file() and ".cache" not in f.parts) if path.is_dir() else [path]
     for file in files:
@@ -122,29 +123,37 @@ def digest_path(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """All texts in nested lists and mappings."""
+def _find_strings(value: Any) -> Iterator[str]:
+    """All strings in nested lists and mappings."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
-            yield from _texts(item)
+            yield from _find_strings(item)
 
 
-def _paths(value: Any, key: str = "") -> Iterator[str]:
-    """Local files that a recipe names anywhere, and folders where it must; stages go by their addresses.
+def _find_paths(value: Any, key: str = "") -> Iterator[str]:
+    """Local files that a recipe names under any key, and folders under the keys that name sources or models.
+
+    Directories of stages are left out: their names are fingerprints.
 
     Args:
-        value: the recipe, or a part of it.
-        key: that holds it.
+        value: the recipe or a part of it.
+        key: the key that holds the part.
     """
     if isinstance(value, dict):
         for name, item in value.items():
-            yield from _paths(item, name)
+            yield from _find_paths(item, name)
     elif isinstance(value, list):
         for item in value:
-            yield from _paths(item, key)
-    elif isinstance(value, str) and value and len(value) < 300 and "\n" not in value and not _of_a_stage(value):
+            yield from _find_paths(item, key)
+    elif (
+        isinstance(value, str)
+        and value
+        and len(value) < 300
+        and "\n" not in value
+        and not value.startswith(f"{STAGES}/")
+    ):
         known = {"against": BENCHMARKS / f"{value}.yaml", "accelerate_config": ACCELERATE / f"{value}.yaml"}.get(key)
         path = Path(value)
         if known is not None and known.is_file():
@@ -153,16 +162,12 @@ def _paths(value: Any, key: str = "") -> Iterator[str]:
             yield value
 
 
-def _of_a_stage(path: str) -> bool:
-    return path.startswith(f"{STAGES}/")
-
-
-def _versions(task: str, given: dict[str, Any]) -> dict[str, str]:
+def _find_versions(task: str, given: dict[str, Any]) -> dict[str, str]:
     names = {*LIBRARIES[task]}
     names |= {"bitsandbytes"} if given.get("load_in_4bit") or given.get("load_in_8bit") else set()
     names |= {"deepspeed"} if str(given.get("accelerate_config", "")).startswith("zero") else set()
-    names |= {"vllm"} if "vllm" in _texts(given.get("engine")) else set()
+    names |= {"vllm"} if "vllm" in _find_strings(given.get("engine")) else set()
     found = {name: find_version(name) for name in names}
-    for name in _verifiers(given):
+    for name in _list_verifiers(given):
         found |= registry.list_libraries(name)
     return {"python": platform.python_version()} | dict(sorted(found.items()))

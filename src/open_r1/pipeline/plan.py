@@ -1,4 +1,4 @@
-"""What a pipeline would do: a run directory for each stage and seed, what is there, and why the rest is not."""
+"""The plan of a pipeline: a run directory for each stage and seed, which of them are there, and why the others run."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ from ..system.files import is_finished, read_json, write_json
 from . import fingerprint
 from .graph import Pipeline, Stage, find_reward_models, sort_stages
 
-ADDRESS = ".address.json"  # of a stage's directory: what its address is made of
-STATE = "state.json"  # of a pipeline's directory
+ADDRESS = ".address.json"  # in a run directory: the fingerprint that names it
+STATE = "state.json"  # in a pipeline's directory
 DONE = ("cached", "finished")
 PART = re.compile(r"(.*)-\d+-of-(\d+)")
 
 
 @dataclass
 class Job:
-    """A run directory to be filled: one stage for one seed, or for all seeds if it has a seed of its own.
+    """One run of a stage: for one seed, or for all seeds if the recipe sets its own.
 
     Args:
-        stage: whose recipe is run.
-        seed: of the pipeline; None stands for the recipe's own.
-        changes: all overrides of the recipe, wires and directory included.
-        dir: named by the address.
-        address: what the result depends on (`address.of`).
-        gpus: that it wants.
-        upstream: the jobs it takes something from.
-        places: (stage, seed) of everything in the pipeline that this one run stands for.
-        again: it is there, and to be run again all the same.
+        stage: its recipe is run.
+        seed: the pipeline's seed; None stands for the recipe's own.
+        changes: all overrides of the recipe, with the wires and the directory.
+        dir: the run directory, named by the fingerprint.
+        address: the fingerprint (`fingerprint.fingerprint_stage`).
+        gpus: GPUs that it needs.
+        upstream: jobs whose results it reads.
+        places: every (stage, seed) of the pipeline that this run serves.
+        again: it is finished, and runs again.
         state: waiting, running, finished, cached, failed, interrupted, blocked or skipped.
-        why: it is not cached, or does not run.
-        error: what a failed one said.
-        began, ended, seconds: of its last start (Unix time), and of the run, earlier starts included.
-        peak_memory: bytes of its processes, proportionally shared.
+        why: reason that it is not cached, or does not run.
+        error: message of a failed job.
+        began, ended: Unix times of its last start.
+        seconds: of the run, with earlier starts.
+        peak_memory: bytes, with a proportional share of shared pages.
     """
 
     stage: Stage
@@ -66,38 +67,38 @@ class Job:
 
     @property
     def named(self) -> str:
-        """`zero, seed 1`"""
+        """The stage's name with its seed: `zero, seed 1`."""
         return self.stage.name + ("" if self.seed is None else f", seed {self.seed}")
 
 
 def plan_jobs(pipeline: Pipeline, chosen: set[str] | None = None, overwrite: bool = False) -> list[Job]:
-    """The jobs of a pipeline, each after those it takes something from.
+    """Plan the jobs of a pipeline, each after its upstream jobs.
 
     Args:
         pipeline: read and checked.
-        chosen: names of the only stages that may run; None for all.
-        overwrite: those are run again though they are there, but for what an earlier start that did not come to its
-            end has run again already.
+        chosen: names of the stages that may run; None for all.
+        overwrite: run finished stages again, except those that an earlier, unfinished start with `--overwrite` has
+            already run again.
 
     Raises:
         RecipeError: a recipe's keys cannot be resolved, or a chosen stage needs one that is neither there nor chosen.
     """
     jobs: dict[Path, Job] = {}
-    known = read_state(pipeline.dir)
-    before = {(told["name"], told["seed"]): told for told in known.get("stages", [])}
-    begun = known.get("overwriting") if known.get("state") != "finished" else None
+    state = read_state(pipeline.dir)
+    records = {(record["name"], record["seed"]): record for record in state.get("stages", [])}
+    overwriting = state.get("overwriting") if state.get("state") != "finished" else None
     for seed in pipeline.seeds:
-        of_stage: dict[str, Job] = {}
+        by_stage: dict[str, Job] = {}
         for stage in sort_stages(pipeline.stages):
-            # To draw them takes a tenth of the miniature's time, and one seed's is like another's.
-            job = _job(stage, seed, of_stage, pipeline.toy, report=seed == pipeline.seeds[0])
-            job = of_stage[stage.name] = jobs.setdefault(job.dir, job)
+            # Reports take a tenth of the miniature's time and look alike for all seeds, so the first seed's is drawn.
+            job = _plan_job(stage, seed, by_stage, pipeline.toy, report=seed == pipeline.seeds[0])
+            job = by_stage[stage.name] = jobs.setdefault(job.dir, job)
             job.places.append((stage, seed))
             if job.why is None and job.state == "waiting":
-                lacking, told = find_missing(job), before.get((stage.name, seed))
-                if lacking:
-                    job.why = _reason(job, lacking, told)
-                elif overwrite and (chosen is None or stage.name in chosen) and not _made_since(begun, told):
+                missing, record = find_missing(job), records.get((stage.name, seed))
+                if missing:
+                    job.why = _explain_run(job, missing, record)
+                elif overwrite and (chosen is None or stage.name in chosen) and not _is_remade(overwriting, record):
                     job.again, job.why = True, "asked for again"
                 else:
                     job.state, job.seconds = "cached", read_json(job.dir / "status.json").get("seconds")
@@ -106,15 +107,15 @@ def plan_jobs(pipeline: Pipeline, chosen: set[str] | None = None, overwrite: boo
     return list(jobs.values())
 
 
-def _job(stage: Stage, seed: int | None, of_stage: dict[str, Job], toy: bool, report: bool) -> Job:
-    """The job of a stage with one seed, its upstream known, with a report of its own or without."""
+def _plan_job(stage: Stage, seed: int | None, by_stage: dict[str, Job], toy: bool, report: bool) -> Job:
+    """Plan a stage for one seed, given the jobs of its upstream stages."""
     changes = dict(stage.overrides)
     try:
-        wired = _wired(stage, of_stage, resolve_recipe(Path(stage.recipe), changes)[1])
+        wired = _wire_inputs(stage, by_stage, resolve_recipe(Path(stage.recipe), changes)[1])
         if toy:
-            # On a command line they would stand; of a pipeline they are as much its recipe as the recipe's own.
+            # Toy size overrides the pipeline's keys as it overrides the recipe's; only the command line stands.
             changes = {key: value for key, value in changes.items() if not is_set_by_toy(key)}
-            # Of a random model's samples nothing would be selected: the miniature's stand in, as for the recipe alone.
+            # A selection from a random model's samples would be empty, so it reads the miniature's.
             wired = {} if stage.task == "select" else wired
         changes |= (
             wired | ({} if seed is None or "seed" in changes else {"seed": seed}) | ({"toy": True} if toy else {})
@@ -126,35 +127,35 @@ def _job(stage: Stage, seed: int | None, of_stage: dict[str, Job], toy: bool, re
     path = Path(stage.recipe).resolve()
     directory = fingerprint.STAGES / f"{path.parents[1].name}-{path.parent.name}-{path.stem}-{found['digest']}"
     gpus = count_gpus(given)
-    upstream = list({id(of_stage[name]): of_stage[name] for name in stage.upstream}.values())
+    upstream = list({id(by_stage[name]): by_stage[name] for name in stage.upstream}.values())
     changes |= {"output_dir": str(directory)} | ({} if report else {"report": False})
     return Job(stage, seed, changes, directory, found, gpus, upstream)
 
 
 def count_gpus(given: dict[str, Any]) -> int:
-    """That a recipe takes, a vLLM server of its own included."""
+    """GPUs that a recipe needs, with those of its vLLM server."""
     return int(given.get("gpus") or 0) + int(given.get("vllm_server_gpus") or 0)
 
 
-def _wired(stage: Stage, of_stage: dict[str, Job], given: dict[str, Any]) -> dict[str, Any]:
-    """What the wires of a stage override in its recipe."""
+def _wire_inputs(stage: Stage, by_stage: dict[str, Job], given: dict[str, Any]) -> dict[str, Any]:
+    """Overrides by which a stage's recipe reads the results of its upstream jobs."""
     changes: dict[str, Any] = {}
     for name in stage.inputs["model"]:
-        changes |= {"model_name_or_path": str(of_stage[name].dir / "model")}
+        changes |= {"model_name_or_path": str(by_stage[name].dir / "model")}
         changes |= {"base_recipe": None} if given.get("base_recipe") else {}
     for place, name in enumerate(stage.wires.get("data", [])):
         if name:
             entry = given["datasets"][place]
             key = f"datasets.{place}" if isinstance(entry, str) else f"datasets.{place}.path"
-            changes[key] = str(of_stage[name].dir / "data")
+            changes[key] = str(by_stage[name].dir / "data")
     for place, name in zip(find_reward_models(given), stage.wires.get("reward_model", []), strict=False):
         if name:
-            changes[f"rewards.{place}.model"] = str(of_stage[name].dir / "model")
+            changes[f"rewards.{place}.model"] = str(by_stage[name].dir / "model")
     return changes
 
 
 def find_missing(job: Job) -> str | None:
-    """Why a job's directory does not hold its whole result; None if it does."""
+    """Reason that a job's directory does not hold its whole result; None if it does."""
     directory, task = job.dir, job.stage.task
     if not directory.is_dir():
         return "new"
@@ -164,86 +165,89 @@ def find_missing(job: Job) -> str | None:
         whole = all((directory / "evaluations" / f"{name}.json").is_file() for name in job.stage.benchmarks)
         return None if whole else "its evaluations are gone"
     if task in DATA_TASKS:
-        return None if _all_parts(directory / "data", "parquet") else "its data is gone"
-    return None if _all_parts(directory / "model", "safetensors") else "its model is gone"
+        return None if _has_all_parts(directory / "data", "parquet") else "its data is gone"
+    return None if _has_all_parts(directory / "model", "safetensors") else "its model is gone"
 
 
-def _all_parts(folder: Path, suffix: str) -> bool:
-    """True if a folder has such files, and if they are named as parts (`-00001-of-00004`), all of them."""
+def _has_all_parts(folder: Path, suffix: str) -> bool:
+    """True if a folder has files with this suffix, and all parts of those named `-00001-of-00004`."""
     names = [path.stem for path in folder.glob(f"*.{suffix}")]
     parts = [found for name in names if (found := PART.fullmatch(name))]
     return bool(names) and all(sum(p[1] == part[1] for p in parts) == int(part[2]) for part in parts)
 
 
-def _made_since(began: float | None, told: dict[str, Any] | None) -> bool:
-    """True if an unfinished start that was to run stages again has done so with this one, by what it left."""
-    return began is not None and told is not None and told["state"] in DONE and (told["ended"] or 0) > began
+def _is_remade(overwriting: float | None, record: dict[str, Any] | None) -> bool:
+    """True if a start with `--overwrite` that began at `overwriting` has already run this stage again."""
+    return bool(overwriting and record and record["state"] in DONE and (record["ended"] or 0) > overwriting)
 
 
-def _reason(job: Job, lacking: str, told: dict[str, Any] | None) -> str:
-    """Why a job has to run, by what its stage was when the pipeline was last started."""
-    if told is None:
-        return lacking
-    if told["dir"] == str(job.dir):
-        return "its directory is gone" if lacking == "new" and told["state"] in DONE else lacking
-    known = Path(told["dir"]) / ADDRESS
-    if not known.is_file():
-        return "new" if told["state"] not in DONE else "changed; what it was made of is not known any more"
-    names = {str(one.dir): one.stage.name for one in job.upstream}
-    return "; ".join(describe_differences(read_json(known), job.address, names)) or "changed"
+def _explain_run(job: Job, missing: str, record: dict[str, Any] | None) -> str:
+    """Reason that a job has to run, given the stage's record in the last state.json."""
+    if record is None:
+        return missing
+    if record["dir"] == str(job.dir):
+        return "its directory is gone" if missing == "new" and record["state"] in DONE else missing
+    fingerprint_file = Path(record["dir"]) / ADDRESS
+    if not fingerprint_file.is_file():
+        return "new" if record["state"] not in DONE else "changed; the fingerprint of the earlier run is gone"
+    names = {str(upstream.dir): upstream.stage.name for upstream in job.upstream}
+    return "; ".join(describe_differences(read_json(fingerprint_file), job.address, names)) or "changed"
 
 
 def describe_differences(
     before: dict[str, Any], now: dict[str, Any], stages: dict[str, str] | None = None
 ) -> list[str]:
-    """What differs between two addresses, in words.
+    """The differences between two fingerprints: `max_steps: 2 -> 3`, `code changed: open_r1.filters.rules`.
 
     Args:
-        before, now: of `address.of`.
-        stages: directories of stages -> their names.
+        before, now: of `fingerprint.fingerprint_stage`.
+        stages: run directory of a stage -> its name.
     """
-    told = []
-    old, new = _flat(before["recipe"]), _flat(now["recipe"])
-    made_anew = []
+    lines, remade = [], []
+    old, new = _flatten(before["recipe"]), _flatten(now["recipe"])
     for key in sorted(old.keys() | new.keys()):
         a, b = old.get(key), new.get(key)
         if fingerprint.normalize_numbers(a) == fingerprint.normalize_numbers(b):
             continue
         if all(isinstance(value, str) and value.startswith(f"{fingerprint.STAGES}/") for value in (a, b)):
-            made_anew.append((stages or {}).get(str(Path(b).parent), key))
+            remade.append((stages or {}).get(str(Path(b).parent), key))
         else:
-            told.append(f"{key}: {_shown(a)} -> {_shown(b)}")
+            lines.append(f"{key}: {_format_value(a)} -> {_format_value(b)}")
     for what, words in (("code", "code changed"), ("files", "files changed"), ("libraries", "other versions")):
         names = [name for name in {**before[what], **now[what]} if before[what].get(name) != now[what].get(name)]
-        told += [f"{words}: {', '.join(sorted(names))}"] if names else []
-    return told or ([f"because of {', '.join(made_anew)}"] if made_anew else [])
+        lines += [f"{words}: {', '.join(sorted(names))}"] if names else []
+    return lines or ([f"because of {', '.join(remade)}"] if remade else [])
 
 
-def _flat(value: Any, at: str = "") -> dict[str, Any]:
-    """Nested keys as dotted ones."""
+def _flatten(value: Any, at: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as one mapping with dotted keys."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
     if items is None:
         return {at: value}
     flat: dict[str, Any] = {}
     for key, item in items:
-        flat |= _flat(item, f"{at}.{key}" if at else f"{key}")
+        flat |= _flatten(item, f"{at}.{key}" if at else f"{key}")
     return flat
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return "nothing" if value is None else f"{value}"
 
 
 def _skip_others(jobs: Iterable[Job], chosen: set[str]) -> None:
-    """Leave out what was not chosen; refuse what then lacks its inputs."""
+    """Skip the jobs that were not chosen.
+
+    Raises:
+        RecipeError: a chosen job needs a skipped one.
+    """
     for job in jobs:
         if not job.done and not chosen & {stage.name for stage, _ in job.places}:
             job.state, job.why = "skipped", "not chosen"
     for job in jobs:
-        lacking = [other.named for other in job.upstream if other.state == "skipped"]
-        if job.state == "waiting" and lacking:
+        missing = [upstream.named for upstream in job.upstream if upstream.state == "skipped"]
+        if job.state == "waiting" and missing:
             raise RecipeError(
-                f"{job.named} needs {' and '.join(lacking)}, which is not there; choose it as well, or run the whole "
+                f"{job.named} needs {' and '.join(missing)}, which is not there; choose it as well, or run the whole "
                 "pipeline"
             )
 
@@ -251,10 +255,12 @@ def _skip_others(jobs: Iterable[Job], chosen: set[str]) -> None:
 def choose_stages(pipeline: Pipeline, start: list[str] | None, only: list[str] | None) -> set[str] | None:
     """Names of the stages that `--from` and `--only` choose; None if neither is given.
 
+    `measured` stands for all evaluations of that stage, `measured.base` for one.
+
     Args:
-        pipeline: whose stages.
-        start: these and all that depend on them.
-        only: these alone. `measured` stands for all that `measured` is a head of.
+        pipeline: read and checked.
+        start: stages that are chosen with all that depend on them.
+        only: stages that are chosen alone.
 
     Raises:
         RecipeError: there is no such stage.
@@ -265,20 +271,20 @@ def choose_stages(pipeline: Pipeline, start: list[str] | None, only: list[str] |
     found: set[str] = set()
     for flag, given in (("from", start), ("only", only)):
         for word in given or []:
-            meant = [name for name in names if word in (name, name.partition(".")[0])]
-            if not meant:
+            matches = [name for name in names if word in (name, name.partition(".")[0])]
+            if not matches:
                 raise RecipeError(f"--{flag}: there is no stage named {word!r}{suggest_nearest(word, names)}")
-            found |= pipeline.after(meant) if flag == "from" else set(meant)
+            found |= pipeline.after(matches) if flag == "from" else set(matches)
     return found
 
 
 def read_state(directory: Path) -> dict[str, Any]:
-    """What a pipeline's directory says of its last start; nothing if there was none."""
+    """The state.json of a pipeline's last start; empty if there was none."""
     path = directory / STATE
     return read_json(path) if path.is_file() else {}
 
 
 def save_fingerprint(job: Job) -> None:
-    """Say in a job's directory what its address is made of; the name's dot leaves the directory empty for its run."""
+    """Write a job's fingerprint into its directory; a run takes a directory with only hidden files as empty."""
     job.dir.mkdir(parents=True, exist_ok=True)
     write_json(job.dir / ADDRESS, job.address)

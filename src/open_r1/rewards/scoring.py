@@ -43,8 +43,9 @@ MOST_RECORDS = 32 << 20  # bytes of each file of records: enough to see and to r
 class ScoredBatch:
     """Scores a batch with all rewards of a recipe at once, and withholds them together.
 
-    A sample that any verifier calls unknown or error gets None from every reward: TRL then leaves it out of its
-    group's mean and spread and gives it no advantage. Lists carry their axes: R rewards, S samples.
+    A sample that any verifier calls unknown or error gets None from every reward. TRL then leaves it out of the mean
+    and spread of its group and sets its advantage to 0. Its tokens stay in the loss: they have a KL term if `beta` is
+    not 0, and the sample counts in the divisor. Lists carry their axes: R rewards, S samples.
 
     Args:
         rewards: entries of the recipe.
