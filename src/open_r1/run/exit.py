@@ -29,11 +29,8 @@ def run_guarded(task: Callable[[], Run | None]) -> None:
         if done is not None:
             done.say(str(done.dir))
         return
-    except RecipeError as error:
-        code, message = 2, f"error: {error}"
-        failures.record_error(error)
-    except Unavailable as error:
-        code, message = error.CODE, f"error: {error}"
+    except (RecipeError, Unavailable) as error:
+        code, message = error.CODE if isinstance(error, Unavailable) else 2, f"error: {error}"
         failures.record_error(error)
     except Interruption as interruption:
         # Our launcher sent the signal itself, and reports every other code as a failure.
