@@ -16,7 +16,7 @@ import psutil
 
 from ..config.loading import find_accelerate_config
 from ..system.network import START
-from ..system.processes import _STOPS, WORLD, count_cores, die_with_parent
+from ..system.processes import _STOPS, WORLD, die_with_parent
 
 LOOK = 0.2  # seconds between two looks at what has ended
 KILL_AFTER = 2  # signals beyond which the processes are killed
@@ -57,7 +57,8 @@ def build_command(module: str, words: list[str], config: str, processes: int, pl
 
 def build_environment(processes: int, machines: int = 1) -> dict[str, str]:
     """What the processes of this machine find around them."""
-    threads = str(max(1, count_cores() // max(1, processes // machines)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = str(max(1, cores // max(1, processes // machines)))
     ours = {
         # accelerate's launcher would pass a signal on itself, and kill what has not ended half a minute later: in the
         # middle of a step, or of a checkpoint.

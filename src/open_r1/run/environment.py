@@ -21,6 +21,7 @@ from ..errors import RecipeError
 from ..system import processes
 from ..system.files import find_commit, write_text
 from ..system.source_digest import find_version
+from ..system.worker_pool import count_cores
 from .run import Run
 
 PACKAGES = (
@@ -63,7 +64,7 @@ def set_threads(recipe: Recipe) -> None:
     if recipe.run.threads is None and "OMP_NUM_THREADS" in os.environ:
         return
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    torch.set_num_threads(recipe.run.threads or max(1, processes.count_cores() // local))
+    torch.set_num_threads(recipe.run.threads or max(1, count_cores() // local))
 
 
 def configure_wandb(run: Run) -> None:

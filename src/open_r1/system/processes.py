@@ -1,4 +1,4 @@
-"""Cores, signals and memory of this process."""
+"""What processes ask of the system: to end with their parent, to keep their memory."""
 
 from __future__ import annotations
 
@@ -11,11 +11,6 @@ WORLD = "OPEN_R1_WORLD"  # environment variable: how many processes the launcher
 
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
-
-
-def count_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def restore_signals() -> None:

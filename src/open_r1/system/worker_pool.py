@@ -25,8 +25,6 @@ import time
 from multiprocessing.connection import Connection
 from typing import Any
 
-from .processes import count_cores
-
 PRELOAD = "open_r1.rewards.math.math_verify"  # imported by the server; its workers start warm
 SECONDS = 3.0  # of CPU, per call
 MEMORY_MB = 1024  # of address space on top of what a fresh worker has
@@ -169,6 +167,11 @@ class Pool:
         if self._server:
             self._server.close()
         self._server = None
+
+
+def count_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _describe(cause: int | None) -> str:
