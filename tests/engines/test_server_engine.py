@@ -297,7 +297,7 @@ def test_when_no_endpoint_works_for_long_enough_the_run_stops(serve):
     dead = [serve(lambda h, b, n: (503, {}, "loading")), serve(close)]
     engine = opened(*(server.url for server in dead), model_name="m", patience=0.6)
     began = time.monotonic()
-    with pytest.raises(RecipeError, match=r"no endpoint has worked for 0.6 s .*the same command goes on") as caught:
+    with pytest.raises(RecipeError, match=r"no endpoint has worked for 0.6 s .*the same command continues") as caught:
         engine.generate(PROMPTS, 3, SAMPLING)
     assert 0.5 < time.monotonic() - began < 30
     assert "HTTP 503: 'loading'" in str(caught.value) and "failed with" in str(caught.value)
@@ -363,13 +363,13 @@ def test_an_answer_of_a_long_reasoning_is_read(serve):
 def test_the_model_is_the_only_one_or_named(serve):
     server = serve(says_prompt_and_seed)
     server.models = [{"id": "base"}, {"id": "adapter"}]
-    with pytest.raises(RecipeError, match="model_name: is missing, and the server names base, adapter"):
+    with pytest.raises(RecipeError, match="model_name: missing, and the server lists base, adapter"):
         opened(server.url)
     engine = opened(server.url, model_name="adapter")
     engine.generate(["a"], 1, SAMPLING)
     assert engine.model == "adapter" and asked(server)[0]["model"] == "adapter"
     server.models = []
-    with pytest.raises(RecipeError, match="names none"):
+    with pytest.raises(RecipeError, match="lists none"):
         opened(server.url)
 
 
