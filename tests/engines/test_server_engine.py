@@ -229,6 +229,10 @@ def test_max_tokens_are_cut_to_what_the_window_leaves(serve):
     ]
     assert (short.tokens, long.tokens) == (32, 10) and long.finish_reason == "length"
     assert full.refused.count("100 + 1 asked") == longer.refused.count("110 + 1 asked") == 1
+    other = serve(behave)
+    other.models = [{"id": "m", "max_model_len": 95}]
+    found = opened(server.url, other.url, model_name="m").generate(["long", "short"] * 20, 1, SAMPLING)
+    assert [completion.tokens for (completion,) in found] == [5, 32] * 20
     for models in ([{"id": "m"}], [{"no id": 1}], []):
         server.models = models
         assert opened(server.url, model_name="m").generate(["long"], 1, SAMPLING)[0][0].finish_reason == "refused"

@@ -39,13 +39,8 @@ LONGEST_PAUSE = 60.0  # seconds; limit of an endpoint's back-off, unless its ser
 PROBE_SECONDS = 60.0  # for one token after a prompt that every server can answer
 PROBES: dict[str, str | Messages] = {"prompt": "Hi", "messages": [{"role": "user", "content": "Hi"}]}
 # A server's `finish_reason` -> ours. A completion with any other was broken off.
-ENDS = {
-    "stop": "stop",
-    "length": "length",
-    "content_filter": "refused",
-    "tool_calls": "refused",
-    "function_call": "refused",
-}
+ENDS = {"stop": "stop", "length": "length"}
+ENDS |= dict.fromkeys(("content_filter", "tool_calls", "function_call"), "refused")
 
 
 class Server:
@@ -108,7 +103,7 @@ class Server:
         self.at_once = max(2, concurrency * len(urls) // 32)
         self.dialect, self.opens_think, self.extra_body = dialect, opens_think, extra_body or {}
         self.retries, self.probe_seconds = retries, min(PROBE_SECONDS, timeout)
-        self._windows: list[int] = []
+        self._window: int | None = None
         self._accepted: set[tuple[Any, ...]] = set()
         self._lock = threading.Lock()
         self._pending: set[Future[Any]] = set()
@@ -319,12 +314,14 @@ class Server:
 
     async def _find_window(self) -> int | None:
         """Tokens of the model's window, the smallest of all endpoints; None if none reports it."""
-        for endpoint in [] if self._windows else self.client.endpoints:
-            with contextlib.suppress(Failure):  # an endpoint that lists no models may still complete prompts
-                models = await limit_time(self._list_models(endpoint), endpoint.url, self.probe_seconds)
-                found = [model.get("max_model_len") for model in models if model["id"] == self.model]
-                self._windows += [window for window in found if window]
-        return min(self._windows, default=None)
+        if self._window is None:
+            windows = []
+            for endpoint in list(self.client.endpoints):  # the deque rotates with every request
+                with contextlib.suppress(Failure):  # an endpoint that lists no models may still complete prompts
+                    models = await limit_time(self._list_models(endpoint), endpoint.url, self.probe_seconds)
+                    windows += [model.get("max_model_len") for model in models if model["id"] == self.model]
+            self._window = min(filter(None, windows), default=None)
+        return self._window
 
     async def _find_only_model(self) -> str:
         """The model of the first endpoint that answers.
@@ -360,10 +357,9 @@ def build_distribution(sampling: Sampling, dialect: str) -> dict[str, Any]:
     if dialect == "vllm":
         return {**common, "top_k": sampling.top_k or -1, "min_p": 0.0, "repetition_penalty": 1.0}
     if dialect == "transformers":
-        drawn = (
-            {**common, "do_sample": True, "top_k": sampling.top_k} if sampling.temperature else {"do_sample": False}
-        )
-        return {"generation_config": json.dumps({**drawn, "repetition_penalty": 1.0})}
+        drawn = {**common, "do_sample": True, "top_k": sampling.top_k}
+        config = drawn if sampling.temperature else {"do_sample": False}
+        return {"generation_config": json.dumps({**config, "repetition_penalty": 1.0})}
     if sampling.top_k:
         raise RecipeError(f"sampling.top_k: OpenAI's protocol has no such key, so set it to 0 (got {sampling.top_k})")
     return common

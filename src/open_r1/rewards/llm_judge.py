@@ -347,17 +347,9 @@ def _sanitize_text(text: str) -> str:
 
 def _build_response_format(prompt: JudgePrompt) -> dict[str, Any]:
     # The id is not part of the schema: servers compile each new schema, and keep compiled ones.
-    properties = {
-        "id": {"type": "string"},
-        "reason": {"type": "string"},
-        prompt.key: {"type": "string" if isinstance(prompt.choices[0], str) else "integer", "enum": [*prompt.choices]},
-    }
-    schema = {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+    text, kind = {"type": "string"}, "string" if isinstance(prompt.choices[0], str) else "integer"
+    properties = {"id": text, "reason": text, prompt.key: {"type": kind, "enum": [*prompt.choices]}}
+    schema = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
     return {"type": "json_schema", "json_schema": {"name": "judgement", "strict": True, "schema": schema}}
 
 
@@ -388,7 +380,7 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def find_problems(settings: Settings) -> list[str]:
     """Why an endpoint is not ready, found by a request for one token; empty if all endpoints are."""
     judge = find_judge(settings)
-    futures = [run_coroutine(_find_problem(endpoint, judge)) for endpoint in judge.client.endpoints]
+    futures = [run_coroutine(_find_problem(endpoint, judge)) for endpoint in list(judge.client.endpoints)]
     return [problem for problem in (future.result() for future in futures) if problem]
 
 

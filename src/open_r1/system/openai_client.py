@@ -159,7 +159,7 @@ class Client:
             endpoint = choose_endpoint(self.endpoints, now())
             pause = endpoint.paused_until - now()
             if pause >= left:
-                raise last or endpoint.last_failure
+                raise last or Failure(str(endpoint.last_failure))
             if pause > 0:
                 pause = min(pause, patience_left)
                 await asyncio.sleep(pause)
