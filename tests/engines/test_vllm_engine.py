@@ -134,7 +134,7 @@ def test_an_engine_that_dies_stops_the_run_with_advice(vllm, tmp_path, error):
         raise error
 
     engine.llm.generate = generate
-    with pytest.raises(RecipeError, match=f"vLLM died .*{error}.*the same command goes on"):
+    with pytest.raises(RecipeError, match=f"vLLM died .*{error}.*the same command continues"):
         engine.generate(["add a"], 1, Sampling())
 
 
@@ -143,7 +143,7 @@ def test_a_core_that_is_gone_is_noticed_though_vllm_waits(vllm, tmp_path):
     engine.llm.generate = lambda *args, **kwargs: time.sleep(60)
     engine.cores = [SimpleNamespace(is_alive=lambda: False)]
     began = time.monotonic()
-    with pytest.raises(RecipeError, match="the process of its core is gone"):
+    with pytest.raises(RecipeError, match="its core process has ended"):
         engine.generate(["add a"], 1, Sampling())
     assert time.monotonic() - began < 10
 
