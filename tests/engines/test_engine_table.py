@@ -20,7 +20,7 @@ def test_every_engine_is_where_the_table_says(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters", "told"),
+    ("name", "parameters", "message"),
     [
         ("transformer", {}, "did you mean 'transformers'"),
         ("no_such.module:Engine", {}, "cannot be imported"),
@@ -39,8 +39,8 @@ def test_every_engine_is_where_the_table_says(name):
         ("server", {"endpoints": "http://h/v1", "timeout": 0}, "engine.timeout"),
     ],
 )
-def test_what_cannot_work_is_refused_by_name(name, parameters, told):
-    with pytest.raises(RecipeError, match=told) as caught:
+def test_what_cannot_work_is_refused_by_name(name, parameters, message):
+    with pytest.raises(RecipeError, match=message) as caught:
         registry.check_engine(EngineConfig(name, parameters))
     assert "secret" not in str(caught.value) and "sk-123" not in str(caught.value)
 

@@ -107,7 +107,7 @@ def test_an_adapter_alone_is_refused_as_a_reward(write_recipe):
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "message"),
     [
         ({"prompt": "r1_zero"}, "prompt: r1_zero"),
         (LORA | {"lora_modules_to_save": ["lm_head"]}, "lora_modules_to_save"),
@@ -115,8 +115,8 @@ def test_an_adapter_alone_is_refused_as_a_reward(write_recipe):
         ({"rewards": [{"name": "accuracy"}]}, "rewards: reward has no rewards"),
     ],
 )
-def test_recipes_that_cannot_give_a_reward_model_are_refused(write_recipe, keys, told):
-    with pytest.raises(RecipeError, match=told):
+def test_recipes_that_cannot_give_a_reward_model_are_refused(write_recipe, keys, message):
+    with pytest.raises(RecipeError, match=message):
         load_recipe(write_recipe("reward", **keys))
 
 
@@ -216,13 +216,13 @@ def test_what_is_no_reward_model_is_refused_before_training(folder, tmp_path):
         return str(copy)
 
     labels = {"id2label": {"0": "bad", "1": "good"}, "label2id": {"bad": 0, "good": 1}}
-    for name, told in (
+    for name, message in (
         (str(tmp_path / "none"), "there is no folder"),
         ("no-such/model", "no-such/model is no model"),
         (with_config(architectures=["LlamaForCausalLM"]), "is LlamaForCausalLM"),
         (with_config(**labels), "2 labels"),
     ):
-        with pytest.raises(RecipeError, match=told):
+        with pytest.raises(RecipeError, match=message):
             RewardModel(name)
     truncated = tmp_path / "truncated"
     shutil.copytree(folder, truncated)

@@ -219,12 +219,12 @@ def test_rows_that_reach_the_window_do_not_end_the_others(tmp_path):
 
 def test_progress_counts_everything_once(engine, monkeypatch):
     monkeypatch.setattr(engine, "batch_size", 5)
-    told = []
+    progress = []
     made = engine.generate(
-        [*PROMPTS, "add " * 300], 3, DRAWN, done=lambda completions, tokens: told.append((completions, tokens))
+        [*PROMPTS, "add " * 300], 3, DRAWN, done=lambda completions, tokens: progress.append((completions, tokens))
     )
-    assert sum(completions for completions, _ in told) == 3 * 10 and len(told) > 4
-    assert sum(tokens for _, tokens in told) == sum(completion.tokens for completion in flat(made))
+    assert sum(completions for completions, _ in progress) == 3 * 10 and len(progress) > 4
+    assert sum(tokens for _, tokens in progress) == sum(completion.tokens for completion in flat(made))
 
 
 def test_out_of_memory_halves_the_batch_and_says_so_once_each(engine, drawn, monkeypatch, caplog):

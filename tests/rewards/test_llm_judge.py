@@ -413,7 +413,7 @@ def test_the_key_goes_into_the_header_and_nowhere_else(serve, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ({"url": ""}, "url: "),
         ({"url": []}, "url: "),
@@ -427,8 +427,8 @@ def test_the_key_goes_into_the_header_and_nowhere_else(serve, monkeypatch):
         ({"extra_body": {"messages": []}}, "messages"),
     ],
 )
-def test_wrong_parameters_are_refused_without_showing_a_key(given, told):
-    with pytest.raises(RecipeError, match=told) as caught:
+def test_wrong_parameters_are_refused_without_showing_a_key(given, message):
+    with pytest.raises(RecipeError, match=message) as caught:
         llm_judge.check(**{"url": "http://host/v1", "model": "m"} | given)
     assert "sk-secret" not in str(caught.value)
 
