@@ -246,7 +246,7 @@ def cut_at_stop(text: str, stop: tuple[str, ...]) -> str:
     return text[: min((text.find(end) for end in stop if end in text), default=len(text))]
 
 
-def find_end_ids(*found: int | list[int] | None) -> list[int]:
+def find_end_ids(*entries: int | list[int] | None) -> list[int]:
     """Ids that end a completion, without duplicates: the tokenizer's, and those of the model's generation_config.
 
     A chat model may end its turn with a token that is not its tokenizer's end token.
@@ -254,7 +254,7 @@ def find_end_ids(*found: int | list[int] | None) -> list[int]:
     >>> find_end_ids([151645, 151643], 151643)
     [151645, 151643]
     """
-    ids = [i for entry in found if entry is not None for i in (entry if isinstance(entry, list) else [entry])]
+    ids = [i for entry in entries if entry is not None for i in (entry if isinstance(entry, list) else [entry])]
     return list(dict.fromkeys(ids))
 
 

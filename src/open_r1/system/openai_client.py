@@ -300,10 +300,10 @@ def normalize_urls(urls: str | list[str], key: str) -> list[str]:
     Raises:
         RecipeError: there is none, or one is malformed or carries a secret; `key` is their key in the recipe.
     """
-    found = [url for url in ([urls] if isinstance(urls, str) else urls) if url]
-    if not found:
+    bases = [url for url in ([urls] if isinstance(urls, str) else urls) if url]
+    if not bases:
         raise RecipeError(f"{key}: missing; give a server's base url, e.g. http://localhost:8000/v1")
-    for url in found:
+    for url in bases:
         bare = re.sub(r"//[^/@]*@", "//", url).partition("?")[0]
         if not re.match(r"https?://[^/]", url):
             raise RecipeError(f"{key}: {bare} is no http(s) address, e.g. http://localhost:8000/v1")
@@ -312,7 +312,7 @@ def normalize_urls(urls: str | list[str], key: str) -> list[str]:
                 f"{key}: {bare} carries a password or a query, and a recipe is written to disk; name the environment "
                 "variable that holds the key with key_env"
             )
-    return [url.rstrip("/") for url in found]
+    return [url.rstrip("/") for url in bases]
 
 
 def check_options(
