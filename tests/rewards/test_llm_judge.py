@@ -20,6 +20,7 @@ from open_r1.rewards import registry, scoring
 from open_r1.rewards.judge_prompts import JUDGE_PROMPTS
 from open_r1.rewards.llm_judge import (
     Settings,
+    _endpoints,
     _hash_parts,
     _judges,
     _sanitize_text,
@@ -40,6 +41,9 @@ ANSWER = THOUGHT + " It is 4."
 
 @pytest.fixture
 def serve():
+    # The system may give a new server the port of an earlier one, whose pauses a judge remembers by its url.
+    _judges.clear()
+    _endpoints.clear()
     with servers() as start:
         yield start
 
