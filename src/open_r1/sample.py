@@ -16,7 +16,7 @@ from open_r1.data import contamination, deduplicate, hub, shards
 from open_r1.data.rows import StoredRows, load_rows
 from open_r1.data.shards import Shards
 from open_r1.engines import registry
-from open_r1.engines.sampling import COLUMNS, Asked, complete_prompts, fill_files, measure_speed
+from open_r1.engines.sampling import COLUMNS, SamplingPlan, complete_prompts, fill_files, measure_speed
 from open_r1.errors import RecipeError
 from open_r1.models import ensure_model
 from open_r1.prompts import read_last_text
@@ -71,7 +71,7 @@ def completions(
     """The rows of one file: those of its prompts, once for each completion."""
     settings, span = recipe.args.sampling, files.range(number)
     stored, numbers = rows.slice(span.start, span.stop), rows.numbers(span.start, span.stop).tolist()
-    asked = Asked(settings.n, as_sampling(settings, recipe.seed), recipe.data.prompt, recipe.data.system_prompt)
+    asked = SamplingPlan(settings.n, as_sampling(settings, recipe.seed), recipe.data.prompt, recipe.data.system_prompt)
     made_PN = complete_prompts(engine, stored, numbers, asked, progress)
     return [row | made for row, made_N in zip(stored, made_PN, strict=True) for made in made_N]
 
