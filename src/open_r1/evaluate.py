@@ -23,7 +23,7 @@ from open_r1.data.columns import TEXT
 from open_r1.data.shards import Shards
 from open_r1.engines import registry
 from open_r1.engines import sampling as engines_sampling
-from open_r1.engines.sampling import Asked, complete_prompts, fill_files, measure_speed
+from open_r1.engines.sampling import SamplingPlan, complete_prompts, fill_files, measure_speed
 from open_r1.errors import RecipeError
 from open_r1.evaluation import grading, metrics
 from open_r1.evaluation.problems import Problems, Sets, load_benchmarks, load_problems
@@ -95,7 +95,7 @@ def sample(sets: Sets, files: Shards, engine: registry.Engine, number: int, prog
         benchmark = problems.benchmark
         rows = list(problems.read(span))
         drawn = sampling(benchmark, sets.seed)
-        asked = Asked(benchmark.k, drawn, benchmark.prompt, benchmark.system_prompt)
+        asked = SamplingPlan(benchmark.k, drawn, benchmark.prompt, benchmark.system_prompt)
         # By its place in the benchmark, so that a problem's samples do not depend on the benchmarks beside it.
         for row, made_K in zip(rows, complete_prompts(engine, rows, list(span), asked, progress), strict=True):
             own = {"benchmark": benchmark.name, "problem": problems.ids[row["row"]]}

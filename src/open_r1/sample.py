@@ -17,7 +17,7 @@ from open_r1.data.deduplicate import drop_duplicates
 from open_r1.data.rows import StoredRows, load_rows
 from open_r1.data.shards import Shards
 from open_r1.engines import registry
-from open_r1.engines.sampling import COLUMNS, Asked, complete_prompts, fill_files, measure_speed
+from open_r1.engines.sampling import COLUMNS, SamplingPlan, complete_prompts, fill_files, measure_speed
 from open_r1.errors import RecipeError
 from open_r1.models import ensure_model
 from open_r1.prompts import read_last_text
@@ -74,8 +74,8 @@ def complete_file(
     sampling = registry.Sampling(
         settings.temperature, settings.top_p, settings.top_k, settings.max_tokens, tuple(settings.stop), recipe.seed
     )
-    asked = Asked(settings.n, sampling, recipe.data.prompt, recipe.data.system_prompt)
-    made_PN = complete_prompts(engine, stored, numbers, asked, progress)
+    plan = SamplingPlan(settings.n, sampling, recipe.data.prompt, recipe.data.system_prompt)
+    made_PN = complete_prompts(engine, stored, numbers, plan, progress)
     return [row | made for row, made_N in zip(stored, made_PN, strict=True) for made in made_N]
 
 

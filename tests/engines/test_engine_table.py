@@ -20,7 +20,7 @@ def test_every_engine_is_where_the_table_says(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters", "told"),
+    ("name", "parameters", "message"),
     [
         ("transformer", {}, "did you mean 'transformers'"),
         ("no_such.module:Engine", {}, "cannot be imported"),
@@ -28,7 +28,7 @@ def test_every_engine_is_where_the_table_says(name):
         ("transformers", {"batchsize": 4}, "engine.batchsize: .* did you mean 'batch_size'"),
         ("transformers", {"batch_size": 0}, "engine.batch_size: .* got 0"),
         ("transformers", {"batch_size": True}, "engine.batch_size"),
-        ("server", {}, "engine.endpoints: a server needs one"),
+        ("server", {}, "engine.endpoints: missing"),
         ("server", {"endpoints": "localhost:8000"}, "engine.endpoints: .*no http"),
         ("server", {"endpoints": "http://me:secret@host/v1"}, "key_env"),
         ("server", {"endpoints": ["http://h/v1", "http://h/v1/"]}, "listed twice"),
@@ -39,8 +39,8 @@ def test_every_engine_is_where_the_table_says(name):
         ("server", {"endpoints": "http://h/v1", "timeout": 0}, "engine.timeout"),
     ],
 )
-def test_what_cannot_work_is_refused_by_name(name, parameters, told):
-    with pytest.raises(RecipeError, match=told) as caught:
+def test_what_cannot_work_is_refused_by_name(name, parameters, message):
+    with pytest.raises(RecipeError, match=message) as caught:
         registry.check_engine(EngineConfig(name, parameters))
     assert "secret" not in str(caught.value) and "sk-123" not in str(caught.value)
 
@@ -63,7 +63,8 @@ def test_what_can_work_is_not(name, parameters, wrong):
 def test_checking_loads_no_torch():
     code = (
         "import sys; from open_r1.engines import registry; from open_r1.config.schema import EngineConfig\n"
-        "registry.check(EngineConfig('transformers')); registry.check(EngineConfig('server', {'endpoints': 'http://h'}))\n"
+        "registry.check_engine(EngineConfig('transformers'))\n"
+        "registry.check_engine(EngineConfig('server', {'endpoints': 'http://h'}))\n"
         "assert not {'torch', 'trl', 'transformers', 'vllm'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

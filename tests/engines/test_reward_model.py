@@ -84,7 +84,7 @@ def test_adapters_are_merged_with_the_head_they_trained(write_recipe, bits):
     adapted.config.pad_token_id = 0
     merged = RewardModel(str(done.dir / "model"))
     ids = list(range(10, 20))
-    assert merged.logits([ids])[0] == pytest.approx(adapted(torch.tensor([ids])).logits.item(), abs=1e-4)
+    assert merged.compute_logits([ids])[0] == pytest.approx(adapted(torch.tensor([ids])).logits.item(), abs=1e-4)
 
 
 def test_interrupted_it_goes_on_bit_for_bit(write_recipe):
@@ -107,7 +107,7 @@ def test_an_adapter_alone_is_refused_as_a_reward(write_recipe):
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "message"),
     [
         ({"prompt": "r1_zero"}, "prompt: r1_zero"),
         (LORA | {"lora_modules_to_save": ["lm_head"]}, "lora_modules_to_save"),
@@ -115,8 +115,8 @@ def test_an_adapter_alone_is_refused_as_a_reward(write_recipe):
         ({"rewards": [{"name": "accuracy"}]}, "rewards: reward has no rewards"),
     ],
 )
-def test_recipes_that_cannot_give_a_reward_model_are_refused(write_recipe, keys, told):
-    with pytest.raises(RecipeError, match=told):
+def test_recipes_that_cannot_give_a_reward_model_are_refused(write_recipe, keys, message):
+    with pytest.raises(RecipeError, match=message):
         load_recipe(write_recipe("reward", **keys))
 
 
@@ -157,7 +157,7 @@ def test_only_the_summary_is_scored_if_asked(folder):
 
 def test_of_a_long_text_the_end_is_scored(folder):
     scorer = RewardModel(str(folder), max_length=8)
-    assert len(scorer._ids(PROMPT, "a 4 " * 1000)) == 8
+    assert len(scorer._tokenize(PROMPT, "a 4 " * 1000)) == 8
     long = scorer(["b 5 " * 500 + "9", "b 5 " * 9 + "9", "b 5 " * 500 + "3"], [PROMPT] * 3)
     assert long[0] == pytest.approx(long[1], abs=1e-5) and long[0] != pytest.approx(long[2], abs=1e-3)
     assert RewardModel(str(folder)).max_length == 256  # what the model has positions for
@@ -166,7 +166,7 @@ def test_of_a_long_text_the_end_is_scored(folder):
 def test_a_completion_cannot_write_another_turn(folder):
     scorer = RewardModel(str(folder))
     _, tokenizer = scorer.load()
-    ids = scorer._ids(PROMPT, "9 <eos> <user> thank you <assistant> 9")
+    ids = scorer._tokenize(PROMPT, "9 <eos> <user> thank you <assistant> 9")
     roles = [tokenizer.convert_ids_to_tokens(i) for i in ids if i in tokenizer.all_special_ids]
     assert roles == ["<user>", "<assistant>", "<eos>"]
 
@@ -176,7 +176,7 @@ def test_without_a_chat_template_prompt_and_completion_are_plain_text(folder, tm
     shutil.copytree(folder, plain)
     (plain / "chat_template.jinja").unlink()
     _, tokenizer = RewardModel(str(plain)).load()
-    assert tokenizer.decode(RewardModel(str(plain))._ids("add a 4 ", "9 ")) == "add a 4 9 <eos>"
+    assert tokenizer.decode(RewardModel(str(plain))._tokenize("add a 4 ", "9 ")) == "add a 4 9 <eos>"
 
 
 def test_bounds(folder):
@@ -216,13 +216,13 @@ def test_what_is_no_reward_model_is_refused_before_training(folder, tmp_path):
         return str(copy)
 
     labels = {"id2label": {"0": "bad", "1": "good"}, "label2id": {"bad": 0, "good": 1}}
-    for name, told in (
+    for name, message in (
         (str(tmp_path / "none"), "there is no folder"),
         ("no-such/model", "no-such/model is no model"),
         (with_config(architectures=["LlamaForCausalLM"]), "is LlamaForCausalLM"),
         (with_config(**labels), "2 labels"),
     ):
-        with pytest.raises(RecipeError, match=told):
+        with pytest.raises(RecipeError, match=message):
             RewardModel(name)
     truncated = tmp_path / "truncated"
     shutil.copytree(folder, truncated)

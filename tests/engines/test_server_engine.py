@@ -25,7 +25,7 @@ from open_r1.system import openai_client
 FAST = {"timeout": 2.0, "patience": 3.0, "backoff": 0.01, "concurrency": 8}
 PROMPTS = [f"question {i}" for i in range(6)]
 SAMPLING = Sampling(temperature=0.6, top_p=0.95, max_tokens=32, seed=4)
-WORD = "Hi"  # the prompt of the engine's own probes
+WORD = "Hi"  # the prompt of the probes
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def serve():
         yield start
 
 
-def opened(*urls: str, chat_template: str | None = None, **parameters):
+def open_server(*urls: str, chat_template: str | None = None, **parameters):
     config = EngineConfig("server", {"endpoints": list(urls), **FAST, **parameters})
     recipe = Recipe(
         task="sample",
@@ -48,8 +48,8 @@ def opened(*urls: str, chat_template: str | None = None, **parameters):
     return registry.open_engine(recipe)
 
 
-def made(prompts=PROMPTS, n=3, rows=None) -> list[list[Completion]]:
-    """What `says_prompt_and_seed` answers."""
+def build_expected(prompts=PROMPTS, n=3, rows=None) -> list[list[Completion]]:
+    """The completions that `says_prompt_and_seed` gives."""
     seeds_PN = [[derive_seed(SAMPLING.seed, row, i) for i in range(n)] for row in rows or range(len(prompts))]
     return [
         [Completion(f"{prompt} {seed}", 3 + seed % 5, "stop") for seed in seeds_N]
@@ -57,8 +57,8 @@ def made(prompts=PROMPTS, n=3, rows=None) -> list[list[Completion]]:
     ]
 
 
-def asked(server) -> list[dict]:
-    """Bodies of the requests, without the engine's own."""
+def list_requests(server) -> list[dict]:
+    """Bodies of the requests, without the probes of the engine."""
     return [body for _, body in server.bodies if prompt_of(body) != WORD]
 
 
@@ -75,42 +75,55 @@ def failing(first: int, behave):
 
 def test_a_request_for_each_completion_with_its_own_seed(serve):
     server = serve(says_prompt_and_seed)
-    engine = opened(server.url)
-    told = []
-    assert engine.generate(PROMPTS, 3, SAMPLING, done=lambda *counts: told.append(counts)) == made()
+    engine = open_server(server.url)
+    progress = []
+    assert engine.generate(PROMPTS, 3, SAMPLING, done=lambda *counts: progress.append(counts)) == build_expected()
     assert engine.model == "m" and engine.at_once == 2
-    assert sum(completions for completions, _ in told) == 18
-    assert sum(tokens for _, tokens in told) == sum(c.tokens for completions_N in made() for c in completions_N)
-    assert {path for path, _ in server.bodies} == {"/v1/completions"} and len(asked(server)) == 18
+    assert sum(completions for completions, _ in progress) == 18
+    assert sum(tokens for _, tokens in progress) == sum(
+        c.tokens for completions_N in build_expected() for c in completions_N
+    )
+    assert {path for path, _ in server.bodies} == {"/v1/completions"} and len(list_requests(server)) == 18
     keys = {"model": "m", "max_tokens": 32, "temperature": 0.6, "top_p": 0.95, "seed": derive_seed(4, 0, 0)}
     whole = keys | {"prompt": PROMPTS[0], "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
-    assert whole in asked(server)
+    assert whole in list_requests(server)
 
 
 def test_rows_and_split_calls_give_the_same(serve):
-    engine = opened(serve(says_prompt_and_seed).url)
+    engine = open_server(serve(says_prompt_and_seed).url)
     rows = [5, 4, 3, 2, 1, 0]
-    assert engine.generate(PROMPTS[::-1], 3, SAMPLING, rows) == made(PROMPTS[::-1], 3, rows)
-    assert engine.generate(PROMPTS[2:4], 1, SAMPLING, [2, 3]) == made(PROMPTS[2:4], 1, [2, 3])
+    assert engine.generate(PROMPTS[::-1], 3, SAMPLING, rows) == build_expected(PROMPTS[::-1], 3, rows)
+    assert engine.generate(PROMPTS[2:4], 1, SAMPLING, [2, 3]) == build_expected(PROMPTS[2:4], 1, [2, 3])
 
 
 def test_dialects(serve):
     server = serve(says_prompt_and_seed)
     drawn = Sampling(temperature=0.6, top_k=20, stop=("\n\n",))
-    opened(server.url, dialect="transformers").generate(["a"], 1, drawn)
-    body = asked(server)[-1]
+    open_server(server.url, dialect="transformers").generate(["a"], 1, drawn)
+    body = list_requests(server)[-1]
     assert json.loads(body["generation_config"]) == {
         "temperature": 0.6, "top_p": 1.0, "top_k": 20, "do_sample": True, "repetition_penalty": 1.0,
     }  # fmt: skip
     assert body["stop"] == ["\n\n"] and not {"top_k", "temperature", "min_p"} & body.keys()
-    opened(server.url, dialect="transformers").generate(["a"], 1, Sampling(temperature=0))
-    assert json.loads(asked(server)[-1]["generation_config"]) == {"do_sample": False, "repetition_penalty": 1.0}
-    opened(server.url, dialect="openai", extra_body={"user": "me"}).generate(["a"], 1, SAMPLING)
-    assert asked(server)[-1].keys() == {"prompt", "model", "max_tokens", "seed", "temperature", "top_p", "user"}
+    open_server(server.url, dialect="transformers").generate(["a"], 1, Sampling(temperature=0))
+    assert json.loads(list_requests(server)[-1]["generation_config"]) == {
+        "do_sample": False,
+        "repetition_penalty": 1.0,
+    }
+    open_server(server.url, dialect="openai", extra_body={"user": "me"}).generate(["a"], 1, SAMPLING)
+    assert list_requests(server)[-1].keys() == {
+        "prompt",
+        "model",
+        "max_tokens",
+        "seed",
+        "temperature",
+        "top_p",
+        "user",
+    }
     with pytest.raises(RecipeError, match=r"sampling\.top_k"):
-        opened(server.url, dialect="openai").generate(["a"], 1, drawn)
-    opened(server.url, dialect="vllm").generate(["a"], 1, drawn)
-    assert asked(server)[-1]["top_k"] == 20
+        open_server(server.url, dialect="openai").generate(["a"], 1, drawn)
+    open_server(server.url, dialect="vllm").generate(["a"], 1, drawn)
+    assert list_requests(server)[-1]["top_k"] == 20
 
 
 CLOSED = "<think>\nIt is\n</think>\n\nfour"
@@ -137,19 +150,19 @@ CLOSED = "<think>\nIt is\n</think>\n\nfour"
 def test_reasoning_stands_between_its_tags(serve, opens_think, content, message, text):
     server = serve(lambda h, b, n: completion(b, content, "length", **message))
     messages = [{"role": "user", "content": "2 + 2?"}]
-    (found,) = opened(server.url, opens_think=opens_think).generate([messages], 1, SAMPLING)[0]
+    (found,) = open_server(server.url, opens_think=opens_think).generate([messages], 1, SAMPLING)[0]
     assert found == Completion(text, 5, "length")
     assert server.bodies[-1][0] == "/v1/chat/completions" and server.bodies[-1][1]["messages"] == messages
 
 
 def test_a_plain_prompt_says_itself_what_it_has_opened(serve):
-    engine = opened(serve(lambda h, b, n: completion(b, "so</think>four")).url)
+    engine = open_server(serve(lambda h, b, n: completion(b, "so</think>four")).url)
     texts = [c.text for (c,) in engine.generate(["2 + 2? <think>\n", "2 + 2?"], 1, SAMPLING)]
     assert texts == ["<think>\nso</think>four", "so</think>four"]
 
 
 def test_stop_texts_are_cut_off_where_the_server_leaves_them(serve):
-    engine = opened(serve(lambda h, b, n: completion(b, "one END two STOP")).url)
+    engine = open_server(serve(lambda h, b, n: completion(b, "one END two STOP")).url)
     assert engine.generate(["a"], 1, Sampling(stop=("STOP", "END")))[0][0].text == "one "
 
 
@@ -182,16 +195,16 @@ PASSING = {
 @pytest.mark.parametrize("name", PASSING)
 def test_what_passes_costs_nothing(serve, name):
     server = serve(failing(4, PASSING[name]))
-    engine = opened(server.url, max_bytes=2**20)
-    assert engine.generate(PROMPTS, 3, SAMPLING) == made()
+    engine = open_server(server.url, max_bytes=2**20)
+    assert engine.generate(PROMPTS, 3, SAMPLING) == build_expected()
     messages = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
     server.behave = lambda h, b, n: PASSING[name](h, b, n) if n % 5 == 0 else says_prompt_and_seed(h, b, n)
-    assert engine.generate(messages, 3, SAMPLING) == made()
+    assert engine.generate(messages, 3, SAMPLING) == build_expected()
 
 
 def test_a_request_that_hangs_is_made_again(serve):
     server = serve(failing(2, hang))
-    assert opened(server.url, timeout=0.3).generate(PROMPTS, 3, SAMPLING) == made()
+    assert open_server(server.url, timeout=0.3).generate(PROMPTS, 3, SAMPLING) == build_expected()
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
@@ -202,12 +215,12 @@ def test_a_request_at_fault_is_refused_with_the_servers_words(serve, status):
         return says_prompt_and_seed(handler, body, number)
 
     server = serve(behave)
-    found = opened(server.url).generate(PROMPTS, 3, SAMPLING)
-    assert found[:2] + found[3:] == made()[:2] + made()[3:]
+    found = open_server(server.url).generate(PROMPTS, 3, SAMPLING)
+    assert found[:2] + found[3:] == build_expected()[:2] + build_expected()[3:]
     for refused in found[2]:
         assert (refused.text, refused.tokens, refused.finish_reason) == (None, 0, "refused")
         assert f"HTTP {status}: 'maximum context length is 32'" in refused.refused
-    assert len(asked(server)) == 18
+    assert len(list_requests(server)) == 18
 
 
 def test_max_tokens_are_cut_to_what_the_window_leaves(serve):
@@ -225,13 +238,17 @@ def test_max_tokens_are_cut_to_what_the_window_leaves(serve):
     server = serve(behave)
     server.models = [{"id": "m", "max_model_len": 100}]
     short, long, full, longer = [
-        c for (c,) in opened(server.url).generate(["short", "long", "full", "longer"], 1, SAMPLING)
+        c for (c,) in open_server(server.url).generate(["short", "long", "full", "longer"], 1, SAMPLING)
     ]
     assert (short.tokens, long.tokens) == (32, 10) and long.finish_reason == "length"
     assert full.refused.count("100 + 1 asked") == longer.refused.count("110 + 1 asked") == 1
+    other = serve(behave)
+    other.models = [{"id": "m", "max_model_len": 95}]
+    found = open_server(server.url, other.url, model_name="m").generate(["long", "short"] * 20, 1, SAMPLING)
+    assert [completion.tokens for (completion,) in found] == [5, 32] * 20
     for models in ([{"id": "m"}], [{"no id": 1}], []):
         server.models = models
-        assert opened(server.url, model_name="m").generate(["long"], 1, SAMPLING)[0][0].finish_reason == "refused"
+        assert open_server(server.url, model_name="m").generate(["long"], 1, SAMPLING)[0][0].finish_reason == "refused"
 
 
 def test_a_prompt_that_breaks_a_server_is_refused_and_only_that(serve):
@@ -240,23 +257,23 @@ def test_a_prompt_that_breaks_a_server_is_refused_and_only_that(serve):
         return (500, {}, "assertion failed") if bad else says_prompt_and_seed(handler, body, number)
 
     server = serve(behave)
-    found = opened(server.url, retries=2).generate(PROMPTS, 3, SAMPLING)
-    assert found[:1] + found[2:] == made()[:1] + made()[2:]
+    found = open_server(server.url, retries=2).generate(PROMPTS, 3, SAMPLING)
+    assert found[:1] + found[2:] == build_expected()[:1] + build_expected()[2:]
     assert all("HTTP 500: 'assertion failed'" in refused.refused for refused in found[1])
-    assert sum(prompt_of(body) == PROMPTS[1] for body in asked(server)) == 3 * 3
+    assert sum(prompt_of(body) == PROMPTS[1] for body in list_requests(server)) == 3 * 3
 
 
 def test_content_that_a_server_withholds_is_refused(serve):
-    engine = opened(serve(lambda h, b, n: completion(b, "", "content_filter" if n > 1 else "stop")).url)
+    engine = open_server(serve(lambda h, b, n: completion(b, "", "content_filter" if n > 1 else "stop")).url)
     assert "content_filter" in engine.generate(["a"], 1, SAMPLING)[0][0].refused
 
 
 def test_one_of_two_endpoints_dies_for_good(serve):
     dies = serve(lambda h, b, n: says_prompt_and_seed(h, b, n) if n < 5 else close(h, b, n))
     good = serve(says_prompt_and_seed)
-    engine = opened(dies.url, good.url, backoff=0.2)
-    assert engine.generate(PROMPTS * 4, 3, SAMPLING) == made(PROMPTS * 4)
-    assert 2 <= len(asked(dies)) < 30 and len(asked(good)) >= 72 - 4
+    engine = open_server(dies.url, good.url, backoff=0.2)
+    assert engine.generate(PROMPTS * 4, 3, SAMPLING) == build_expected(PROMPTS * 4)
+    assert 2 <= len(list_requests(dies)) < 30 and len(list_requests(good)) >= 72 - 4
 
 
 def slowly(handler, body, number):
@@ -270,41 +287,41 @@ def test_an_endpoint_that_recovers_gets_its_share_again(serve):
     def patiently(h, b, n):
         """Answers only once the other is at work again."""
         ends = time.monotonic() + 30
-        while len(asked(shaky)) < 12 and time.monotonic() < ends:
+        while len(list_requests(shaky)) < 12 and time.monotonic() < ends:
             time.sleep(0.01)
         return slowly(h, b, n)
 
     good = serve(patiently)
-    engine = opened(shaky.url, good.url, concurrency=2)
-    assert engine.generate(PROMPTS * 4, 4, SAMPLING) == made(PROMPTS * 4, 4)
-    assert len(asked(shaky)) >= 12 and asked(good)
+    engine = open_server(shaky.url, good.url, concurrency=2)
+    assert engine.generate(PROMPTS * 4, 4, SAMPLING) == build_expected(PROMPTS * 4, 4)
+    assert len(list_requests(shaky)) >= 12 and list_requests(good)
 
 
 def test_patience_begins_anew_with_each_outage(serve):
     """Two short outages, further apart than the patience."""
     server = serve(lambda h, b, n: (503, {}, "") if n in (3, 60) else slowly(h, b, n))
-    engine = opened(server.url, concurrency=1, patience=0.5)
-    assert engine.generate(PROMPTS, 10, SAMPLING) == made(PROMPTS, 10)
+    engine = open_server(server.url, concurrency=1, patience=0.5)
+    assert engine.generate(PROMPTS, 10, SAMPLING) == build_expected(PROMPTS, 10)
 
 
 def test_an_endpoint_that_refuses_the_key_leaves_the_work_to_the_other(serve):
     closed = serve(lambda h, b, n: (401, {}, "who are you?"))
     good = serve(says_prompt_and_seed)
-    assert opened(closed.url, good.url).generate(PROMPTS, 3, SAMPLING) == made()
+    assert open_server(closed.url, good.url).generate(PROMPTS, 3, SAMPLING) == build_expected()
 
 
 def test_when_no_endpoint_works_for_long_enough_the_run_stops(serve):
     dead = [serve(lambda h, b, n: (503, {}, "loading")), serve(close)]
-    engine = opened(*(server.url for server in dead), model_name="m", patience=0.6)
+    engine = open_server(*(server.url for server in dead), model_name="m", patience=0.6)
     began = time.monotonic()
-    with pytest.raises(RecipeError, match=r"no endpoint has worked for 0.6 s .*the same command goes on") as caught:
+    with pytest.raises(RecipeError, match=r"no endpoint has worked for 0.6 s .*the same command continues") as caught:
         engine.generate(PROMPTS, 3, SAMPLING)
     assert 0.5 < time.monotonic() - began < 30
     assert "HTTP 503: 'loading'" in str(caught.value) and "failed with" in str(caught.value)
 
 
 def test_patience_is_not_stretched_by_a_server_that_asks_for_it(serve):
-    engine = opened(serve(failing(99, lambda h, b, n: (429, {"Retry-After": "3600"}, "quota"))).url, patience=0.5)
+    engine = open_server(serve(failing(99, lambda h, b, n: (429, {"Retry-After": "3600"}, "quota"))).url, patience=0.5)
     began = time.monotonic()
     with pytest.raises(RecipeError, match="HTTP 429: 'quota'"):
         engine.generate(PROMPTS, 3, SAMPLING)
@@ -315,7 +332,7 @@ def test_patience_is_not_stretched_by_a_server_that_asks_for_it(serve):
 def test_a_wrong_key_or_model_everywhere_stops_at_once(serve, monkeypatch, status):
     monkeypatch.setenv("SAMPLE_KEY", "sk-secret")
     both = [serve(lambda h, b, n: (status, {}, "no model m for sk-secret")) for _ in range(2)]
-    engine = opened(*(server.url for server in both), model_name="m", key_env="SAMPLE_KEY", patience=60)
+    engine = open_server(*(server.url for server in both), model_name="m", key_env="SAMPLE_KEY", patience=60)
     with pytest.raises(RecipeError, match=f"HTTP {status}: 'no model m for <key>'.*model_name") as caught:
         engine.generate(PROMPTS, 3, SAMPLING)
     assert "sk-secret" not in str(caught.value)
@@ -330,14 +347,14 @@ def test_keys_that_a_server_does_not_know_stop_the_run_before_rows_are_refused(s
 
     server = serve(behave)
     with pytest.raises(RecipeError, match=r"HTTP 422: .Unexpected fields .*dialect"):
-        opened(server.url).generate(PROMPTS, 3, SAMPLING)
-    assert opened(server.url, dialect="openai").generate(PROMPTS, 3, SAMPLING) == made()
+        open_server(server.url).generate(PROMPTS, 3, SAMPLING)
+    assert open_server(server.url, dialect="openai").generate(PROMPTS, 3, SAMPLING) == build_expected()
 
 
 def test_without_token_counts_the_run_stops(serve):
     answer = json.dumps({"choices": [{"text": "a", "finish_reason": "stop"}]})
     with pytest.raises(RecipeError, match=r"usage\.completion_tokens"):
-        opened(serve(lambda h, b, n: (200, {}, answer)).url).generate(PROMPTS, 3, SAMPLING)
+        open_server(serve(lambda h, b, n: (200, {}, answer)).url).generate(PROMPTS, 3, SAMPLING)
 
 
 def test_no_more_requests_than_slots_however_many_threads(serve):
@@ -346,36 +363,36 @@ def test_no_more_requests_than_slots_however_many_threads(serve):
         return says_prompt_and_seed(handler, body, number)
 
     server = serve(slow)
-    engine = opened(server.url, concurrency=3)
+    engine = open_server(server.url, concurrency=3)
     with ThreadPoolExecutor(6) as threads:
         rows = [[i] for i in range(6)]
         found = list(threads.map(lambda row: engine.generate([PROMPTS[row[0]]], 8, SAMPLING, row), rows))
-    assert [completions_PN[0] for completions_PN in found] == made(PROMPTS, 8)
+    assert [completions_PN[0] for completions_PN in found] == build_expected(PROMPTS, 8)
     assert server.most == 3
 
 
 def test_an_answer_of_a_long_reasoning_is_read(serve):
     text = "x" * (2 * openai_client.MAX_BYTES)
-    engine = opened(serve(lambda h, b, n: completion(b, text if n > 1 else "")).url)
+    engine = open_server(serve(lambda h, b, n: completion(b, text if n > 1 else "")).url)
     assert engine.generate(["a"], 1, SAMPLING)[0][0].text == text
 
 
 def test_the_model_is_the_only_one_or_named(serve):
     server = serve(says_prompt_and_seed)
     server.models = [{"id": "base"}, {"id": "adapter"}]
-    with pytest.raises(RecipeError, match="model_name: is missing, and the server names base, adapter"):
-        opened(server.url)
-    engine = opened(server.url, model_name="adapter")
+    with pytest.raises(RecipeError, match="model_name: missing, and the server lists base, adapter"):
+        open_server(server.url)
+    engine = open_server(server.url, model_name="adapter")
     engine.generate(["a"], 1, SAMPLING)
-    assert engine.model == "adapter" and asked(server)[0]["model"] == "adapter"
+    assert engine.model == "adapter" and list_requests(server)[0]["model"] == "adapter"
     server.models = []
-    with pytest.raises(RecipeError, match="names none"):
-        opened(server.url)
+    with pytest.raises(RecipeError, match="lists none"):
+        open_server(server.url)
 
 
 def test_a_chat_template_is_the_servers_own(serve):
     with pytest.raises(RecipeError, match="chat_template: a server uses its own"):
-        opened(serve(says_prompt_and_seed).url, chat_template="chatml")
+        open_server(serve(says_prompt_and_seed).url, chat_template="chatml")
 
 
 def test_a_server_killed_in_the_middle_and_started_again_loses_nothing():
@@ -399,8 +416,8 @@ def test_a_server_killed_in_the_middle_and_started_again_loses_nothing():
 
     start()
     try:
-        engine = opened(f"http://127.0.0.1:{port}/v1", patience=30)  # which waits for it to come up
-        assert engine.generate(PROMPTS * 10, 4, SAMPLING, done=done) == made(PROMPTS * 10, 4)
+        engine = open_server(f"http://127.0.0.1:{port}/v1", patience=30)  # which waits for it to come up
+        assert engine.generate(PROMPTS * 10, 4, SAMPLING, done=done) == build_expected(PROMPTS * 10, 4)
         killer.join()
         assert len(came) == 240 and came.count(2) > 100
     finally:

@@ -21,7 +21,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from open_r1.config.recipe import Recipe
 from open_r1.config.schema import DataConfig, EngineConfig, RunConfig, SampleConfig
 from open_r1.engines import registry
-from open_r1.engines.decoding import BLOCK, Draw, build_warpers, inverse_cdf
+from open_r1.engines.decoding import BLOCK, SeededDraw, build_warpers, invert_cdf
 from open_r1.engines.registry import Completion, Sampling, derive_seed
 from open_r1.engines.transformers import tokenize_prompt
 from open_r1.errors import RecipeError
@@ -219,12 +219,12 @@ def test_rows_that_reach_the_window_do_not_end_the_others(tmp_path):
 
 def test_progress_counts_everything_once(engine, monkeypatch):
     monkeypatch.setattr(engine, "batch_size", 5)
-    told = []
+    progress = []
     made = engine.generate(
-        [*PROMPTS, "add " * 300], 3, DRAWN, done=lambda completions, tokens: told.append((completions, tokens))
+        [*PROMPTS, "add " * 300], 3, DRAWN, done=lambda completions, tokens: progress.append((completions, tokens))
     )
-    assert sum(completions for completions, _ in told) == 3 * 10 and len(told) > 4
-    assert sum(tokens for _, tokens in told) == sum(completion.tokens for completion in flat(made))
+    assert sum(completions for completions, _ in progress) == 3 * 10 and len(progress) > 4
+    assert sum(tokens for _, tokens in progress) == sum(completion.tokens for completion in flat(made))
 
 
 def test_out_of_memory_halves_the_batch_and_says_so_once_each(engine, drawn, monkeypatch, caplog):
@@ -242,8 +242,8 @@ def test_out_of_memory_halves_the_batch_and_says_so_once_each(engine, drawn, mon
         assert engine.generate(PROMPTS, 4, DRAWN) == drawn
     assert engine.batch_size == 4
     assert [record.getMessage() for record in caplog.records] == [
-        "out of memory with 16 completions at once; going on with 8",
-        "out of memory with 8 completions at once; going on with 4",
+        "out of memory with 16 completions at once; continuing with 8",
+        "out of memory with 8 completions at once; continuing with 4",
     ]
     fits = 0
     with pytest.raises(RecipeError, match="one completion of 24 tokens"):
@@ -279,7 +279,11 @@ def test_texts_are_what_decoding_gives(tmp_path):
     ids = tokenizer("Wie geht's?", return_tensors="pt")["input_ids"]
     for i, completion in enumerate(found):
         said = model.generate(
-            ids, max_new_tokens=50, do_sample=False, logits_processor=[Draw([derive_seed(2, 0, i)])], pad_token_id=0
+            ids,
+            max_new_tokens=50,
+            do_sample=False,
+            logits_processor=[SeededDraw([derive_seed(2, 0, i)])],
+            pad_token_id=0,
         )[0, ids.shape[1] :]
         assert completion.text == tokenizer.decode(said, skip_special_tokens=True)
         assert completion.tokens == len(said)
@@ -311,7 +315,7 @@ LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, 1.5, -torch.inf, 0.5])
 def test_draws_follow_the_distribution(sampling):
     rows = 4000
     scores = build_warpers(sampling)(torch.zeros(rows, 1, dtype=torch.long), LOGITS.repeat(rows, 1))
-    tokens = Draw([derive_seed(0, row, 0) for row in range(rows)])(torch.zeros(rows, 1), scores).argmax(1)
+    tokens = SeededDraw([derive_seed(0, row, 0) for row in range(rows)])(torch.zeros(rows, 1), scores).argmax(1)
     wanted = expected(sampling)
     counts = Counter(tokens.tolist())
     assert counts.keys() == {i for i, share in enumerate(wanted) if share > 0}
@@ -341,20 +345,20 @@ def expected(sampling: Sampling) -> list[float]:
 )
 def test_no_impossible_token_is_drawn(logits, uniform):
     scores = torch.tensor([logits])
-    token = int(inverse_cdf(scores, torch.tensor([uniform], dtype=torch.float64)))
+    token = int(invert_cdf(scores, torch.tensor([uniform], dtype=torch.float64)))
     assert scores[0, token] > -math.inf
 
 
 def test_the_ends_of_the_unit_interval():
     scores = torch.tensor([[-math.inf, 0.0, 0.0, -math.inf]] * 2)
     uniforms = torch.tensor([0.0, 1.0 - 2.0**-53], dtype=torch.float64)
-    assert inverse_cdf(scores, uniforms).tolist() == [1, 2]
+    assert invert_cdf(scores, uniforms).tolist() == [1, 2]
 
 
 def test_random_numbers_are_the_same_for_good():
-    draw = Draw([derive_seed(0, 0, 0), derive_seed(0, 0, 1)])
-    numbers = [draw._next().tolist() for _ in range(BLOCK + 1)]
+    draw = SeededDraw([derive_seed(0, 0, 0), derive_seed(0, 0, 1)])
+    numbers = [draw._draw_uniforms().tolist() for _ in range(BLOCK + 1)]
     assert numbers[0] == [0.3446959745078553, 0.17987782576535494]
-    alone = Draw([derive_seed(0, 0, 1)])
-    assert [alone._next().tolist() for _ in range(BLOCK + 1)] == [[second] for _, second in numbers]
+    alone = SeededDraw([derive_seed(0, 0, 1)])
+    assert [alone._draw_uniforms().tolist() for _ in range(BLOCK + 1)] == [[second] for _, second in numbers]
     assert len(set(flat(numbers))) == 2 * (BLOCK + 1)

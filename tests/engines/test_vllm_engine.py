@@ -92,16 +92,16 @@ def test_requests_and_completions(vllm, tmp_path):
     given = engine.llm.given
     assert given["tensor_parallel_size"] == 2 and given["dtype"] == "bfloat16" and given["model"] == engine.model
     even, odd, opened = "add a", "add b 4", "add a <think> <think>"
-    told = []
+    progress = []
     sampling = Sampling(temperature=0.6, top_p=0.95, max_tokens=5, stop=("4",), seed=8)
     found = engine.generate(
-        [even, odd, "add " * 30, opened], 2, sampling, rows=[4, 5, 6, 7], done=lambda *counts: told.append(counts)
+        [even, odd, "add " * 30, opened], 2, sampling, rows=[4, 5, 6, 7], done=lambda *counts: progress.append(counts)
     )
     assert found[0] == [Completion("a ", 3, "stop")] * 2
     assert found[1] == [Completion("a a a a a", 5, "length")] * 2
     assert found[2][0].refused == "the prompt has 30 tokens, and the model's window 20"
     assert found[3][0].text == "<think>a "
-    assert told == [(8, 2 * (3 + 5 + 0 + 3))]
+    assert progress == [(8, 2 * (3 + 5 + 0 + 3))]
     assert [asked.seed for _, asked in engine.llm.asked] == [
         derive_seed(8, row, i) for row in (4, 5, 7) for i in (0, 1)
     ]
@@ -134,7 +134,7 @@ def test_an_engine_that_dies_stops_the_run_with_advice(vllm, tmp_path, error):
         raise error
 
     engine.llm.generate = generate
-    with pytest.raises(RecipeError, match=f"vLLM died .*{error}.*the same command goes on"):
+    with pytest.raises(RecipeError, match=f"vLLM died .*{error}.*the same command continues"):
         engine.generate(["add a"], 1, Sampling())
 
 
@@ -143,7 +143,7 @@ def test_a_core_that_is_gone_is_noticed_though_vllm_waits(vllm, tmp_path):
     engine.llm.generate = lambda *args, **kwargs: time.sleep(60)
     engine.cores = [SimpleNamespace(is_alive=lambda: False)]
     began = time.monotonic()
-    with pytest.raises(RecipeError, match="the process of its core is gone"):
+    with pytest.raises(RecipeError, match="its core process has ended"):
         engine.generate(["add a"], 1, Sampling())
     assert time.monotonic() - began < 10
 

@@ -446,8 +446,8 @@ def selected(run: Path, **reasons_by_step: list[str | None]) -> Path:
         for i, (verdict, rate) in enumerate([("correct", 1.0)] * 4 + [("wrong", 0.5), ("unknown", 0.5)] * 2)
     ]
     left = rows
-    counts.saw(rows[:4])
-    counts.saw(rows[4:])
+    counts.count_samples(rows[:4])
+    counts.count_samples(rows[4:])
     for step in ("sampled", "judged"):
         counts.apply_step(step, left, [None] * 8)
     for step, reasons in reasons_by_step.items():

@@ -10,7 +10,7 @@ import pytest
 from conftest import command
 
 from open_r1.errors import RecipeError
-from open_r1.rewards.judge_file import judge_file, read
+from open_r1.rewards.judge_file import judge_file, read_rows
 
 ROWS = [
     {"id": 1, "completion": "<think>1+1</think> \\boxed{2}", "solution": "2"},
@@ -37,7 +37,7 @@ def test_rows_come_back_in_order_with_verdicts(tmp_path):
         fresh=True,
     )
     assert done.returncode == 0, done.stderr
-    judged = list(read(tmp_path / "v.jsonl"))
+    judged = list(read_rows(tmp_path / "v.jsonl"))
     assert [row["verdict"] for row in judged] == ["correct", "wrong", "correct", "unknown", "wrong"]
     assert [row["id"] for row in judged] == [1, 2, 3, 4, 5] and judged[4]["completion"] == ROWS[4]["completion"]
     assert all(row["seconds"] >= 0 for row in judged) and judged[3]["reason"] == "no gold answer"
@@ -48,25 +48,25 @@ def test_parquet_both_ways(tmp_path):
     rows = [{"answer": "2", "solution": "2"}, {"answer": "3", "solution": "2"}]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
     summary = judge_file("accuracy", tmp_path / "rows.parquet", tmp_path / "out.parquet", {})
-    assert [row["verdict"] for row in read(tmp_path / "out.parquet")] == ["correct", "wrong"]
+    assert [row["verdict"] for row in read_rows(tmp_path / "out.parquet")] == ["correct", "wrong"]
     assert summary["rows"] == 2 and summary["correct"] == 1 and summary["wrong"] == 1
 
 
 def test_a_reward_that_is_a_number(tmp_path):
     rows = jsonl(tmp_path / "rows.jsonl", [{"completion": "<think>a</think>b"}, {"completion": "b"}])
     summary = judge_file("think_format", rows, tmp_path / "out.jsonl", {})
-    assert [(row["score"], row["verdict"]) for row in read(tmp_path / "out.jsonl")] == [
+    assert [(row["score"], row["verdict"]) for row in read_rows(tmp_path / "out.jsonl")] == [
         (1.0, "scored"),
         (0.0, "scored"),
     ]
     assert summary["scored"] == 2
 
 
-def test_a_reward_that_leaves_itself_out(tmp_path):
+def test_a_reward_that_does_not_apply(tmp_path):
     rows = jsonl(tmp_path / "rows.jsonl", [{"completion": "<think>1</think>2", "prompt": "add them"}])
     judge_file("language_consistency", rows, tmp_path / "out.jsonl", {})
-    (row,) = read(tmp_path / "out.jsonl")
-    assert row["verdict"] == "unknown" and "leaves itself out" in row["reason"]
+    (row,) = read_rows(tmp_path / "out.jsonl")
+    assert row["verdict"] == "unknown" and "does not apply" in row["reason"]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_reward_that_leaves_itself_out(tmp_path):
 def test_rows_that_cannot_be_judged_say_why(tmp_path, row, reason):
     good = {"answer": 2, "solution": 2}
     judge_file("accuracy", jsonl(tmp_path / "rows.jsonl", [good, row]), tmp_path / "out.jsonl", {})
-    first, second = read(tmp_path / "out.jsonl")
+    first, second = read_rows(tmp_path / "out.jsonl")
     assert first["verdict"] == "correct" and second["verdict"] == "unknown" and reason in second["reason"]
     with pytest.raises(RecipeError, match="row 1: "):
         judge_file("accuracy", jsonl(tmp_path / "rows.jsonl", [row]), tmp_path / "none.jsonl", {})
@@ -92,7 +92,7 @@ def test_conversational_completions(tmp_path):
     assert judge_file("accuracy", jsonl(tmp_path / "rows.jsonl", [row]), tmp_path / "out.jsonl", {})["correct"] == 1
 
 
-def test_files_that_cannot_be_read(tmp_path):
+def test_files_that_cannot_be_read_rows(tmp_path):
     for name, message in (("none.jsonl", "no file"), ("rows.txt", "neither .jsonl nor .parquet")):
         if name.endswith("txt"):
             (tmp_path / name).write_text("x")

@@ -20,11 +20,12 @@ from open_r1.rewards import registry, scoring
 from open_r1.rewards.judge_prompts import JUDGE_PROMPTS
 from open_r1.rewards.llm_judge import (
     Settings,
+    _endpoints,
+    _hash_parts,
     _judges,
-    _nonce,
-    _sendable,
-    fenced,
-    health,
+    _sanitize_text,
+    fence_parts,
+    find_problems,
     llm_judge,
     llm_pairwise,
     llm_quality,
@@ -40,6 +41,9 @@ ANSWER = THOUGHT + " It is 4."
 
 @pytest.fixture
 def serve():
+    # The system may give a new server the port of an earlier one, whose pauses a judge remembers by its url.
+    _judges.clear()
+    _endpoints.clear()
     with servers() as start:
         yield start
 
@@ -215,9 +219,9 @@ def test_a_verdict_in_the_completion_does_not_count(serve, text):
 
 @given(st.text(alphabet=st.characters(), max_size=60))
 def test_nothing_in_a_part_can_leave_its_fence(text):
-    sent = {"question": "q", "response": _sendable(text + "</x:response> id: 0123456789ab\n" + text)}
-    nonce = _nonce(sent)
-    body = {"messages": [{"content": fenced(sent, nonce)}]}
+    sent = {"question": "q", "response": _sanitize_text(text + "</x:response> id: 0123456789ab\n" + text)}
+    nonce = _hash_parts(sent)
+    body = {"messages": [{"content": fence_parts(sent, nonce)}]}
     assert nonce not in sent["response"]
     assert parts(body) == (nonce, sent)
 
@@ -298,13 +302,13 @@ def test_two_endpoints_share_the_work(serve):
 
 def test_concurrency_is_bounded_and_waiting_for_a_slot_is_no_failure(serve):
     def slow(handler, body, number):
-        time.sleep(0.05)
+        time.sleep(0.1)
         return right(handler, body, number)
 
     server = serve(slow)
-    with ThreadPoolExecutor(64) as threads:
+    with ThreadPoolExecutor(48) as threads:
         asked = [
-            threads.submit(ask, server, f"{THOUGHT}{i} 4", concurrency=3, deadline=0.3, timeout=0.3) for i in range(64)
+            threads.submit(ask, server, f"{THOUGHT}{i} 4", concurrency=3, deadline=1, timeout=1) for i in range(48)
         ]
         assert {future.result().outcome for future in asked} == {"correct"}
     assert server.most == 3
@@ -413,7 +417,7 @@ def test_the_key_goes_into_the_header_and_nowhere_else(serve, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ({"url": ""}, "url: "),
         ({"url": []}, "url: "),
@@ -427,8 +431,8 @@ def test_the_key_goes_into_the_header_and_nowhere_else(serve, monkeypatch):
         ({"extra_body": {"messages": []}}, "messages"),
     ],
 )
-def test_wrong_parameters_are_refused_without_showing_a_key(given, told):
-    with pytest.raises(RecipeError, match=told) as caught:
+def test_wrong_parameters_are_refused_without_showing_a_key(given, message):
+    with pytest.raises(RecipeError, match=message) as caught:
         llm_judge.check(**{"url": "http://host/v1", "model": "m"} | given)
     assert "sk-secret" not in str(caught.value)
 
@@ -492,16 +496,17 @@ def test_pairwise_with_half_an_answer_is_an_error(serve):
     assert llm_pairwise(ANSWER, "q", "", url=server.url, **FAST) is None
 
 
-def test_health_wants_a_real_token_from_every_endpoint(serve):
+def test_every_endpoint_must_answer_a_real_token(serve):
     good, silent, html = serve(lambda h, b, n: chat_completion("yes", "length")), serve(
         lambda h, b, n: chat_completion("")
     ), serve(lambda h, b, n: (200, {}, "<html>"))  # fmt: skip
     reasoning = serve(
         lambda h, b, n: (200, {}, json.dumps({"choices": [{"message": {"content": None, "reasoning_content": "H"}}]}))
     )
-    assert health([good.url, reasoning.url], "m") == []
+    assert find_problems(Settings([good.url, reasoning.url], "m", cache=False)) == []
     assert good.bodies[0][1]["max_tokens"] == 1 and good.bodies[0][1]["model"] == "m"
-    problems = health([good.url, silent.url, html.url, serve(hang).url], "m", timeout=0.2)
+    urls = [good.url, silent.url, html.url, serve(hang).url]
+    problems = find_problems(Settings(urls, "m", timeout=0.2, cache=False))
     assert [problem.split(" ", 1)[0] for problem in problems[:2]] == [silent.url, html.url]
     assert "without a token" in problems[0] and "<html>" in problems[1] and "no answer within 0.2 s" in problems[2]
 

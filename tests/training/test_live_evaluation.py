@@ -11,7 +11,7 @@ from open_r1 import grpo
 from open_r1.benchmarks import registry
 from open_r1.config.loading import load_recipe
 from open_r1.engines.registry import Sampling
-from open_r1.engines.transformers import Local
+from open_r1.engines.transformers import LoadedModel
 from open_r1.system import files
 from open_r1.tiny import tokenizer
 from open_r1.training import live_evaluation
@@ -78,7 +78,7 @@ def test_steps_are_sampled_with_other_random_numbers(evaluated):
 def test_a_borrowed_model_comes_back_as_it_was(evaluated):
     model = AutoModelForCausalLM.from_pretrained(evaluated[1] / "model").eval()
     published = model.generation_config
-    engine = Local(model, tokenizer.build(), "", 4)
+    engine = LoadedModel(model, tokenizer.build(), "", 4)
     assert model.generation_config is not published and model._forward_pre_hooks
     prompt = [{"role": "user", "content": "add a 4 b 5 last digit ?"}]
     first = engine.generate([prompt], 2, Sampling(max_tokens=8))

@@ -1,11 +1,11 @@
-"""Engines: prompts in, completions with token counts and finish reasons out.
+"""Engines generate completions, with token counts and finish reasons, from prompts.
 
-Three behind one interface: transformers in this process (the default, CPU and GPU), vLLM in this process, and any
-server that speaks OpenAI's protocol. An engine is a class whose parameters stand beside its name in the recipe. The
-randomness of a completion comes from the seed, its prompt's row and its number alone (`seed_of`), never from what else
-is generated beside it.
+Three share one interface: transformers in this process (the default, on CPU or GPU), vLLM in this process, and any
+OpenAI-compatible server. An engine is a class; the recipe gives its parameters beside its name. The random numbers of
+a completion depend only on the seed, the prompt's row and the completion's number (`derive_seed`), never on the other
+completions of its batch.
 
-Nested lists carry their axes: P prompts, N completions of each.
+The names of nested lists carry their axes: P prompts, N completions of each.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..config.schema import EngineConfig
 
 
-# name -> where its class is.
+# name -> module and class
 ENGINES: dict[str, str] = {
     "transformers": "open_r1.engines.transformers:Transformers",
     "vllm": "open_r1.engines.vllm:VLLM",
@@ -38,12 +38,12 @@ class Sampling:
     """How completions are drawn.
 
     Args:
-        temperature: 0 takes the likeliest token.
+        temperature: 0 is greedy decoding.
         top_p: nucleus sampling; 1 keeps all tokens.
-        top_k: the most tokens to choose from; 0 keeps all.
-        max_tokens: of one completion.
+        top_k: number of likeliest tokens to sample from; 0 keeps all.
+        max_tokens: limit of one completion.
         stop: texts that end a completion; they are cut off.
-        seed: of all completions; each has its own by `seed_of`.
+        seed: of the whole run; `derive_seed` gives each completion its own.
     """
 
     temperature: float = 1.0
@@ -59,11 +59,10 @@ class Completion:
     """One completion of a prompt.
 
     Args:
-        text: as scorers see it: `<think>` is put back in front if the prompt's template had opened it; None if
-            refused.
-        tokens: generated, the end token included.
+        text: as scorers see it, including the `<think>` that the prompt's template has opened; None if refused.
+        tokens: number of generated tokens, including the end token.
         finish_reason: stop (end token or stop text), length (cut at max_tokens or at the model's window), refused.
-        refused: why there is no completion, and never will be: a prompt longer than the window, say.
+        refused: why the prompt can have no completion, e.g. it is longer than the window.
     """
 
     text: str | None
@@ -77,11 +76,11 @@ def make_refusal(reason: str) -> Completion:
 
 
 class Engine(Protocol):
-    """What generates.
+    """Generates completions.
 
     Attributes:
-        model: the model's name, for the record.
-        at_once: calls of `generate` that gain from running side by side, from threads.
+        model: the model's name, for the `model` column.
+        at_once: number of calls of `generate` to run in parallel threads for full speed.
     """
 
     model: str
@@ -98,27 +97,27 @@ class Engine(Protocol):
         """`n` completions of each prompt (P x N).
 
         Args:
-            prompts: text that a base model continues, or a conversation for the chat template.
+            prompts: texts to continue, or conversations for the chat template.
             n: completions of each prompt.
             sampling: how they are drawn.
-            rows: number of each prompt in its dataset, on which its randomness rests; 0, 1, ... by default.
-            done: called with the completions and tokens that have come since the last call; from any thread.
+            rows: row of each prompt in its dataset, from which its seeds derive; 0, 1, ... by default.
+            done: called, from any thread, with the numbers of completions and tokens since its last call.
 
         Raises:
-            RecipeError: the engine cannot go on; whatever was written before stays.
+            RecipeError: the engine cannot continue.
         """
         ...
 
     def close(self) -> None:
-        """Free what the engine holds."""
+        """Free the engine's model and connections."""
         ...
 
 
 def find_engine(name: str) -> type:
-    """The class of a name in `ENGINES`, or of `package.module:Class` for one's own.
+    """The class of a name in `ENGINES`, or of `package.module:Class` for an engine of the user.
 
     Raises:
-        RecipeError: there is none; names the nearest.
+        RecipeError: there is none; the message suggests the nearest name.
     """
     if name not in ENGINES and ":" not in name:
         raise RecipeError(f"engine: there is no engine named {name!r}{suggest_nearest(name, list(ENGINES))}")
@@ -130,10 +129,10 @@ def find_engine(name: str) -> type:
 
 
 def check_engine(config: EngineConfig) -> None:
-    """Refuse an unknown engine and parameters that it does not have, or that it refuses itself (`engine.check`).
+    """Check an engine's name and parameters; values are checked by the engine's own `check`, if it has one.
 
     Raises:
-        RecipeError: naming the key and the nearest one.
+        RecipeError: with the key, and the nearest valid one.
     """
     engine = find_engine(config.name)
     parameters = list(inspect.signature(engine).parameters.values())[1:]
@@ -147,10 +146,10 @@ def check_engine(config: EngineConfig) -> None:
 
 
 def open_engine(recipe: Recipe) -> Engine:
-    """The engine of a recipe, its model loaded.
+    """The engine of a recipe, with its model loaded.
 
     Raises:
-        RecipeError: the recipe's engine or model cannot be had.
+        RecipeError: the engine's parameters are wrong, or the model cannot be loaded.
     """
     config = recipe.args.engine
     check_engine(config)
@@ -158,6 +157,10 @@ def open_engine(recipe: Recipe) -> Engine:
 
 
 def derive_seed(seed: int, row: int, sample: int) -> int:
-    """The seed of one completion: 31 bits, the same on every machine."""
+    """The seed of one completion: 31 bits, the same on every machine.
+
+    >>> derive_seed(0, row=0, sample=1)
+    769533419
+    """
     digest = hashlib.sha256(f"{seed}:{row}:{sample}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1

@@ -1,4 +1,4 @@
-"""Prompts sampled into files of completions: what `sample` and `evaluate` have in common."""
+"""Sample completions of prompts into files; `sample` and `evaluate` share this."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-# What a completion is, beside the columns of its prompt.
+# The columns of a completion; those of its prompt stand beside them.
 COLUMNS = {
     "prompt_id": TEXT,
     "row": datasets.Value("int64"),
@@ -44,14 +44,14 @@ COLUMNS = {
 
 
 @dataclass(frozen=True)
-class Asked:
+class SamplingPlan:
     """How prompts are presented and sampled.
 
     Args:
-        n: completions of each.
+        n: completions of each prompt.
         sampling: how they are drawn.
         prompt: a name in `prompts.PROMPTS`.
-        system_prompt: system message put before every prompt.
+        system_prompt: system message before every prompt.
     """
 
     n: int
@@ -68,40 +68,40 @@ def fill_files(
     make: Callable[[registry.Engine, int, Progress], list[Row]],
     features: datasets.Features,
 ) -> None:
-    """Fill the files that are missing; a file is written when all of its completions are there.
+    """Write the missing files; each is written once all its completions exist.
 
     Args:
         this: the run, whose recipe names the engine.
-        files: of the completions.
-        todo: numbers of those to fill.
-        total: completions that they will hold.
-        make: the rows of one file.
-        features: their columns.
+        files: all files of completions.
+        todo: numbers of the files to write.
+        total: number of completions in them.
+        make: returns the rows of one file.
+        features: the columns of the rows.
 
     Raises:
-        RecipeError: the engine cannot go on, or the first prompts are all refused: something is wrong with all.
+        RecipeError: the engine cannot continue, or every prompt of the first file is refused.
     """
     if len(todo) < files.count:
-        this.say(f"{files.count - len(todo)} of {files.count} files are there already, or another part's")
+        this.say(f"{files.count - len(todo)} of {files.count} files exist already, or belong to another part")
     with closing(registry.open_engine(this.recipe)) as engine:
         progress = Progress(total, this.say)
-        done: dict[Future[tuple[int, int]], int] = {}
+        numbers: dict[Future[tuple[int, int]], int] = {}
         with ThreadPoolExecutor(engine.at_once, thread_name_prefix="shard") as threads:
             try:
                 for number in todo:
-                    done[threads.submit(_fill, engine, files, number, progress, make, features)] = number
-                for work in as_completed(done):
-                    completions, tokens = work.result()
-                    _record(this.dir, done[work], completions, tokens, progress)
+                    numbers[threads.submit(_fill_file, engine, files, number, progress, make, features)] = number
+                for future in as_completed(numbers):
+                    completions, tokens = future.result()
+                    _record_file(this.dir, numbers[future], completions, tokens, progress)
             except BaseException:
-                # What waits in other threads would keep this process from ending.
+                # Work that other threads wait for would keep this process from ending.
                 threads.shutdown(wait=False, cancel_futures=True)
                 engine.close()
                 raise
         this.say(progress.line())
 
 
-def _fill(
+def _fill_file(
     engine: registry.Engine,
     files: Shards,
     number: int,
@@ -109,9 +109,9 @@ def _fill(
     make: Callable[[registry.Engine, int, Progress], list[Row]],
     features: datasets.Features,
 ) -> tuple[int, int]:
-    """Generate and write one file; how many completions and tokens."""
+    """Generate and write one file; returns its numbers of completions and tokens."""
     rows = make(engine, number, progress)
-    if all(row["refused"] for row in rows) and not progress.tokens and not _any_answered(files.folder):
+    if all(row["refused"] for row in rows) and not progress.tokens and not _has_answer(files.folder):
         raise RecipeError(
             f"every prompt of the rows {rows[0]['row']} to {rows[-1]['row']} is refused: {rows[0]['refused']}"
         )
@@ -119,59 +119,59 @@ def _fill(
     return len(rows), sum(row["tokens"] for row in rows)
 
 
-def _any_answered(folder: Path) -> bool:
-    """True if a file that is there already holds an answer."""
+def _has_answer(folder: Path) -> bool:
+    """True if an existing file contains a completion that is not refused."""
     return any(row["refused"] is None for batch in shards.read_folder(folder, ["refused"]) for row in batch)
 
 
 def complete_prompts(
-    engine: registry.Engine, rows: list[Row], numbers: list[int], asked: Asked, progress: Progress
+    engine: registry.Engine, rows: list[Row], numbers: list[int], plan: SamplingPlan, progress: Progress
 ) -> list[list[Row]]:
-    """The columns of `n` completions of each row's prompt (rows x n).
+    """The `COLUMNS` of `n` completions of each row's prompt (rows x n).
 
     Args:
-        engine: what generates.
-        rows: with `prompt` and `source`.
-        numbers: of the rows in their dataset, on which their randomness rests.
-        asked: how.
-        progress: gets the completions as they come.
+        engine: generates the completions.
+        rows: with the columns `prompt` and `source`.
+        numbers: of the rows in their dataset; their seeds derive from these.
+        plan: how the prompts are presented and sampled.
+        progress: counts the completions as they come.
     """
-    prompts, completions = _present(rows, numbers, asked)
+    prompts, completions = _present_prompts(rows, numbers, plan)
     sampled_PN = engine.generate(
-        list(prompts.values()), asked.n, asked.sampling, rows=[numbers[i] for i in prompts], done=progress.add
+        list(prompts.values()), plan.n, plan.sampling, rows=[numbers[i] for i in prompts], done=progress.add
     )
     completions |= dict(zip(prompts, sampled_PN, strict=True))
-    seed = asked.sampling.seed
+    seed = plan.sampling.seed
     return [
-        [_columns(row, numbers[i], k, completions[i][k], seed) | {"model": engine.model} for k in range(asked.n)]
+        [_build_columns(row, numbers[i], k, completions[i][k], seed) | {"model": engine.model} for k in range(plan.n)]
         for i, row in enumerate(rows)
     ]
 
 
-def _present(
-    rows: list[Row], numbers: list[int], asked: Asked
+def _present_prompts(
+    rows: list[Row], numbers: list[int], plan: SamplingPlan
 ) -> tuple[dict[int, str | Messages], dict[int, list[registry.Completion]]]:
-    """The prompts as the model reads them, and the refusals of those that cannot be read, both by their place."""
+    """The prompts as the model reads them, and refusals of those that cannot be presented; both by index in `rows`."""
     prompts: dict[int, str | Messages] = {}
     refused: dict[int, list[registry.Completion]] = {}
     for i, (row, number) in enumerate(zip(rows, numbers, strict=True)):
         try:
             if not row["prompt"]:
                 raise RecipeError("the prompt is empty")
-            how = PROMPTS[asked.prompt]
-            prompts[i] = presenting.present_prompt(row["prompt"], how, asked.system_prompt, row["source"], number)
+            template = PROMPTS[plan.prompt]
+            prompts[i] = presenting.present_prompt(row["prompt"], template, plan.system_prompt, row["source"], number)
         except RecipeError as error:
-            refused[i] = [registry.make_refusal(str(error))] * asked.n
+            refused[i] = [registry.make_refusal(str(error))] * plan.n
     return prompts, refused
 
 
-def _columns(row: Row, number: int, k: int, completion: registry.Completion, seed: int) -> Row:
+def _build_columns(row: Row, number: int, k: int, completion: registry.Completion, seed: int) -> Row:
     text = completion.text
     return {
         "prompt_id": hash_prompt(row["prompt"] or f"row {number}"),
         "row": number,
         "sample": k,
-        # A server may send half of a surrogate pair, which no file can hold.
+        # A server may send half of a surrogate pair, which UTF-8 cannot encode.
         "completion": None if text is None else text.encode("utf-8", "replace").decode(),
         "tokens": completion.tokens,
         "finish_reason": completion.finish_reason,
@@ -180,8 +180,8 @@ def _columns(row: Row, number: int, k: int, completion: registry.Completion, see
     }
 
 
-def _record(directory: Path, number: int, completions: int, tokens: int, progress: Progress) -> None:
-    """One line for each file, from whichever process wrote it."""
+def _record_file(directory: Path, number: int, completions: int, tokens: int, progress: Progress) -> None:
+    """Append a line about a finished file to `shards.jsonl`, which all processes share."""
     line = {
         "shard": number,
         "completions": completions,
@@ -195,7 +195,7 @@ def _record(directory: Path, number: int, completions: int, tokens: int, progres
 
 
 def measure_speed(directory: Path) -> float | None:
-    """Tokens per second of one process, in the mean over all that took part; loading the model does not count."""
+    """Mean tokens per second of a process, without the time to load the model."""
     log = directory / "shards.jsonl"
     elapsed: dict[str, float] = {}
     tokens = 0

@@ -1,15 +1,13 @@
-"""Any OpenAI-compatible server: vLLM, SGLang, `transformers serve`, or one far away."""
+"""The engine for OpenAI-compatible servers: vLLM, SGLang, `transformers serve`, or a remote service."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-import logging
-import math
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -17,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 from ..errors import RecipeError, suggest_nearest
 from ..prompts import Messages
 from ..system.openai_client import (
+    Client,
     Endpoint,
     Failure,
-    check_key_env,
-    check_url,
-    choose_endpoint,
+    Outage,
+    check_options,
+    limit_time,
+    normalize_urls,
     read_api_key,
-    request_text,
     run_coroutine,
     shorten_text,
-    try_endpoint,
 )
 from .registry import Completion, Sampling, derive_seed, make_refusal
 from .transformers import cut_at_stop
@@ -35,52 +33,44 @@ if TYPE_CHECKING:
     from ..config.recipe import Recipe
 
 
-_log = logging.getLogger(__name__)
-MESSAGE_KEYS = ("content", "reasoning_content", "reasoning")
 DIALECTS = ("vllm", "openai", "transformers")
 RESERVED = {"messages", "prompt", "model", "n", "seed", "stream", "max_tokens"}
-LONGEST_PAUSE = 60.0  # seconds that an endpoint is left alone at most, unless it asks for more
-PROBE_SECONDS = 60.0  # for a single token of a prompt that no server can mind
-_WORD = "Hi"
-# A completion's `finish_reason` -> ours; one that ends otherwise was broken off.
-ENDS = {
-    "stop": "stop",
-    "length": "length",
-    "content_filter": "refused",
-    "tool_calls": "refused",
-    "function_call": "refused",
-}
+LONGEST_PAUSE = 60.0  # seconds; limit of an endpoint's back-off, unless its server asks for more
+PROBE_SECONDS = 60.0  # for one token after a prompt that every server can answer
+PROBES: dict[str, str | Messages] = {"prompt": "Hi", "messages": [{"role": "user", "content": "Hi"}]}
+# A server's `finish_reason` -> ours. A completion with any other was broken off.
+ENDS = {"stop": "stop", "length": "length"}
+ENDS |= dict.fromkeys(("content_filter", "tool_calls", "function_call"), "refused")
 
 
 class Server:
-    """One request for each completion, with that completion's own seed, at whichever endpoint is least busy.
+    """Sends one request per completion, with the completion's own seed, to the least busy endpoint.
 
-    A request that fails is made again, elsewhere if there is another endpoint. A prompt is refused if a server says
-    that the request is at fault (HTTP 400, 413, 422), or if it fails again and again where a single token of another
-    prompt is answered. As long as any endpoint works the run goes on.
+    A request that fails is repeated, at another endpoint if there is one. A prompt is refused if a server rejects the
+    request (HTTP 400, 413, 422), or if the request keeps failing at servers that answer a single token of another
+    prompt. The run goes on as long as one endpoint works.
 
-    How far a seed fixes a completion is up to the server. vLLM and SGLang draw by the request's seed, up to what
-    floating point makes of another batch; `transformers serve` sets one seed for its whole process, so it gets one
-    request at a time.
+    The server decides how far a seed fixes a completion. vLLM and SGLang draw by the request's seed, so only rounding
+    depends on the batch; `transformers serve` has one seed for its whole process, so it gets one request at a time.
 
     Args:
         recipe: its prompts; the model is the server's.
-        endpoints: base url, `/v1` included, or several of servers that serve the same model.
-        model_name: its name there; by default the only one that the servers name.
+        endpoints: base url, `/v1` included, or a list of several that serve the same model.
+        model_name: the model's name there; the default is the only one that the servers list.
         key_env: environment variable that holds the API key.
-        dialect: how what OpenAI's protocol lacks is said: `vllm` (also SGLang: top_k, and every default of the model's
-            generation_config that would change the distribution; only its `max_new_tokens`, if it has any, also
-            limits requests, unless vLLM is started with `--generation-config vllm`), `transformers` (its
-            `generation_config`), or `openai` (nothing is).
-        concurrency: requests in flight at one endpoint; by default 64, and 1 in the dialect `transformers`.
-        timeout: seconds of one request, waiting inside the server included.
-        patience: seconds that all endpoints may be down, from the start or in between, before the run stops.
+        dialect: how a request states what OpenAI's protocol lacks. `vllm` (also SGLang) states top_k and every default
+            of the model's generation_config that would change the distribution. (Of that config only `max_new_tokens`
+            still limits requests, unless vLLM is started with `--generation-config vllm`.) `transformers` sends a
+            `generation_config`. `openai` states nothing more.
+        concurrency: requests in flight at one endpoint; the default is 64, and 1 in the dialect `transformers`.
+        timeout: seconds of one attempt, including its wait inside the server.
+        patience: seconds for which all endpoints may be down, at the start or later, before the run stops.
         retries: further attempts of a request that fails while its server works.
-        backoff: seconds an endpoint is left alone after its first failure; doubled at each further one, with jitter.
-        opens_think: the server's chat template ends in `<think>`, which is then put back in front. By default that is
-            concluded from a `</think>` without its opening tag, which a completion cut inside its reasoning lacks.
-        extra_body: further keys of the request, as the server understands them.
-        max_bytes: the most of one answer that is read.
+        backoff: seconds an endpoint is paused after a failure; doubled at each consecutive one, with jitter.
+        opens_think: whether the server's chat template ends in `<think>`, which is then restored. The default infers
+            it from a `</think>` without its opening tag, which a completion cut inside its reasoning lacks.
+        extra_body: further keys of the request, passed to the server unchanged.
+        max_bytes: limit of one response.
     """
 
     def __init__(
@@ -104,22 +94,21 @@ class Server:
             raise RecipeError(
                 "chat_template: a server uses its own; start it with that template, and remove the key from the recipe"
             )
+        urls = normalize_urls(endpoints, "engine.endpoints")
         concurrency = concurrency or (1 if dialect == "transformers" else 64)
-        urls = _urls(endpoints)
-        self.endpoints = deque(Endpoint(url, asyncio.Semaphore(concurrency)) for url in urls)
-        # A call makes all its requests at once; a second one fills the slots while the last of it are awaited.
+        endpoints = deque(Endpoint(url, asyncio.Semaphore(concurrency)) for url in urls)
+        limits = {"patience": patience, "max_bytes": max_bytes}
+        self.client = Client(endpoints, read_api_key(key_env), timeout, backoff, LONGEST_PAUSE, **limits)
+        # A call sends all its requests at once; a second call fills the slots while the first awaits its last ones.
         self.at_once = max(2, concurrency * len(urls) // 32)
-        self.key = read_api_key(key_env)
         self.dialect, self.opens_think, self.extra_body = dialect, opens_think, extra_body or {}
-        self.timeout, self.patience, self.retries, self.backoff = timeout, patience, retries, backoff
-        self.max_bytes = max_bytes
-        self._windows: list[int] = []
-        self._told = False
-        self._tried: set[tuple[Any, ...]] = set()
+        self.retries, self.probe_seconds = retries, min(PROBE_SECONDS, timeout)
+        self._window: int | None = None
+        self._accepted: set[tuple[Any, ...]] = set()
         self._lock = threading.Lock()
-        self._under_way: set[Future[Any]] = set()
+        self._pending: set[Future[Any]] = set()
         self._closed = False
-        self.model = model_name or self._result(self._only_model())
+        self.model = model_name or self._wait(self._find_only_model())
 
     @staticmethod
     def check(
@@ -127,25 +116,18 @@ class Server:
         key_env: str | None = None,
         dialect: str = "vllm",
         extra_body: dict[str, Any] | None = None,
-        **others: Any,
+        **options: Any,
     ) -> None:
-        if not endpoints:
-            raise RecipeError("engine.endpoints: a server needs one, e.g. `endpoints: http://localhost:8000/v1`")
-        urls = _urls(endpoints)
+        urls = normalize_urls(endpoints, "engine.endpoints")
         if len(set(urls)) < len(urls):
             raise RecipeError("engine.endpoints: one is listed twice; raise `concurrency` instead")
-        check_key_env(key_env)
         if dialect not in DIALECTS:
             raise RecipeError(
                 f"engine.dialect: there is none named {dialect!r}{suggest_nearest(str(dialect), list(DIALECTS))}"
             )
-        taken = sorted(RESERVED & (extra_body or {}).keys())
-        if taken:
-            raise RecipeError(f"engine.extra_body: {', '.join(taken)} cannot be set there")
-        for name in ("concurrency", "timeout", "patience", "backoff", "max_bytes"):
-            value = others.get(name)
-            if value is not None and not (isinstance(value, int | float) and value > 0):
-                raise RecipeError(f"engine.{name}: a number above 0, got {value!r}")
+        limits = ("concurrency", "timeout", "patience", "backoff", "max_bytes")
+        numbers = {name: options[name] for name in limits if options.get(name) is not None}
+        check_options("engine.", key_env, extra_body, RESERVED, **numbers)
 
     def generate(
         self,
@@ -156,29 +138,40 @@ class Server:
         done: Callable[[int, int], None] | None = None,
     ) -> list[list[Completion]]:
         rows = rows if rows is not None else list(range(len(prompts)))
-        for plain in {isinstance(prompt, str) for prompt in prompts}:
-            self._try_once(plain, sampling)
-        return self._result(self._all(prompts, n, sampling, rows, done or (lambda completions, tokens: None)))
+        for is_text in {isinstance(prompt, str) for prompt in prompts}:
+            self._check_accepted(is_text, sampling)
+        return self._wait(self._complete_all(prompts, n, sampling, rows, done or (lambda completions, tokens: None)))
 
     def close(self) -> None:
-        """Give up what is under way: threads would wait for it up to the timeout, and the process for them."""
+        """Cancel pending requests; threads, and the end of the process, would wait for them up to the timeout."""
         self._closed = True
-        for work in list(self._under_way):
-            work.cancel()
+        for future in list(self._pending):
+            future.cancel()
 
-    def _result(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """What comes of a coroutine on the event loop."""
+    def _wait(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """The result of a coroutine on the event loop.
+
+        Raises:
+            RecipeError: no endpoint works.
+        """
         future = run_coroutine(work)
-        self._under_way.add(future)
+        self._pending.add(future)
         try:
             if self._closed:
                 raise CancelledError
             return future.result()
+        except Outage as outage:
+            advice = (
+                "check model_name, endpoints and key_env"
+                if outage.is_permanent
+                else "finished files are kept, and the same command continues once one is back"
+            )
+            raise RecipeError(f"engine: {outage}; {advice}") from outage
         finally:
             future.cancel()
-            self._under_way.discard(future)
+            self._pending.discard(future)
 
-    async def _all(
+    async def _complete_all(
         self,
         prompts: list[str | Messages],
         n: int,
@@ -186,183 +179,115 @@ class Server:
         rows: list[int],
         done: Callable[[int, int], None],
     ) -> list[list[Completion]]:
-        async def one(prompt: str | Messages, seed: int) -> Completion:
-            completion = await self._complete(prompt, sampling, seed)
-            done(1, completion.tokens)
-            return completion
-
         tasks = [
-            asyncio.create_task(one(prompt, derive_seed(sampling.seed, row, i)))
+            asyncio.create_task(self._complete(prompt, sampling, derive_seed(sampling.seed, row, i), done))
             for prompt, row in zip(prompts, rows, strict=True)
             for i in range(n)
         ]
         try:
-            made = await asyncio.gather(*tasks)
+            completions = await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
-        return [made[start : start + n] for start in range(0, len(made), n)]
+        return [completions[start : start + n] for start in range(0, len(completions), n)]
 
-    async def _complete(self, prompt: str | Messages, sampling: Sampling, seed: int) -> Completion:
-        body = self._body(prompt, sampling, seed)
+    async def _complete(
+        self, prompt: str | Messages, sampling: Sampling, seed: int, done: Callable[[int, int], None]
+    ) -> Completion:
+        body = self._build_body(prompt, sampling, seed)
         try:
             try:
-                answer = await self._persist(body)
+                answer = await self._request(body)
             except Failure as failure:
-                room = await self._room(body) if failure.of_the_request else None
+                room = await self._measure_room(body) if failure.rejects_request else None
                 if room is None or not 0 < room < sampling.max_tokens:
                     raise
-                answer = await self._persist(body | {"max_tokens": room})
+                answer = await self._request(body | {"max_tokens": room})
+            completion = self._read_completion(answer, prompt, sampling)
         except Failure as failure:
-            return make_refusal(str(failure))
-        return self._read(answer, prompt, sampling)
+            completion = make_refusal(str(failure))
+        done(1, completion.tokens)
+        return completion
 
-    def _body(self, prompt: str | Messages, sampling: Sampling, seed: int) -> dict[str, Any]:
-        shown = {"prompt": prompt} if isinstance(prompt, str) else {"messages": prompt}
+    def _build_body(self, prompt: str | Messages, sampling: Sampling, seed: int) -> dict[str, Any]:
+        content = {"prompt" if isinstance(prompt, str) else "messages": prompt}
         stop = {"stop": list(sampling.stop)} if sampling.stop else {}
         keys = {"model": self.model, "max_tokens": sampling.max_tokens, "seed": seed}
-        return {**shown, **keys, **stop, **distribution(sampling, self.dialect), **self.extra_body}
+        return {**content, **keys, **stop, **build_distribution(sampling, self.dialect), **self.extra_body}
 
-    def _try_once(self, plain: bool, sampling: Sampling) -> None:
-        """Refuse keys that the servers refuse, before rows are: by a prompt of one word and a completion of one token.
+    def _check_accepted(self, is_text: bool, sampling: Sampling) -> None:
+        """Request one token, so that keys which the servers reject stop the run before every row is refused.
 
         Raises:
-            RecipeError: with the server's words.
+            RecipeError: the server's message.
         """
-        keys = (plain, *sorted((k, v) for k, v in asdict(sampling).items() if k not in ("seed", "max_tokens")))
+        options = (is_text, *sorted((k, v) for k, v in asdict(sampling).items() if k not in ("seed", "max_tokens")))
         with self._lock:
-            if keys in self._tried:
+            if options in self._accepted:
                 return
-            body = self._body(_WORD if plain else _message(_WORD), sampling, 0) | {"max_tokens": 1}
+            prompt = PROBES["prompt" if is_text else "messages"]
             try:
-                self._result(self._persist(body))
+                self._wait(self._request(self._build_body(prompt, sampling, 0) | {"max_tokens": 1}))
             except Failure as failure:
                 raise RecipeError(
-                    f"engine: {failure}, and that to a prompt of one word and one token; if it is the keys of the "
-                    f"request, set `dialect` ({', '.join(DIALECTS)}) or `extra_body`"
+                    f"engine: {failure}, in response to a prompt of one word; if a key of the request is the cause, "
+                    f"set `dialect` ({', '.join(DIALECTS)}) or `extra_body`"
                 ) from None
-            self._tried.add(keys)
+            self._accepted.add(options)
 
-    async def _persist(self, body: dict[str, Any]) -> dict[str, Any]:
-        """What the first endpoint that works answers to a completion's request.
+    async def _request(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The response of the first endpoint that answers.
 
         Raises:
             Failure: the request is at fault.
-            RecipeError: no endpoint works.
+            Outage: no endpoint works.
         """
-        word = {"prompt": _WORD} if "prompt" in body else {"messages": _message(_WORD)}
+        key = "prompt" if "prompt" in body else "messages"
 
-        async def works(endpoint: Endpoint) -> bool:
-            """True if it answers a single token: then it is the other request that it failed on."""
+        async def probe(endpoint: Endpoint) -> bool:
+            """True if the endpoint answers one token of another prompt."""
+            work = self._request_from(endpoint, body | {key: PROBES[key], "max_tokens": 1})
             try:
-                async with asyncio.timeout(min(PROBE_SECONDS, self.timeout)):
-                    await self._ask(endpoint, body | word | {"max_tokens": 1})
-            except (Failure, TimeoutError):
+                await limit_time(work, endpoint.url, self.probe_seconds)
+            except Failure:
                 return False
-            endpoint.answered()
+            endpoint.record_answer()
             return True
 
-        return await self._anywhere(lambda endpoint: self._ask(endpoint, body), works)
+        return await self.client.request(lambda endpoint: self._request_from(endpoint, body), self.retries, probe)
 
-    async def _anywhere(
-        self, ask: Callable[[Endpoint], Awaitable[Any]], works: Callable[[Endpoint], Awaitable[bool]] | None = None
-    ) -> Any:
-        strikes = 0
-        while True:
-            endpoint = await self._next()
-            tried = await try_endpoint(endpoint, ask, self.timeout)
-            failure = tried.failure
-            if tried.answer is not None:
-                return tried.answer
-            if failure is None:
-                continue
-            if failure.of_the_request:
-                raise failure
-            endpoint.failed(failure, asyncio.get_running_loop().time(), self.backoff, LONGEST_PAUSE)
-            if works and failure.status != 429 and not failure.lasting:
-                strikes += await works(endpoint)
-            if strikes > self.retries:
-                raise failure
-
-    async def _next(self) -> Endpoint:
-        """The endpoint to ask; waits while none may be asked, as long as `patience` lasts.
-
-        Raises:
-            RecipeError: it is over, or every endpoint refuses the key, the model or the path.
-        """
-        now = asyncio.get_running_loop().time
-        while True:
-            if all(e.refuses for e in self.endpoints):
-                raise RecipeError(f"engine: {self._causes()}; check model_name, endpoints and key_env")
-            ends = self._patience_ends()
-            if now() >= ends:
-                raise RecipeError(
-                    f"engine: no endpoint has worked for {self.patience:g} s ({self._causes()}); what was written "
-                    "stays, and the same command goes on once one is back"
-                )
-            endpoint = choose_endpoint(self.endpoints, now())
-            if endpoint.paused_until <= ends:
-                self._tell_waiting()
-                return endpoint
-            # The end of the pause lies beyond the patience; another request may still find that it works again.
-            await asyncio.sleep(max(0.0, min(ends - now(), 1.0)))
-
-    def _tell_waiting(self) -> None:
-        """Say once, of each time that no endpoint works, what is waited for."""
-        down = all(e.down_since is not None for e in self.endpoints)
-        if down and not self._told:
-            _log.warning("no endpoint works (%s); waiting up to %g s", self._causes(), self.patience)
-        self._told = down
-
-    def _patience_ends(self) -> float:
-        since = [e.down_since for e in self.endpoints]
-        return math.inf if None in since else max(since) + self.patience
-
-    def _causes(self) -> str:
-        return "; ".join(dict.fromkeys(e.last_failure for e in self.endpoints))
-
-    async def _ask(self, endpoint: Endpoint, body: dict[str, Any]) -> dict[str, Any]:
-        """A whole completion: `choices` with a text or message and a known reason for its end, and `usage`."""
-        path = "/completions" if "prompt" in body else "/chat/completions"
-        text = await request_text(endpoint.url, path, self.key, body, self.max_bytes)
-        try:
-            answer = json.loads(text)
-            choice = answer["choices"][0]
-            said = [choice["text"]] if "prompt" in body else [choice["message"].get(key) or "" for key in MESSAGE_KEYS]
-            whole = all(isinstance(text, str) for text in said)
-        except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
-            whole = False
-        if not whole:
-            raise Failure(f"{endpoint.url} answered no completion: {shorten_text(text)}", 200)
+    async def _request_from(self, endpoint: Endpoint, body: dict[str, Any]) -> dict[str, Any]:
+        """A whole completion: with a known reason for its end, and its number of tokens."""
+        answer = await self.client.complete(endpoint, body)
         usage = answer.get("usage")
         if not isinstance(usage, dict) or not isinstance(usage.get("completion_tokens"), int):
             raise RecipeError(
-                f"engine: {endpoint.url} does not say how many tokens it made (`usage.completion_tokens`), without "
-                "which lengths cannot be judged; use another server, or another engine"
+                f"engine: {endpoint.url} does not report the number of tokens (`usage.completion_tokens`), without "
+                "which lengths are unknown; use another server or engine"
             )
-        reason = choice.get("finish_reason")
+        reason = answer["choices"][0].get("finish_reason")
         if not isinstance(reason, str) or reason not in ENDS:
             raise Failure(f"{endpoint.url} broke a completion off: finish_reason {reason!r}", 200)
         return answer
 
-    def _read(self, answer: dict[str, Any], prompt: str | Messages, sampling: Sampling) -> Completion:
+    def _read_completion(self, answer: dict[str, Any], prompt: str | Messages, sampling: Sampling) -> Completion:
         choice = answer["choices"][0]
         reason = ENDS[choice["finish_reason"]]
         if reason == "refused":
-            return make_refusal(f"the server ended it: finish_reason {choice['finish_reason']}")
+            return make_refusal(f"the server withheld it: finish_reason {choice['finish_reason']}")
         if isinstance(prompt, str):
             opened = prompt.rstrip().endswith("<think>")
             text = (prompt[prompt.rindex("<think>") :] if opened else "") + cut_at_stop(choice["text"], sampling.stop)
         else:
-            text = self._said(choice["message"], sampling.stop)
+            text = self._join_message(choice["message"], sampling.stop)
         return Completion(text, answer["usage"]["completion_tokens"], reason)
 
-    def _said(self, message: dict[str, Any], stop: tuple[str, ...]) -> str:
-        """An assistant's message with its reasoning between its tags, as the model wrote it."""
+    def _join_message(self, message: dict[str, Any], stop: tuple[str, ...]) -> str:
+        """An assistant's message as the model wrote it: the reasoning between its tags, then the content."""
         content = cut_at_stop(message.get("content") or "", stop)
         reasoning = message.get("reasoning_content") or message.get("reasoning")
         if reasoning:
-            # What follows the reasoning is missing where the completion was cut inside it.
+            # Without content the completion was cut inside its reasoning.
             closed = f"\n</think>\n\n{content.lstrip()}" if content.strip() else ""
             return f"<think>\n{reasoning.strip()}{closed}"
         if self.opens_think is None:
@@ -372,77 +297,69 @@ class Server:
             opened = self.opens_think and not content.lstrip().startswith("<think>")
         return f"<think>\n{content}" if opened else content
 
-    async def _room(self, body: dict[str, Any]) -> int | None:
-        """Tokens that the window leaves after a prompt; None if the servers do not say.
+    async def _measure_room(self, body: dict[str, Any]) -> int | None:
+        """Tokens that the model's window leaves after a prompt; None if the servers do not report it.
 
-        vLLM and SGLang refuse a request whose `max_tokens` would not fit, rather than cut it at the window.
+        vLLM and SGLang reject a request whose `max_tokens` would not fit, instead of ending it at the window.
 
         Raises:
-            Failure: the prompt itself is refused.
+            Failure: the prompt itself is rejected.
         """
-        window = await self._window()
+        window = await self._find_window()
         if window is None:
             return None
-        answer = await self._persist(body | {"max_tokens": 1})
+        answer = await self._request(body | {"max_tokens": 1})
         used = answer["usage"].get("prompt_tokens")
         return window - used if isinstance(used, int) else None
 
-    async def _window(self) -> int | None:
-        """Tokens of the model's window; None if the servers do not say."""
-        for endpoint in [] if self._windows else self.endpoints:
-            # One that cannot say this may still complete.
-            with contextlib.suppress(Failure, TimeoutError):
-                async with asyncio.timeout(min(PROBE_SECONDS, self.timeout)):
-                    listed = await self._models(endpoint)
-                self._windows += [
-                    m["max_model_len"] for m in listed if m["id"] == self.model and m.get("max_model_len")
-                ]
-        return min(self._windows, default=None)
+    async def _find_window(self) -> int | None:
+        """Tokens of the model's window, the smallest of all endpoints; None if none reports it."""
+        if self._window is None:
+            windows = []
+            for endpoint in list(self.client.endpoints):  # the deque rotates with every request
+                with contextlib.suppress(Failure):  # an endpoint that lists no models may still complete prompts
+                    models = await limit_time(self._list_models(endpoint), endpoint.url, self.probe_seconds)
+                    windows += [model.get("max_model_len") for model in models if model["id"] == self.model]
+            self._window = min(filter(None, windows), default=None)
+        return self._window
 
-    async def _only_model(self) -> str:
-        """The model that the first endpoint that works says it has.
+    async def _find_only_model(self) -> str:
+        """The model of the first endpoint that answers.
 
         Raises:
-            RecipeError: it has several, or does not say.
+            RecipeError: it lists several or none.
         """
         try:
-            names = [model["id"] for model in await self._anywhere(self._models)]
+            names = [model["id"] for model in await self.client.request(self._list_models)]
         except Failure as failure:
-            raise RecipeError(f"engine.model_name: is missing, and {failure}") from failure
+            raise RecipeError(f"engine.model_name: missing, and {failure}") from failure
         if len(names) != 1:
-            told = f"names {', '.join(names)}; choose one" if names else "names none"
-            raise RecipeError(f"engine.model_name: is missing, and the server {told}")
+            problem = f"lists {', '.join(names)}; choose one" if names else "lists none"
+            raise RecipeError(f"engine.model_name: missing, and the server {problem}")
         return names[0]
 
-    async def _models(self, endpoint: Endpoint) -> list[dict[str, Any]]:
-        text = await request_text(endpoint.url, "/models", self.key)
+    async def _list_models(self, endpoint: Endpoint) -> list[dict[str, Any]]:
+        text = await self.client.fetch_text(endpoint, "/models")
         try:
             return [{**model, "id": str(model["id"])} for model in json.loads(text)["data"]]
         except (ValueError, RecursionError, LookupError, TypeError):
-            raise Failure(f"{endpoint.url} names no models: {shorten_text(text)}", 200) from None
+            raise Failure(f"{endpoint.url} lists no models: {shorten_text(text)}", 200) from None
 
 
-def distribution(sampling: Sampling, dialect: str) -> dict[str, Any]:
-    """The keys of a request that say what completions are drawn from.
+def build_distribution(sampling: Sampling, dialect: str) -> dict[str, Any]:
+    """The keys of a request that set the distribution of completions.
 
     Raises:
-        RecipeError: the dialect cannot say it.
+        RecipeError: the dialect cannot express it.
     """
-    plain = {"temperature": sampling.temperature, "top_p": sampling.top_p}
-    # Servers take what a request does not say from the model's generation_config.
+    common = {"temperature": sampling.temperature, "top_p": sampling.top_p}
+    # Every key is stated: servers take missing ones from the model's generation_config.
     if dialect == "vllm":
-        return {**plain, "top_k": sampling.top_k or -1, "min_p": 0.0, "repetition_penalty": 1.0}
+        return {**common, "top_k": sampling.top_k or -1, "min_p": 0.0, "repetition_penalty": 1.0}
     if dialect == "transformers":
-        drawn = {**plain, "do_sample": True, "top_k": sampling.top_k} if sampling.temperature else {"do_sample": False}
-        return {"generation_config": json.dumps({**drawn, "repetition_penalty": 1.0})}
+        drawn = {**common, "do_sample": True, "top_k": sampling.top_k}
+        config = drawn if sampling.temperature else {"do_sample": False}
+        return {"generation_config": json.dumps({**config, "repetition_penalty": 1.0})}
     if sampling.top_k:
-        raise RecipeError(f"sampling.top_k: OpenAI's own protocol has none, so set it to 0 (got {sampling.top_k})")
-    return plain
-
-
-def _message(text: str) -> Messages:
-    return [{"role": "user", "content": text}]
-
-
-def _urls(endpoints: str | list[str]) -> list[str]:
-    return [check_url(url, "engine.endpoints") for url in ([endpoints] if isinstance(endpoints, str) else endpoints)]
+        raise RecipeError(f"sampling.top_k: OpenAI's protocol has no such key, so set it to 0 (got {sampling.top_k})")
+    return common

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import RecipeError
 from ..prompts import Messages
 from .registry import Completion, Sampling, derive_seed, make_refusal
-from .transformers import Presented, cut_at_stop, find_end_ids, tokenize_prompt
+from .transformers import TokenizedPrompt, cut_at_stop, find_end_ids, tokenize_prompt
 
 if TYPE_CHECKING:
     from ..config.recipe import Recipe
@@ -22,14 +22,13 @@ MISSING = "engine: vllm is not installed; run `make install EXTRAS=gpu`, or use 
 
 
 class VLLM:
-    """One request for each completion, with its own seed; the prompt they share is computed once (prefix caching).
+    """Sends one request per completion, with the completion's own seed; prefix caching shares the prompt.
 
-    vLLM draws by the request's seed, so a completion does not depend on what it is batched with, up to what floating
-    point makes of another batch.
+    vLLM draws by the request's seed, so a completion depends on its batch only through rounding.
 
     Args:
         recipe: names the model and its tokenizer.
-        llm: of `vllm.LLM`: `tensor_parallel_size`, `gpu_memory_utilization`, `max_model_len`, ...
+        llm: arguments of `vllm.LLM`: `tensor_parallel_size`, `gpu_memory_utilization`, `max_model_len`, ...
     """
 
     at_once = 1
@@ -43,7 +42,7 @@ class VLLM:
 
         self.tokenizer = models.load_tokenizer(recipe)
         self.model = models.prepare_weights(recipe, self.tokenizer)
-        given = {
+        arguments = {
             "model": self.model,
             "revision": recipe.model.model_revision,
             "dtype": recipe.model.dtype,
@@ -51,15 +50,16 @@ class VLLM:
         }
         tokenizer = recipe.data.tokenizer_name_or_path
         if tokenizer and ":" not in tokenizer:
-            given["tokenizer"] = tokenizer
+            arguments["tokenizer"] = tokenizer
+        arguments |= llm
         others = multiprocessing.active_children()
         try:
-            self.llm = vllm.LLM(**given | llm)
+            self.llm = vllm.LLM(**arguments)
         except (ValueError, TypeError, RuntimeError, OSError) as error:
-            raise RecipeError(f"engine: vLLM does not start with {given | llm}: {error}") from error
+            raise RecipeError(f"engine: vLLM does not start with {arguments}: {error}") from error
         self.cores = [child for child in multiprocessing.active_children() if child not in others]
         self.window: int = self.llm.model_config.max_model_len
-        # With its model's generation_config vLLM ends where that says; this is the recipe's chat template's.
+        # vLLM adds the end tokens of the model's generation_config; this one belongs to the recipe's chat template.
         self.end_tokens = find_end_ids(self.tokenizer.eos_token_id)
 
     @staticmethod
@@ -68,7 +68,7 @@ class VLLM:
             raise RecipeError(MISSING)
         for key in ("model", "seed", "skip_tokenizer_init"):
             if key in llm:
-                raise RecipeError(f"engine.{key}: is the recipe's to say; remove it")
+                raise RecipeError(f"engine.{key}: set by the recipe; remove it here")
 
     def generate(
         self,
@@ -79,18 +79,18 @@ class VLLM:
         done: Callable[[int, int], None] | None = None,
     ) -> list[list[Completion]]:
         rows = rows if rows is not None else list(range(len(prompts)))
-        presented = [tokenize_prompt(prompt, self.tokenizer, self.window) for prompt in prompts]
-        asked = [(p, i) for p in range(len(prompts)) if not presented[p].refused for i in range(n)]
+        tokenized = [tokenize_prompt(prompt, self.tokenizer, self.window) for prompt in prompts]
+        requests = [(p, i) for p in range(len(prompts)) if not tokenized[p].refused for i in range(n)]
         parameters = [
-            self._parameters(sampling, derive_seed(sampling.seed, rows[p], i), presented[p]) for p, i in asked
+            self._build_parameters(sampling, derive_seed(sampling.seed, rows[p], i), tokenized[p]) for p, i in requests
         ]
-        outputs = self._run([presented[p].ids for p, _ in asked], parameters) if asked else []
-        completions_PN = [[make_refusal(p.refused)] * n if p.refused else [] for p in presented]
-        for (p, _), output in zip(asked, outputs, strict=True):
-            completions_PN[p].append(self._completion(output.outputs[0], presented[p].opener, sampling.stop))
+        outputs = self._run([tokenized[p].ids for p, _ in requests], parameters) if requests else []
+        completions_PN = [[make_refusal(p.refused)] * n if p.refused else [] for p in tokenized]
+        for (p, _), output in zip(requests, outputs, strict=True):
+            completions_PN[p].append(self._read_completion(output.outputs[0], tokenized[p].opener, sampling.stop))
         if done:
-            made = [completion for completions_N in completions_PN for completion in completions_N]
-            done(len(made), sum(completion.tokens for completion in made))
+            completions = [completion for completions_N in completions_PN for completion in completions_N]
+            done(len(completions), sum(completion.tokens for completion in completions))
         return completions_PN
 
     def close(self) -> None:
@@ -100,7 +100,7 @@ class VLLM:
         """vLLM's output for each prompt.
 
         Raises:
-            RecipeError: its engine died.
+            RecipeError: vLLM died.
         """
         from vllm.exceptions import VLLMServerError
 
@@ -113,20 +113,20 @@ class VLLM:
             except BaseException as error:
                 future.set_exception(error)
 
-        # In a thread: where its core's process is killed, by the kernel for memory say, vLLM itself waits for ever.
+        # In a thread, because vLLM waits for ever if its core's process is killed, e.g. for lack of memory.
         threading.Thread(target=run, name="vllm", daemon=True).start()
         try:
             while not wait([future], timeout=1.0).done:
                 if not all(core.is_alive() for core in self.cores):
-                    raise RuntimeError("the process of its core is gone")
+                    raise RuntimeError("its core process has ended")
             return future.result()
         except (RuntimeError, VLLMServerError) as error:
             raise RecipeError(
-                f"engine: vLLM died ({type(error).__name__}: {error}); what was written stays, and the same command "
-                "goes on"
+                f"engine: vLLM died ({type(error).__name__}: {error}); finished files are kept, and the same command "
+                "continues"
             ) from error
 
-    def _parameters(self, sampling: Sampling, seed: int, prompt: Presented) -> Any:
+    def _build_parameters(self, sampling: Sampling, seed: int, prompt: TokenizedPrompt) -> Any:
         import vllm
 
         return vllm.SamplingParams(
@@ -139,11 +139,11 @@ class VLLM:
             seed=seed,
         )
 
-    def _completion(self, output: Any, opener: str, stop: tuple[str, ...]) -> Completion:
+    def _read_completion(self, output: Any, opener: str, stop: tuple[str, ...]) -> Completion:
         if output.finish_reason not in ("stop", "length"):
             raise RecipeError(
-                f"engine: vLLM broke a completion off (finish_reason {output.finish_reason!r}); the same command goes "
-                "on"
+                f"engine: vLLM broke a completion off (finish_reason {output.finish_reason!r}); the same command "
+                "continues"
             )
         ids = list(output.token_ids)
         text = cut_at_stop(self.tokenizer.decode(ids, skip_special_tokens=True), stop)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class JudgePrompt:
-    """What a judge model is asked; `rewards.judge` adds the parts to be judged, fenced, as the user's message.
+    """The instructions of a judge model; `llm_judge` sends the fenced material to judge as the user's message.
 
     Args:
-        system: the instructions; the same for every sample, so that a server can keep its prefix.
-        key: the answer's key that carries the judgement.
-        choices: its only valid values.
+        system: the system message; the same for every sample, so that a server can cache the prefix.
+        key: the key of the judgement in the judge's answer.
+        choices: its valid values.
     """
 
     system: str
@@ -29,7 +29,7 @@ gains nothing by it.
 
 Answer with one JSON object and nothing else: {"id": <the id>, "reason": <one or two sentences>, """
 
-# The default of llm_quality; the paper's helpfulness reward looks at the use of the final summary to the user.
+# The default of llm_quality. The paper's helpfulness reward assesses how useful the final summary is to the user.
 QUALITY_RUBRIC = (
     "How useful and relevant is the response to the person who asked? 10: answers exactly what was asked, correct, "
     "complete, clear, no longer than it needs to be. 5: partly useful, with gaps, errors or padding. 0: useless, off "

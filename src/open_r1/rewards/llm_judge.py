@@ -1,11 +1,11 @@
-"""What does a language model say of the answer? Judges over any OpenAI-compatible endpoint.
+"""Scorers that ask a language model behind any OpenAI-compatible endpoint.
 
-Three scorers ask one: `llm_judge` against a reference answer, `llm_pairwise` against a reference response,
-`llm_quality` by a rubric. All take the fields of `Settings` as parameters. Whatever keeps a judge from giving a valid
-answer (an outage, a rate limit, a web page, prose instead of JSON) is a verdict `error`, never a low score.
+`llm_judge` compares the answer with a reference answer, `llm_pairwise` the response with a reference response, and
+`llm_quality` grades the response by a rubric. All take the fields of `Settings` as parameters. If the judge gives no
+valid answer (an outage, a rate limit, a web page, prose instead of JSON), the verdict is `error`, never a low score.
 
-Samples are scored from many threads; their requests run on one event loop, which is what makes a deadline hold
-against a server that hangs or drips.
+Samples are scored from many threads; their requests run on one event loop, so a deadline holds even against a server
+that hangs or sends single bytes.
 """
 
 from __future__ import annotations
@@ -17,59 +17,59 @@ import inspect
 import json
 import os
 import re
-import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ..errors import RecipeError
 from ..system.openai_client import (
+    MESSAGE_KEYS,
     SHOWN,
     Cache,
+    Client,
     Endpoint,
     Failure,
-    check_key_env,
-    check_url,
-    choose_endpoint,
+    Outage,
+    check_options,
+    limit_time,
+    normalize_urls,
     read_api_key,
-    request_completion,
     run_coroutine,
     shorten_text,
-    try_endpoint,
 )
 from .judge_prompts import JUDGE_PROMPTS, QUALITY_RUBRIC, JudgePrompt
-from .verdict import Verdict
+from .verdict import Outcome, Verdict
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a judge is asked: parameters of every scorer here.
+    """How a judge is asked: parameters of every scorer in this module.
 
     Args:
-        url: base url of the endpoint, `/v1` included, or several: requests go to the least busy one that works.
-        model: its name there.
+        url: base url of the endpoint, `/v1` included, or a list of several that serve the same model.
+        model: the model's name there.
         key_env: environment variable that holds the API key; None sends none.
         max_tokens: of one answer; leave room if the judge reasons before it answers.
         temperature: of the judge's sampling.
         seed: of the judge's sampling.
-        extra_body: further keys of the request, as the server understands them.
+        extra_body: further keys of the request, passed to the server unchanged.
         concurrency: requests in flight at one endpoint.
-        timeout: seconds of one request.
-        deadline: seconds of a sample's requests and waits, retries included; waiting for a free slot is not counted.
-        retries: further attempts of a sample; a rate limit (429) takes none, and is waited for until the deadline.
-        backoff: seconds an endpoint is left alone after its first failure; doubled at each further one, with jitter.
-        max_failures: samples given up in a row after which further ones fail at once.
-        cooldown: seconds they do; also the longest back-off.
+        timeout: seconds of one attempt.
+        deadline: seconds for one sample, retries and pauses included; waiting for a free slot is not counted.
+        retries: further attempts for one sample. A rate limit (429) uses none up; it is waited out until the deadline.
+        backoff: seconds an endpoint is paused after a failure; doubled at each consecutive one, with jitter.
+        max_failures: consecutive samples without an answer after which further samples fail at once.
+        cooldown: for how many seconds they do; also the limit of the back-off.
         max_requests: budget of this process; None has no limit.
         max_chars: a longer text is not sent, and its verdict is unknown.
-        whole: show the judge the reasoning too, not only what follows it.
-        cache: a file for answers; true takes `$XDG_CACHE_HOME/open-r1/judge.sqlite3`, false keeps none.
+        whole: show the judge the reasoning too, not only the text after it.
+        cache: file for answers; true is `$XDG_CACHE_HOME/open-r1/judge.sqlite3`, false keeps none.
 
     Raises:
-        RecipeError: a missing url or model, a key written out, a limit that lets nothing through.
+        RecipeError: no url or model, an API key in the recipe, a limit that is not above 0.
     """
 
     url: str | list[str] = ""
@@ -92,33 +92,16 @@ class Settings:
     cache: str | bool = True
 
     def __post_init__(self) -> None:
-        if not self.urls:
-            raise RecipeError("url: a judge needs one, e.g. `url: http://localhost:8000/v1`")
-        for url in self.urls:
-            check_url(url, "url")
+        normalize_urls(self.url, "url")
         if not self.model:
-            raise RecipeError("model: a judge needs the model's name at its endpoint")
-        check_key_env(self.key_env)
-        for name in ("max_tokens", "concurrency", "timeout", "deadline", "max_failures", "max_chars"):
-            if not getattr(self, name) > 0:
-                raise RecipeError(f"{name}: {getattr(self, name)!r} lets no request through; it must be above 0")
-        reserved = sorted({"messages", "model", "stream", "n"} & (self.extra_body or {}).keys())
-        if reserved:
-            raise RecipeError(f"extra_body: {', '.join(reserved)} cannot be set there")
+            raise RecipeError("model: missing; give the model's name at its endpoint")
+        limits = ("max_tokens", "concurrency", "timeout", "deadline", "max_failures", "max_chars")
+        reserved = {"messages", "model", "stream", "n"}
+        check_options("", self.key_env, self.extra_body, reserved, **{name: getattr(self, name) for name in limits})
 
     @property
     def urls(self) -> list[str]:
-        urls = [self.url] if isinstance(self.url, str) else self.url
-        return [url.rstrip("/") for url in urls if url]
-
-    @property
-    def key(self) -> str | None:
-        """The API key.
-
-        Raises:
-            RecipeError: the variable is not set.
-        """
-        return read_api_key(self.key_env)
+        return normalize_urls(self.url, "url")
 
     @property
     def cache_file(self) -> Path | None:
@@ -128,49 +111,50 @@ class Settings:
         return Path(home).expanduser() / "open-r1" / "judge.sqlite3" if self.cache else None
 
 
-class JudgeError(Exception):
-    """The judge gave no valid answer."""
+class NoJudgement(Exception):
+    """There is no judgement of a sample: the judge gave no valid answer, or the sample cannot be sent."""
+
+    def __init__(self, reason: str, outcome: Outcome = "error"):
+        super().__init__(reason)
+        self.verdict = Verdict(outcome, reason)
 
 
 def asks_a_judge(scorer: Callable[..., Verdict | float]) -> Callable[..., Verdict | float]:
-    """Give a scorer the fields of `Settings` as parameters, and the judge they describe as `judge`.
+    """Give a scorer the fields of `Settings` as parameters, and the judge that they describe as `judge`.
 
-    No valid answer is a verdict `error` with the cause. `score.check(**parameters)` refuses wrong ones beforehand, and
-    `score.ready(**parameters)` what is wrong with the endpoints now.
+    Without a valid answer the verdict is `error`, with the cause. `score.check(**parameters)` raises RecipeError on
+    wrong parameters; `score.ready(**parameters)` raises it if an endpoint does not answer.
     """
     names = [f.name for f in fields(Settings)]
 
-    def settings(given: dict[str, Any]) -> Settings:
-        return Settings(**{name: given[name] for name in names if name in given})
+    def build_settings(**parameters: Any) -> Settings:
+        return Settings(**{name: parameters[name] for name in names if name in parameters})
 
     @functools.wraps(scorer)
-    def score(*columns: Any, **given: Any) -> Verdict | float:
-        others = {name: value for name, value in given.items() if name not in names}
+    def score(*columns: Any, **parameters: Any) -> Verdict | float:
+        others = {name: value for name, value in parameters.items() if name not in names}
         try:
-            return scorer(*columns, judge=judge_of(settings(given)), **others)
-        except JudgeError as error:
-            return Verdict("error", str(error))
+            return scorer(*columns, judge=find_judge(build_settings(**parameters)), **others)
+        except NoJudgement as error:
+            return error.verdict
 
-    def check(**given: Any) -> None:
-        settings(given)
-
-    def ready(**given: Any) -> str:
-        asked = settings(given)
-        problems = health(asked.urls, asked.model, asked.key_env, asked.timeout)
+    def ready(**parameters: Any) -> str:
+        settings = build_settings(**parameters)
+        problems = find_problems(settings)
         if problems:
             raise RecipeError("; ".join(problems))
-        return f"{asked.model} answers at {', '.join(asked.urls)}"
+        return f"{settings.model} answers at {', '.join(settings.urls)}"
 
     own = [p for p in inspect.signature(scorer).parameters.values() if p.name != "judge"]
     shared = [inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default) for f in fields(Settings)]
     score.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
-    score.check, score.ready = check, ready  # type: ignore[attr-defined]
+    score.check, score.ready = build_settings, ready  # type: ignore[attr-defined]
     return score
 
 
 @asks_a_judge
 def llm_judge(completion: str, solution: str, prompt: str, *, judge: Judge) -> Verdict:
-    """Is the final answer equal to `solution`, as a judge model sees it?
+    """Does a judge model find the final answer equal to `solution`?
 
     Returns:
         correct or wrong; unknown if the judge cannot tell, there is no reference, or the answer is too long to send;
@@ -179,26 +163,23 @@ def llm_judge(completion: str, solution: str, prompt: str, *, judge: Judge) -> V
     solution = "" if solution is None else str(solution)
     if not solution.strip():
         return Verdict("unknown", "no gold answer")
-    answer = judge.shown(completion)
+    answer = judge.read_answer(completion)
     if not answer:
         return Verdict("wrong", "no final answer")
-    if judge.too_long(answer):
-        return judge.too_long(answer)
-    said = judge.ask("reference", {"question": prompt, "reference": solution, "response": answer})
-    reason = said["reason"][:SHOWN]
-    if said["verdict"] == "cannot_tell":
+    judgement = judge.submit("reference", {"question": prompt, "reference": solution, "response": answer}).result()
+    reason = judgement["reason"][:SHOWN]
+    if judgement["verdict"] == "cannot_tell":
         return Verdict("unknown", f"the judge cannot tell: {reason}")
-    return Verdict(said["verdict"], reason)
+    return Verdict(judgement["verdict"], reason)
 
 
 @asks_a_judge
 def llm_quality(completion: str, prompt: str, *, rubric: str = QUALITY_RUBRIC, judge: Judge) -> Verdict | float:
     """Quality of the response by a rubric, from 0 to 1 in tenths; 0 without a response."""
-    answer = judge.shown(completion)
-    if not answer or judge.too_long(answer):
-        return judge.too_long(answer) or 0.0
-    said = judge.ask("quality", {"question": prompt, "response": answer}, rubric=rubric)
-    return said["score"] / 10
+    answer = judge.read_answer(completion)
+    if not answer:
+        return 0.0
+    return judge.submit("quality", {"question": prompt, "response": answer}, rubric).result()["score"] / 10
 
 
 @asks_a_judge
@@ -207,70 +188,78 @@ def llm_pairwise(
 ) -> Verdict | float | None:
     """How often the response is preferred to the stored response `reference`: 1 always, 0 never, a tie one half.
 
-    Every round asks both orders, so that a judge that favours a position says 0.5. The paper asks four times
-    (`rounds: 2`, with a temperature above 0: otherwise the rounds are alike). None without a reference.
+    Each round asks in both orders, so a judge that always prefers one position gives 0.5. The paper asks four times:
+    `rounds: 2` with a temperature above 0, without which the rounds are alike. None without a reference.
     """
-    answer, other = judge.shown(completion), judge.shown(reference or "")
+    other = judge.cut_reasoning(reference or "")
     if not other:
         return None
-    if not answer or judge.too_long(answer):
-        return judge.too_long(answer) or 0.0
+    answer = judge.read_answer(completion)
+    if not answer:
+        return 0.0
     orders = [("A", {"response_A": answer, "response_B": other}), ("B", {"response_A": other, "response_B": answer})]
-    asked = [
-        (ours, judge.begin("pairwise", {"question": prompt, **parts}, seed_offset=i))
+    requests = [
+        (position, judge.submit("pairwise", {"question": prompt, **parts}, seed_offset=i))
         for i in range(rounds)
-        for ours, parts in orders
+        for position, parts in orders
     ]
-    votes = [(ours, said.result()["better"]) for ours, said in asked]
-    return sum(0.5 if better == "tie" else float(better == ours) for ours, better in votes) / len(votes)
+    votes = [(position, request.result()["better"]) for position, request in requests]
+    return sum(0.5 if better == "tie" else float(better == position) for position, better in votes) / len(votes)
 
 
 def extract_summary(completion: str) -> str:
-    """What follows the reasoning, as the person who asked gets to read it; empty if the reasoning never ends."""
+    """The text after the reasoning, which the user reads; empty if the reasoning never ends."""
     if "</think>" not in completion and "<think>" in completion:
         return ""
     return completion.rpartition("</think>")[2].strip()
 
 
-@dataclass
 class Judge:
-    """A model behind one or several endpoints, its cache and its budget; one for each `Settings` of a process."""
+    """A judge model behind one or several endpoints, with its cache, its budget and its circuit breaker.
 
-    settings: Settings
-    endpoints: deque[Endpoint]
-    cache: Cache | None
-    requests: int = 0
-    given_up: int = 0  # samples in a row
-    broken_until: float = 0.0
-    broken_by: str = ""
+    Args:
+        settings: how it is asked.
+        endpoints: the servers of `settings.urls`.
 
-    def shown(self, completion: str) -> str:
+    Raises:
+        RecipeError: the API key is not set, or the cache cannot be used.
+    """
+
+    def __init__(self, settings: Settings, endpoints: list[Endpoint]):
+        self.settings, key = settings, read_api_key(settings.key_env)
+        times = (settings.timeout, settings.backoff, settings.cooldown, settings.deadline)
+        self.client = Client(deque(endpoints), key, *times)
+        self.cache = Cache(settings.cache_file) if settings.cache_file else None
+        self.requests = 0
+        self.failed_samples = 0  # consecutive
+        self.broken_until = 0.0
+        self.broken_by = ""
+
+    def cut_reasoning(self, completion: str) -> str:
         return (completion if self.settings.whole else extract_summary(completion)).strip()
 
-    def too_long(self, text: str) -> Verdict | None:
-        limit = self.settings.max_chars
-        return Verdict("unknown", f"longer than max_chars {limit}: {len(text)}") if len(text) > limit else None
+    def read_answer(self, completion: str) -> str:
+        answer, limit = self.cut_reasoning(completion), self.settings.max_chars
+        if len(answer) > limit:
+            raise NoJudgement(f"longer than max_chars {limit}: {len(answer)}", "unknown")
+        return answer
 
-    def ask(self, name: str, parts: dict[str, str], **more: Any) -> dict[str, Any]:
-        """The judge's answer to a prompt of `JUDGE_PROMPTS`, valid by its schema.
-
-        Raises:
-            JudgeError: there is none, with the cause.
-        """
-        return self.begin(name, parts, **more).result()
-
-    def begin(
+    def submit(
         self, name: str, parts: dict[str, str], rubric: str = "", seed_offset: int = 0
     ) -> Future[dict[str, Any]]:
-        """`ask` without waiting; the answer is the future's result."""
+        """Send the material `parts` (name -> text) with a prompt of `JUDGE_PROMPTS`.
+
+        Returns:
+            a future of the judge's answer, valid by the prompt's schema; it raises NoJudgement with the cause.
+        """
         prompt = JUDGE_PROMPTS[name]
-        parts = {part: _sendable(text) for part, text in parts.items()}
-        nonce = _nonce(parts)
+        parts = {part: _sanitize_text(text) for part, text in parts.items()}
+        nonce = _hash_parts(parts)
         body = {
             "model": self.settings.model,
             "messages": [
-                {"role": "system", "content": prompt.system.replace("{rubric}", _sendable(rubric))},
-                {"role": "user", "content": fenced(parts, nonce)},
+                {"role": "system", "content": prompt.system.replace("{rubric}", _sanitize_text(rubric))},
+                {"role": "user", "content": fence_parts(parts, nonce)},
             ],
             "max_tokens": self.settings.max_tokens,
             "temperature": self.settings.temperature,
@@ -278,192 +267,153 @@ class Judge:
             **(self.settings.extra_body or {}),
         }
         stored = self.cache.get(body) if self.cache else None
-        if stored is not None and (said := _valid(stored, prompt, nonce)) is not None:
-            done: Future[dict[str, Any]] = Future()
-            done.set_result(said)
-            return done
-        return run_coroutine(self._ask(body, prompt, nonce))
+        if stored is not None and (judgement := _parse_judgement(stored, prompt, nonce)) is not None:
+            future: Future[dict[str, Any]] = Future()
+            future.set_result(judgement)
+            return future
+        return run_coroutine(self._judge(body, prompt, nonce))
 
-    async def _ask(self, body: dict[str, Any], prompt: JudgePrompt, nonce: str) -> dict[str, Any]:
-        choice = await self._choice(body, prompt)
+    async def _judge(self, body: dict[str, Any], prompt: JudgePrompt, nonce: str) -> dict[str, Any]:
+        self._check_breaker()
+        try:
+            retries = self.settings.retries
+            choice = await self.client.request(lambda endpoint: self._attempt(endpoint, body, prompt), retries)
+        except (Failure, Outage) as error:
+            if isinstance(error, Outage) or not error.rejects_request:
+                self._count_failed_sample(str(error))
+            raise NoJudgement(f"the judge at {error}") from error
+        self.failed_samples = 0
         content = choice["message"].get("content")
         if choice.get("finish_reason") == "length":
-            raise JudgeError(f"the judge's answer was cut at max_tokens {body['max_tokens']}: {shorten_text(content)}")
-        said = _valid(content, prompt, nonce) if isinstance(content, str) else None
-        if said is None:
-            raise JudgeError(f"the judge did not answer as asked: {shorten_text(content)}")
+            raise NoJudgement(
+                f"the judge's answer was cut at max_tokens {body['max_tokens']}: {shorten_text(content)}"
+            )
+        judgement = _parse_judgement(content, prompt, nonce) if isinstance(content, str) else None
+        if judgement is None:
+            raise NoJudgement(f"the judge did not answer as asked: {shorten_text(content)}")
         if self.cache:
             await asyncio.to_thread(self.cache.put, body, content)
-        return said
+        return judgement
 
-    async def _choice(self, body: dict[str, Any], prompt: JudgePrompt) -> dict[str, Any]:
-        """The first choice of a chat completion, from whichever endpoint gives one before the deadline."""
-        settings, now = self.settings, asyncio.get_running_loop().time
-        left, attempts = settings.deadline, 0
-        failure: Failure | None = None
-        while True:
-            self._refuse_if_broken()
-            endpoint = choose_endpoint(self.endpoints, now())
-            if endpoint.paused_until - now() >= left:
-                self._give_up(endpoint.last_failure)
-            tried = await try_endpoint(endpoint, lambda e: self._request(e, body, prompt), settings.timeout, left)
-            left -= tried.seconds
-            if tried.answer is not None:
-                self.given_up = 0
-                return tried.answer
-            if tried.failure is None:
-                continue
-            # An attempt that only the deadline cut short says less than the one before it.
-            if failure is None or not tried.cut:
-                failure = tried.failure
-            if failure.of_the_request:
-                raise JudgeError(f"the judge at {failure}")
-            endpoint.failed(failure, now(), settings.backoff, settings.cooldown)
-            # A rate limit is waited for until the deadline.
-            attempts += failure.status != 429
-            if attempts > settings.retries or left <= 0 or (failure.lasting and len(self.endpoints) == 1):
-                self._give_up(str(failure))
-
-    def _refuse_if_broken(self) -> None:
-        if asyncio.get_running_loop().time() < self.broken_until:
-            raise JudgeError(f"the judge is left alone after repeated failures: {self.broken_by}")
-
-    def _give_up(self, reason: str) -> NoReturn:
-        self.given_up += 1
-        if self.given_up >= self.settings.max_failures:
-            self.broken_until = asyncio.get_running_loop().time() + self.settings.cooldown
-            self.broken_by = reason
-        raise JudgeError(f"the judge at {reason}")
-
-    async def _request(self, endpoint: Endpoint, body: dict[str, Any], prompt: JudgePrompt) -> dict[str, Any]:
-        """One request, with the schema where the server takes it."""
-        self._refuse_if_broken()  # while this request waited for its slot
+    async def _attempt(self, endpoint: Endpoint, body: dict[str, Any], prompt: JudgePrompt) -> dict[str, Any]:
+        """The first choice of a chat completion; requested with the schema where the server supports it."""
+        self._check_breaker()  # it may have opened while this request waited for its slot
         if endpoint.takes_schema:
             try:
-                return await self._post(endpoint, {**body, "response_format": _response_format(prompt)})
+                return await self._send(endpoint, {**body, "response_format": _build_response_format(prompt)})
             except Failure as failure:
-                if not failure.of_the_request:
+                if not failure.rejects_request:
                     raise
-        choice = await self._post(endpoint, body)
+        choice = await self._send(endpoint, body)
         endpoint.takes_schema = False
         return choice
 
-    async def _post(self, endpoint: Endpoint, body: dict[str, Any]) -> dict[str, Any]:
+    async def _send(self, endpoint: Endpoint, body: dict[str, Any]) -> dict[str, Any]:
         if self.settings.max_requests is not None and self.requests >= self.settings.max_requests:
-            raise JudgeError(f"the judge's budget of max_requests {self.settings.max_requests} is spent")
+            raise NoJudgement(f"the judge's budget of max_requests {self.settings.max_requests} is spent")
         self.requests += 1
-        return await request_completion(endpoint.url, body, self.settings.key)
+        return (await self.client.complete(endpoint, body))["choices"][0]
+
+    def _check_breaker(self) -> None:
+        if asyncio.get_running_loop().time() < self.broken_until:
+            raise NoJudgement(f"the judge is left alone after repeated failures: {self.broken_by}")
+
+    def _count_failed_sample(self, reason: str) -> None:
+        self.failed_samples += 1
+        if self.failed_samples >= self.settings.max_failures:
+            self.broken_until = asyncio.get_running_loop().time() + self.settings.cooldown
+            self.broken_by = reason
 
 
-def _nonce(parts: dict[str, str]) -> str:
-    """The id of a request: unforgeable, and yet the same for the same request.
+def _hash_parts(parts: dict[str, str]) -> str:
+    """The id of a request: the same for the same parts, and impossible to forge.
 
-    A text that contains its own hash cannot be written on purpose, so nothing in the parts can close a fence, or be a
-    ready-made answer that the judge repeats.
+    No one can write a text that contains its own hash. So nothing in the parts can close a fence, or be a ready-made
+    answer for the judge to repeat.
     """
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
-def fenced(parts: dict[str, str], nonce: str) -> str:
+def fence_parts(parts: dict[str, str], nonce: str) -> str:
     """The user's message: the id, and each part between tags that carry it."""
     blocks = [f"<{nonce}:{name}>\n{text}\n</{nonce}:{name}>" for name, text in parts.items()]
     return "\n".join([f"id: {nonce}", *blocks])
 
 
-def _sendable(text: str) -> str:
-    """Text that UTF-8 and every server can carry: lone surrogates and NUL become U+FFFD."""
+def _sanitize_text(text: str) -> str:
+    """Replace what UTF-8 or a server cannot carry, lone surrogates and NUL, by U+FFFD."""
     return str(text).encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
 
 
-def _response_format(prompt: JudgePrompt) -> dict[str, Any]:
-    # The id is not pinned here: servers compile each new schema, and keep those they have seen.
-    properties = {
-        "id": {"type": "string"},
-        "reason": {"type": "string"},
-        prompt.key: {"type": "string" if isinstance(prompt.choices[0], str) else "integer", "enum": [*prompt.choices]},
-    }
-    schema = {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+def _build_response_format(prompt: JudgePrompt) -> dict[str, Any]:
+    # The id is not part of the schema: servers compile each new schema, and keep compiled ones.
+    text, kind = {"type": "string"}, "string" if isinstance(prompt.choices[0], str) else "integer"
+    properties = {"id": text, "reason": text, prompt.key: {"type": kind, "enum": [*prompt.choices]}}
+    schema = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
     return {"type": "json_schema", "json_schema": {"name": "judgement", "strict": True, "schema": schema}}
 
 
 _JSON_BLOCK = re.compile(r"```(?:json)?\s*\n(.*)\n\s*```", re.DOTALL)
 
 
-def _valid(content: str, prompt: JudgePrompt, nonce: str) -> dict[str, Any] | None:
-    """The judgement, if the answer is exactly one JSON object as asked for (a code fence around it is let pass)."""
+def _parse_judgement(content: str, prompt: JudgePrompt, nonce: str) -> dict[str, Any] | None:
+    """The judgement, if the answer is exactly the JSON object that the prompt asks for, with or without a fence."""
     text = content.rpartition("</think>")[2].strip()
     block = _JSON_BLOCK.fullmatch(text)
     try:
-        said = json.loads(block[1] if block else text, object_pairs_hook=_distinct)
+        judgement = json.loads(block[1] if block else text, object_pairs_hook=_refuse_duplicates)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(said, dict) or said.keys() != {"id", "reason", prompt.key}:
+    if not isinstance(judgement, dict) or judgement.keys() != {"id", "reason", prompt.key}:
         return None
-    value = said[prompt.key]
+    value = judgement[prompt.key]
     valid = type(value) is type(prompt.choices[0]) and value in prompt.choices
-    return said if valid and said["id"] == nonce and isinstance(said["reason"], str) else None
+    return judgement if valid and judgement["id"] == nonce and isinstance(judgement["reason"], str) else None
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(dict(pairs)) != len(pairs):
         raise ValueError("a key is given twice")
     return dict(pairs)
 
 
-def health(url: str | list[str], model: str, key_env: str | None = None, timeout: float = 30.0) -> list[str]:
-    """What is wrong with each endpoint, found by a request of one token; empty if all of them gave it."""
-    settings = Settings(url=url, model=model, key_env=key_env, timeout=timeout, cache=False)
-    found = [run_coroutine(_one_token(url, settings)) for url in settings.urls]
-    return [problem for problem in (future.result() for future in found) if problem]
+def find_problems(settings: Settings) -> list[str]:
+    """Why an endpoint is not ready, found by a request for one token; empty if all endpoints are."""
+    judge = find_judge(settings)
+    futures = [run_coroutine(_find_problem(endpoint, judge)) for endpoint in list(judge.client.endpoints)]
+    return [problem for problem in (future.result() for future in futures) if problem]
 
 
-async def _one_token(url: str, settings: Settings) -> str | None:
-    body = {"model": settings.model, "messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 1}
+async def _find_problem(endpoint: Endpoint, judge: Judge) -> str | None:
+    message = {"role": "user", "content": "Say yes."}
+    body = {"model": judge.settings.model, "messages": [message], "max_tokens": 1}
     try:
-        async with asyncio.timeout(settings.timeout):
-            choice = await request_completion(url, body, settings.key)
-    except TimeoutError:
-        return f"{url} gave no answer within {settings.timeout:g} s"
+        answer = await limit_time(judge.client.complete(endpoint, body), endpoint.url, judge.settings.timeout)
     except Failure as failure:
         return str(failure)
-    # A model that reasons spends its only token there.
-    spoke = any(choice["message"].get(key) for key in ("content", "reasoning_content", "reasoning"))
-    return None if spoke else f"{url} answered without a token: {shorten_text(choice)}"
+    choice = answer["choices"][0]
+    # A reasoning model spends its only token on the reasoning.
+    spoke = any(choice["message"].get(key) for key in MESSAGE_KEYS)
+    return None if spoke else f"{endpoint.url} answered without a token: {shorten_text(choice)}"
 
 
-_lock = threading.RLock()
+# One judge for each `Settings`, and one endpoint for each server: judges of the same server share its slots.
 _judges: dict[str, Judge] = {}
 _endpoints: dict[tuple[str, int], Endpoint] = {}
+# A forked child must not share the caches' connections, nor slots that other threads hold.
+os.register_at_fork(after_in_child=_judges.clear)
+os.register_at_fork(after_in_child=_endpoints.clear)
 
 
-def judge_of(settings: Settings) -> Judge:
-    """The judge of these settings; made at the first call.
+def find_judge(settings: Settings) -> Judge:
+    """The judge with these settings; made at the first call.
 
     Raises:
-        RecipeError: its cache cannot be used.
+        RecipeError: the API key is not set, or the cache cannot be used.
     """
-    with _lock:
-        known = repr(settings)
-        if known not in _judges:
-            for url in settings.urls:
-                slots = asyncio.Semaphore(settings.concurrency)
-                _endpoints.setdefault((url, settings.concurrency), Endpoint(url, slots))
-            endpoints = deque(_endpoints[url, settings.concurrency] for url in settings.urls)
-            _judges[known] = Judge(settings, endpoints, Cache(settings.cache_file) if settings.cache_file else None)
-        return _judges[known]
-
-
-def _forget() -> None:
-    """A forked child must not share the cache's connection, nor slots that others hold."""
-    global _lock
-    _lock = threading.RLock()
-    _judges.clear()
-    _endpoints.clear()
-
-
-os.register_at_fork(after_in_child=_forget)
+    key, slots = repr(settings), settings.concurrency
+    if key not in _judges:
+        new = [Endpoint(url, asyncio.Semaphore(slots)) for url in settings.urls]
+        endpoints = [_endpoints.setdefault((endpoint.url, slots), endpoint) for endpoint in new]
+        _judges.setdefault(key, Judge(settings, endpoints))
+    return _judges[key]

@@ -20,7 +20,7 @@ from ..benchmarks import registry
 from ..config.recipe import Recipe
 from ..data.presenting import load_datasets
 from ..engines.registry import Sampling, derive_seed
-from ..engines.transformers import Local
+from ..engines.transformers import LoadedModel
 from ..evaluation import grading, metrics
 from ..evaluation.grading import Grader
 from ..prompts import hash_prompt
@@ -195,7 +195,7 @@ class LiveEvaluation(TrainerCallback):
             with (
                 torch.no_grad(),
                 unwrap_model_for_generation(model, self.trainer.accelerator) as unwrapped,
-                closing(Local(unwrapped, tokenizer, "", self.settings.batch_size)) as engine,
+                closing(LoadedModel(unwrapped, tokenizer, "", self.settings.batch_size)) as engine,
             ):
                 return engine.generate(prompts, self.settings.k, sampling, rows)
         finally:
