@@ -30,8 +30,8 @@ SEED = 1
 class Deduplicator:
     """Finds the texts that repeat an earlier one.
 
-    The memory of each distinct text is an 8-byte digest of its words, about 110 bytes as an element of a set. `near`
-    adds a MinHash sketch of 64 bytes and one dictionary entry for each of its bands, about 1.6 kB at 0.7.
+    The memory of each distinct text is an 8-byte digest of its words, about 100 bytes as an element of a set. `near`
+    adds a MinHash sketch of 64 bytes and one dictionary entry for each of its bands, about 2 kB at 0.7.
 
     Args:
         exact: texts with the same words (see `ngrams.split_words`) in the same order are equal. Texts without a word
