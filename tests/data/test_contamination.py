@@ -263,12 +263,12 @@ def test_every_process_decides_the_same_and_the_main_one_writes(tmp_path):
 
 def test_the_card_says_what_counted(tmp_path):
     apply_gate(run_in(tmp_path), prompts(0, CLEAN), config(overlap=0.5))
-    told = card._gate(json.loads((tmp_path / "contamination.json").read_text()))
-    assert "None of them share 10 words in a row with one there (50% of its n-grams or more)" in told[1]
+    told = card._describe_contamination(json.loads((tmp_path / "contamination.json").read_text()))
+    assert "None of them share 10 words in a row with one of theirs (50% of its n-grams or more)" in told[1]
     gone = ContaminationConfig([DatasetConfig("gone.jsonl")], action="waive", reason="secret", near=0.6)
     apply_gate(run_in(tmp_path), prompts(0, EVALUATION), gone)
-    told = card._gate(json.loads((tmp_path / "contamination.json").read_text()))
-    assert told[1] == "Not compared, as they could not be loaded: gone.jsonl."
+    told = card._describe_contamination(json.loads((tmp_path / "contamination.json").read_text()))
+    assert told[1] == "Not compared, because they could not be loaded: gone.jsonl."
 
 
 @pytest.mark.parametrize("part", [0, 1])
