@@ -300,7 +300,7 @@ def hub_server(full: bool = False) -> Iterator[ThreadingHTTPServer]:
 
 
 def pushed(folder: Path, port: int, token: str | None) -> str:
-    """What `hub.push_dataset` says, by the real client in a process of its own: it reads its address and login once."""
+    """The result of `hub.push_dataset` in a new process, because the client reads its address and login once."""
     environment = {k: v for k, v in os.environ.items() if k not in ("HF_TOKEN", "HF_HUB_OFFLINE")}
     environment |= {
         "HF_ENDPOINT": f"http://127.0.0.1:{port}",

@@ -227,9 +227,10 @@ def test_fail_stops_and_lists_the_rows(tmp_path, streaming):
     rows = rows.to_iterable_dataset() if streaming else rows
     with pytest.raises(RecipeError) as refused:
         list(apply_gate(run_in(tmp_path), rows, config()))
-    told = str(refused.value)
-    assert "3 of 7 rows" in told and str(tmp_path / "contaminated.jsonl") in told
-    assert "row 4: " in told and "test_contamination:prompts row 0" in told and "drop" in told and "waive" in told
+    message = str(refused.value)
+    assert "3 of 7 rows" in message and str(tmp_path / "contaminated.jsonl") in message
+    assert "row 4: " in message and "test_contamination:prompts row 0" in message
+    assert "drop" in message and "waive" in message
     assert len((tmp_path / "contaminated.jsonl").read_text().splitlines()) == 3
 
 
@@ -263,12 +264,12 @@ def test_every_process_decides_the_same_and_the_main_one_writes(tmp_path):
 
 def test_the_card_says_what_counted(tmp_path):
     apply_gate(run_in(tmp_path), prompts(0, CLEAN), config(overlap=0.5))
-    told = card._describe_contamination(json.loads((tmp_path / "contamination.json").read_text()))
-    assert "None of them share 10 words in a row with one of theirs (50% of its n-grams or more)" in told[1]
+    message = card._describe_contamination(json.loads((tmp_path / "contamination.json").read_text()))
+    assert "None of them share 10 words in a row with one of theirs (50% of its n-grams or more)" in message[1]
     gone = ContaminationConfig([DatasetConfig("gone.jsonl")], action="waive", reason="secret", near=0.6)
     apply_gate(run_in(tmp_path), prompts(0, EVALUATION), gone)
-    told = card._describe_contamination(json.loads((tmp_path / "contamination.json").read_text()))
-    assert told[1] == "Not compared, because they could not be loaded: gone.jsonl."
+    message = card._describe_contamination(json.loads((tmp_path / "contamination.json").read_text()))
+    assert message[1] == "Not compared, because they could not be loaded: gone.jsonl."
 
 
 @pytest.mark.parametrize("part", [0, 1])
@@ -312,8 +313,8 @@ def test_a_set_that_cannot_be_loaded(tmp_path):
     for source, words in zip(missing, ["aime24.jsonl", "gone.jsonl", "did you mean 'aime25'"], strict=True):
         with pytest.raises(RecipeError) as refused:
             Gate(ContaminationConfig([source]), 0)
-        told = str(refused.value)
-        assert f"contamination.against ({source.path})" in told and "waive" in told and words in told
+        message = str(refused.value)
+        assert f"contamination.against ({source.path})" in message and "waive" in message and words in message
     waived = ContaminationConfig([missing[1], *config().against], action="waive", reason="the set is secret")
     run = run_in(tmp_path)
     apply_gate(run, prompts(0, EVALUATION), waived)

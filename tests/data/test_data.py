@@ -338,7 +338,7 @@ def test_columns_of_two_types_are_named(write_recipe, tmp_path):
 
 
 def test_the_result_of_a_recipe_is_a_source(write_recipe, tmp_path):
-    """Named by its recipe, which must have been run to its end."""
+    """A recipe names the dataset that it makes, and must have finished."""
     maker = write_recipe("sample", name="maker", output_dir=str(tmp_path / "made"))
     missing = r"maker.yaml has not finished in .*made; run it with: open-r1"
     with pytest.raises(RecipeError, match=missing):

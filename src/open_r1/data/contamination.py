@@ -110,6 +110,7 @@ class Gate:
         self._pairs: list[set[tuple[str, ...]]] = []
         self._pair_owners: dict[tuple[str, ...], list[int]] = {}
         for owner, text in enumerate(self.texts):
+            # Interned: the n-grams of all prompts share one string for each distinct word.
             self._index(owner, [sys.intern(word) for word in ngrams.split_words(text)])
 
     def _index(self, owner: int, words: list[str]) -> None:
