@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from trl import DPOTrainer, get_peft_config, get_quantization_config
 
-from . import models
-from .config.recipe import Recipe
-from .data import contamination, presenting
-from .run import lifecycle
-from .run.run import Run
-from .training import callbacks
+from open_r1 import models
+from open_r1.config.recipe import Recipe
+from open_r1.data import contamination, presenting
+from open_r1.run import lifecycle
+from open_r1.run.run import Run
+from open_r1.training import callbacks
 
 
 def main(recipe: Recipe) -> Run:

@@ -13,27 +13,27 @@ from typing import Any
 import datasets
 import numpy as np
 
-from . import models
-from .benchmarks.registry import resolve_metric
-from .config import protocol
-from .config.recipe import Recipe
-from .config.schema import BenchmarkConfig
-from .data import shards
-from .data.columns import TEXT
-from .data.shards import Shards
-from .engines import registry
-from .engines import sampling as engines_sampling
-from .engines.sampling import Asked, complete_prompts, fill_files, measure_speed
-from .errors import RecipeError
-from .evaluation import grading, metrics
-from .evaluation.problems import Problems, Sets, load_benchmarks, load_problems
-from .evaluation.reference import published
-from .evaluation.stored_completions import Imported
-from .report import run_report
-from .run import job_array, lifecycle
-from .run.run import Run
-from .system.files import write_json
-from .system.progress import Progress
+from open_r1 import models
+from open_r1.benchmarks.registry import resolve_metric
+from open_r1.config import protocol
+from open_r1.config.recipe import Recipe
+from open_r1.config.schema import BenchmarkConfig
+from open_r1.data import shards
+from open_r1.data.columns import TEXT
+from open_r1.data.shards import Shards
+from open_r1.engines import registry
+from open_r1.engines import sampling as engines_sampling
+from open_r1.engines.sampling import Asked, complete_prompts, fill_files, measure_speed
+from open_r1.errors import RecipeError
+from open_r1.evaluation import grading, metrics
+from open_r1.evaluation.problems import Problems, Sets, load_benchmarks, load_problems
+from open_r1.evaluation.reference import published
+from open_r1.evaluation.stored_completions import Imported
+from open_r1.report import run_report
+from open_r1.run import job_array, lifecycle
+from open_r1.run.run import Run
+from open_r1.system.files import write_json
+from open_r1.system.progress import Progress
 
 Row = dict[str, Any]
 

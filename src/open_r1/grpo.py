@@ -5,13 +5,13 @@ from __future__ import annotations
 from accelerate.utils import gather_object
 from trl import GRPOTrainer, get_peft_config, get_quantization_config
 
-from . import models
-from .config.recipe import Recipe
-from .data import contamination, presenting
-from .rewards import scoring
-from .run import lifecycle
-from .run.run import Run
-from .training import callbacks, live_evaluation, preflight
+from open_r1 import models
+from open_r1.config.recipe import Recipe
+from open_r1.data import contamination, presenting
+from open_r1.rewards import scoring
+from open_r1.run import lifecycle
+from open_r1.run.run import Run
+from open_r1.training import callbacks, live_evaluation, preflight
 
 
 def main(recipe: Recipe) -> Run:

@@ -15,16 +15,16 @@ from typing import Any
 import datasets
 import numpy as np
 
-from .config.recipe import Recipe
-from .config.schema import DatasetConfig
-from .curation import rejection_sampling, scoring
-from .data import card, columns, contamination, deduplicate, hub, shards
-from .data.columns import MESSAGES, TEXT
-from .data.rows import StoredRows, load_rows
-from .errors import RecipeError
-from .prompts import Messages
-from .run import job_array, lifecycle
-from .run.run import Run
+from open_r1.config.recipe import Recipe
+from open_r1.config.schema import DatasetConfig
+from open_r1.curation import rejection_sampling, scoring
+from open_r1.data import card, columns, contamination, deduplicate, hub, shards
+from open_r1.data.columns import MESSAGES, TEXT
+from open_r1.data.rows import StoredRows, load_rows
+from open_r1.errors import RecipeError
+from open_r1.prompts import Messages
+from open_r1.run import job_array, lifecycle
+from open_r1.run.run import Run
 
 BATCH = 1000  # rows in memory at once
 # Kept beside the messages, or the pair: where a row comes from, and what was found of it.

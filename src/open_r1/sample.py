@@ -10,19 +10,19 @@ from typing import Any
 import datasets
 import numpy as np
 
-from .config.recipe import Recipe
-from .config.schema import SamplingConfig
-from .data import contamination, deduplicate, hub, shards
-from .data.rows import StoredRows, load_rows
-from .data.shards import Shards
-from .engines import registry
-from .engines.sampling import COLUMNS, Asked, complete_prompts, fill_files, measure_speed
-from .errors import RecipeError
-from .models import ensure_model
-from .prompts import read_last_text
-from .run import job_array, lifecycle
-from .run.run import Run
-from .system.progress import Progress
+from open_r1.config.recipe import Recipe
+from open_r1.config.schema import SamplingConfig
+from open_r1.data import contamination, deduplicate, hub, shards
+from open_r1.data.rows import StoredRows, load_rows
+from open_r1.data.shards import Shards
+from open_r1.engines import registry
+from open_r1.engines.sampling import COLUMNS, Asked, complete_prompts, fill_files, measure_speed
+from open_r1.errors import RecipeError
+from open_r1.models import ensure_model
+from open_r1.prompts import read_last_text
+from open_r1.run import job_array, lifecycle
+from open_r1.run.run import Run
+from open_r1.system.progress import Progress
 
 BINS = 32  # of the histogram of lengths, at most
 SHOWN = 5  # completions kept for the report

@@ -16,25 +16,25 @@ from typing import Any
 
 import datasets
 
-from .config.recipe import Recipe
-from .config.schema import SelectConfig
-from .curation import by_prompt, rejection_sampling, scoring
-from .curation.curriculum import Curriculum
-from .curation.funnel import Funnel
-from .data import contamination, deduplicate, hub, shards
-from .data.columns import MESSAGES
-from .data.deduplicate import Deduplicator
-from .data.rows import load_rows
-from .data.shards import Shards
-from .errors import RecipeError
-from .filters import registry
-from .report import run_report
-from .rewards.registry import Findings, check_ready
-from .run import job_array, lifecycle
-from .run.run import Run
-from .system import worker_pool
-from .system.files import replace_file, write_json
-from .system.progress import EVERY, format_duration
+from open_r1.config.recipe import Recipe
+from open_r1.config.schema import SelectConfig
+from open_r1.curation import by_prompt, rejection_sampling, scoring
+from open_r1.curation.curriculum import Curriculum
+from open_r1.curation.funnel import Funnel
+from open_r1.data import contamination, deduplicate, hub, shards
+from open_r1.data.columns import MESSAGES
+from open_r1.data.deduplicate import Deduplicator
+from open_r1.data.rows import load_rows
+from open_r1.data.shards import Shards
+from open_r1.errors import RecipeError
+from open_r1.filters import registry
+from open_r1.report import run_report
+from open_r1.rewards.registry import Findings, check_ready
+from open_r1.run import job_array, lifecycle
+from open_r1.run.run import Run
+from open_r1.system import worker_pool
+from open_r1.system.files import replace_file, write_json
+from open_r1.system.progress import EVERY, format_duration
 
 Row = dict[str, Any]
 
