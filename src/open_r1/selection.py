@@ -191,10 +191,10 @@ def distinct(prompts: list[list[Row]], column: str, seen: Deduplicator, funnel: 
     """The rows of each prompt that repeat no earlier one; a prompt that repeats another loses all of them."""
     # The samples of one prompt share it, and are no repetition.
     texts_of = [compared(rows[:1] if column == "prompt" else rows, column) for rows in prompts]
-    repeats = iter(seen.repeats([text for texts in texts_of for text in texts]))
+    repeats = iter(seen.find_repeats([text for texts in texts_of for text in texts]))
     kept = []
     for rows, texts in zip(prompts, texts_of, strict=True):
-        found = [next(repeats) is not None for _ in texts]
+        found = [next(repeats) for _ in texts]
         reason = f"repeats an earlier {column}"
         reasons = [reason if repeated else None for repeated in (found * len(rows) if column == "prompt" else found)]
         kept.append(funnel.passed("deduplicate", [as_sample(row) for row in rows], reasons))
