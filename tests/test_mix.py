@@ -314,7 +314,7 @@ def test_rows_that_repeat_an_earlier_one_are_left_out_before_the_draw(tmp_path):
     assert [source["left_out"] for source in summary["sources"]] == [0, 9]
     assert summary["repeated"] == {"exact": 9, "near": 0}
     card = (done.dir / "data" / "README.md").read_text()
-    assert "0 of a.jsonl, 9 of b.jsonl rows. 9 of them repeat an earlier row, and 0 nearly." in card
+    assert "0 of a.jsonl, 9 of b.jsonl rows. 9 of them repeat an earlier row, and 0 are near-duplicates." in card
 
 
 def test_deduplicate_names_the_source_without_the_column(tmp_path):
@@ -342,7 +342,7 @@ def test_contaminated_rows_are_left_out_before_the_draw(tmp_path, form):
     sources = [{"path": a, "rows": 5}, {"path": jsonl(tmp_path / "b.jsonl", other), "rows": 5}]
     done = mix.main(resolved(tmp_path, *sources, contamination=gate))
     assert answers(datasets.load_dataset(str(done.dir / "data"), split="train").to_list()) == ["good"] * 10
-    assert "By set: held_out.jsonl: 2 10-gram; they were left out." in (done.dir / "data" / "README.md").read_text()
+    assert "By set: held_out.jsonl: 2 10-gram; they were dropped." in (done.dir / "data" / "README.md").read_text()
     with pytest.raises(RecipeError, match="6 rows are asked for, and it has 5"):
         mix.main(resolved(tmp_path, sources[0] | {"rows": 6}, name="more", contamination=gate))
     with pytest.raises(RecipeError, match="contamination: 2 of 12"):
@@ -350,7 +350,7 @@ def test_contaminated_rows_are_left_out_before_the_draw(tmp_path, form):
     assert not (tmp_path / "fail" / "data").exists()
     waived = gate | {"action": "waive", "reason": "to see what they do"}
     done = mix.main(resolved(tmp_path, *[source | {"rows": 6} for source in sources], name="w", contamination=waived))
-    assert "they stay, because: to see what they do" in (done.dir / "data" / "README.md").read_text()
+    assert "they are kept. Reason: to see what they do" in (done.dir / "data" / "README.md").read_text()
 
 
 def test_real_instructions(tmp_path):

@@ -195,10 +195,10 @@ def drop_repeats(prompts: list[list[Row]], column: str, seen: Deduplicator, funn
     """Drop rows that repeat an earlier `column`; a prompt that repeats another loses all of its rows."""
     # The samples of one prompt share it, which is no repeat: one of them is compared.
     texts_P = [list_compared_texts(rows[:1] if column == "prompt" else rows, column) for rows in prompts]
-    repeats = iter(seen.repeats([text for texts in texts_P for text in texts]))
+    repeats = iter(seen.find_repeats([text for texts in texts_P for text in texts]))
     kept = []
     for rows, texts in zip(prompts, texts_P, strict=True):
-        reasons = [None if next(repeats) is None else f"repeats an earlier {column}" for _ in texts]
+        reasons = [f"repeats an earlier {column}" if next(repeats) else None for _ in texts]
         reasons = reasons * len(rows) if column == "prompt" else reasons
         kept.append(funnel.apply_step("deduplicate", [add_sample_columns(row) for row in rows], reasons))
     return kept

@@ -23,7 +23,7 @@ from huggingface_hub import DatasetCard
 from open_r1 import models
 from open_r1.config.schema import DatasetConfig
 from open_r1.data import hub, shards
-from open_r1.data.card import _header, format_mixture_table, measure_dataset, write_card
+from open_r1.data.card import _build_header, format_mixture_table, measure_dataset, write_card
 from open_r1.data.sources import load_source
 from open_r1.errors import RecipeError
 
@@ -174,7 +174,7 @@ def test_one_licence_is_the_mixtures(tmp_path, licenses, expected):
 )
 def test_size_categories(rows, expected):
     figures = {"total": {"samples": rows}, "languages": {}, "by_source": []}
-    assert _header(Path("a/b/c"), {"task": "select"}, figures)["size_categories"] == [expected]
+    assert _build_header(Path("a/b/c"), {"task": "select"}, figures)["size_categories"] == [expected]
 
 
 def test_cards_of_samples_and_selections(tmp_path):
@@ -300,7 +300,7 @@ def hub_server(full: bool = False) -> Iterator[ThreadingHTTPServer]:
 
 
 def pushed(folder: Path, port: int, token: str | None) -> str:
-    """What `hub.push` says, by the real client in a process of its own: it reads its address and login once."""
+    """The result of `hub.push_dataset` in a new process, because the client reads its address and login once."""
     environment = {k: v for k, v in os.environ.items() if k not in ("HF_TOKEN", "HF_HUB_OFFLINE")}
     environment |= {
         "HF_ENDPOINT": f"http://127.0.0.1:{port}",
@@ -310,7 +310,7 @@ def pushed(folder: Path, port: int, token: str | None) -> str:
     environment |= {"HF_TOKEN": token} if token else {}
     code = (
         "from pathlib import Path; from open_r1.data import hub; "
-        f"print(hub.push(Path({str(folder)!r}), 'me/rows', True))"
+        f"print(hub.push_dataset(Path({str(folder)!r}), 'me/rows', True))"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -351,7 +351,7 @@ def test_a_push_creates_the_repository_and_commits_files_and_card(folder):
     [
         (None, False, "there is no login"),
         ("hf_wrong", False, "the hub refuses the login"),
-        ("hf_right", True, "the hub did not take it"),
+        ("hf_right", True, "the hub refused the upload"),
     ],
 )
 def test_a_push_that_fails_says_how_to_push_later(folder, token, full, reason):
@@ -376,7 +376,7 @@ def test_a_hub_out_of_reach_costs_nothing_but_a_line(folder):
 
 def test_check_before_the_run(monkeypatch):
     assert hub.check_push(None) is None
-    with pytest.raises(RecipeError, match="hub_dataset_id: 'my rows' is no repository's name"):
+    with pytest.raises(RecipeError, match="hub_dataset_id: 'my rows' is not the name of a repository"):
         hub.check_push("my rows")
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     assert hub.check_push("me/rows").endswith("the dataset will stay in its folder")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
-import numpy as np
 import pytest
 from conftest import shared
 from hypothesis import given, settings
@@ -59,12 +59,12 @@ def plain_hits(evaluation: list[str], texts: list[str], n: int) -> list[bool]:
     """The definition, in plain Python."""
 
     def runs(text: str) -> set[tuple[str, ...]]:
-        words = ngrams.words(text)
+        words = ngrams.split_words(text)
         return {tuple(words[i : i + n]) for i in range(len(words) - n + 1)}
 
     known = set().union(*map(runs, evaluation))
-    short = {tuple(words) for text in evaluation if 0 < len(words := ngrams.words(text)) < n}
-    return [bool(runs(text) & known) or tuple(ngrams.words(text)) in short for text in texts]
+    short = {tuple(words) for text in evaluation if 0 < len(words := ngrams.split_words(text)) < n}
+    return [bool(runs(text) & known) or tuple(ngrams.split_words(text)) in short for text in texts]
 
 
 @settings(max_examples=40, deadline=None)
@@ -74,22 +74,13 @@ def plain_hits(evaluation: list[str], texts: list[str], n: int) -> list[bool]:
     st.integers(1, 5),
 )
 def test_hits_are_those_of_the_plain_definition(evaluation, texts, n):
-    hits = Gate(config(evaluation, ngram=n), 0).hits(texts)
+    hits = Gate(config(evaluation, ngram=n), 0).find_hits(texts)
     assert [hit is not None for hit in hits] == plain_hits(evaluation, texts, n)
     for hit, text in zip(hits, texts, strict=True):
         if hit is not None:
             assert hit.how in (f"{n}-gram", "whole")
             for side in (text, evaluation[hit.row]):
-                assert f" {hit.words} " in f" {' '.join(ngrams.words(side))} "
-
-
-def test_a_collision_of_hashes_is_no_hit(monkeypatch):
-    ngram_hashes = ngrams.ngram_hashes
-    monkeypatch.setattr(ngrams, "ngram_hashes", lambda hashes, n: ngram_hashes(hashes, n) % 3)
-    monkeypatch.setattr(ngrams, "fingerprints", lambda cut, rows: np.zeros(len(rows), np.uint64))
-    gate = Gate(config(), 0)
-    assert gate.hits(CLEAN) == [None] * len(CLEAN)
-    assert gate.hits(["Compute $\\dbinom{8}{4}$"])[0].how == "whole"
+                assert f" {hit.words} " in f" {' '.join(ngrams.split_words(side))} "
 
 
 @pytest.mark.parametrize("how", ["exact", "white space", "case", "latex", "inside", "chat", "r1_zero", "boxed"])
@@ -109,8 +100,8 @@ def test_planted_copies_are_found(how):
         "r1_zero": lambda text: PROMPTS["r1_zero"].present(text),
         "boxed": lambda text: PROMPTS["boxed"].present(text),
     }[how]
-    texts = [contamination.questions(dress(text))[0] for text in EVALUATION]
-    hits = Gate(config(), 0).hits([*CLEAN, *texts, *CLEAN])
+    texts = [contamination.extract_questions(dress(text))[0] for text in EVALUATION]
+    hits = Gate(config(), 0).find_hits([*CLEAN, *texts, *CLEAN])
     assert [hit and (hit.row, hit.how) for hit in hits] == [
         *[None] * 4, (0, "10-gram"), (1, "whole"), (2, "10-gram"), *[None] * 4,
     ]  # fmt: skip
@@ -121,23 +112,23 @@ def test_an_instruction_that_all_prompts_have_is_no_contamination():
     """Evaluation files carry the boxed instruction of the R1 README, and so may training prompts."""
     around = [PROMPTS["boxed"].present(text)[0]["content"] for text in (EVALUATION[0], CLEAN[0])]
     gate = Gate(config(around[:1]), 0)
-    assert gate.hits(contamination.questions(around[1])) == [None]
-    assert gate.hits(contamination.questions(around[0]))[0].overlap == 1.0
+    assert gate.find_hits(contamination.extract_questions(around[1])) == [None]
+    assert gate.find_hits(contamination.extract_questions(around[0]))[0].overlap == 1.0
 
 
 def test_of_several_evaluation_prompts_the_one_with_most_in_common_is_named():
     phrase = "where m and n are relatively prime positive integers find m plus n"
     evaluation = [f"Something else entirely {phrase}", f"A fair coin is tossed nine times and then once more {phrase}"]
-    (hit,) = Gate(config(evaluation), 0).hits([f"A fair coin is tossed nine times and then once more {phrase}."])
+    (hit,) = Gate(config(evaluation), 0).find_hits([f"A fair coin is tossed nine times and then once more {phrase}."])
     assert (hit.row, hit.set) == (1, "test_contamination:prompts")
 
 
 def test_overlap_lets_stock_phrases_pass():
     phrase = "let m and n be relatively prime positive integers such that"
     evaluation = [f"{' '.join(f'w{i}' for i in range(60))} {phrase}"]
-    assert Gate(config(evaluation), 0).hits([phrase])[0].overlap < 0.1
-    assert Gate(config(evaluation, overlap=0.1), 0).hits([phrase, evaluation[0]])[0] is None
-    assert Gate(config(evaluation, overlap=0.1), 0).hits([phrase, evaluation[0]])[1].overlap == 1.0
+    assert Gate(config(evaluation), 0).find_hits([phrase])[0].overlap < 0.1
+    assert Gate(config(evaluation, overlap=0.1), 0).find_hits([phrase, evaluation[0]])[0] is None
+    assert Gate(config(evaluation, overlap=0.1), 0).find_hits([phrase, evaluation[0]])[1].overlap == 1.0
     with pytest.raises(RecipeError, match=r"contamination\.overlap"):
         Gate(config(overlap=30), 0)
 
@@ -146,11 +137,11 @@ def test_a_copy_is_whole_also_where_longer_prompts_hold_the_same_words():
     longer = f"{' '.join(f'w{i}' for i in range(60))} {EVALUATION[0]}"
     repeating = "row row row your boat " * 9
     gate = Gate(config([longer, EVALUATION[0], repeating], overlap=0.5), 0)
-    assert [(hit.row, hit.overlap) for hit in gate.hits([EVALUATION[0], repeating])] == [(1, 1.0), (2, 1.0)]
-    assert gate.hits([repeating[:60] * 5])[0].overlap == 1.0
+    assert [(hit.row, hit.overlap) for hit in gate.find_hits([EVALUATION[0], repeating])] == [(1, 1.0), (2, 1.0)]
+    assert gate.find_hits([repeating[:60] * 5])[0].overlap == 1.0
     # One stock phrase said twice is no larger part of the problem.
     phrase = " ".join(f"w{i}" for i in range(12))
-    assert gate.hits([f"{phrase} so {phrase} " * 20]) == [None]
+    assert gate.find_hits([f"{phrase} so {phrase} " * 20]) == [None]
 
 
 @pytest.mark.parametrize(
@@ -170,16 +161,36 @@ def test_every_question_of_a_conversation_is_compared(conversation, contaminated
     found = preview_gate(recipe, rows)
     assert (found.rows, [number for number, _, _ in found.first]) == (3, [1] if contaminated else [])
     # A mix takes the messages of a row that has a prompt as well.
-    beside = contamination.asked({"prompt": "Hello.", "messages": messages, "chosen": EVALUATION[0]})
-    assert any(Gate(config(), 0).hits(beside)) == contaminated
+    beside = contamination.extract_row_questions({"prompt": "Hello.", "messages": messages, "chosen": EVALUATION[0]})
+    assert any(Gate(config(), 0).find_hits(beside)) == contaminated
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.sampled_from(WORDS), max_size=9).map(" ".join), min_size=1, max_size=6),
+    st.lists(st.lists(st.sampled_from(WORDS), max_size=9).map(" ".join), max_size=12),
+    st.sampled_from([0.1, 0.25, 0.5, 0.6, 2 / 3, 0.75, 0.8, 0.9]),
+)
+def test_near_finds_every_prompt_of_that_similarity(evaluation, texts, near):
+    def pairs(text: str) -> set[tuple[str, str]]:
+        return set(pairwise(ngrams.split_words(text)))
+
+    def similarity(text: str) -> float:
+        return max(len(pairs(text) & pairs(one)) / max(1, len(pairs(text) | pairs(one))) for one in evaluation)
+
+    hits = Gate(config(evaluation, near=near, ngram=20), 0).find_hits(texts)
+    for hit, text in zip(hits, texts, strict=True):
+        if hit is None or hit.how == "near":
+            assert (hit is not None) == (similarity(text) >= near)
+            assert hit is None or hit.overlap == round(similarity(text), 3)
 
 
 def test_near_finds_what_no_ngram_does_and_says_how_alike_it_is():
     planted = (
         "A robe needs 2 bolts of blue fiber and half that much of white fiber. How many bolts total does it take?"
     )
-    assert Gate(config(), 0).hits([planted]) == [None]
-    near, *clean = Gate(config(near=0.6), 0).hits([planted, *CLEAN])
+    assert Gate(config(), 0).find_hits([planted]) == [None]
+    near, *clean = Gate(config(near=0.6), 0).find_hits([planted, *CLEAN])
     assert near.how == "near" and near.row == 0 and 0.6 <= near.overlap < 1 and near.words == ""
     assert clean == [None] * len(CLEAN)
 
@@ -216,9 +227,10 @@ def test_fail_stops_and_lists_the_rows(tmp_path, streaming):
     rows = rows.to_iterable_dataset() if streaming else rows
     with pytest.raises(RecipeError) as refused:
         list(apply_gate(run_in(tmp_path), rows, config()))
-    told = str(refused.value)
-    assert "3 of 7 rows" in told and str(tmp_path / "contaminated.jsonl") in told
-    assert "row 4: " in told and "test_contamination:prompts row 0" in told and "drop" in told and "waive" in told
+    message = str(refused.value)
+    assert "3 of 7 rows" in message and str(tmp_path / "contaminated.jsonl") in message
+    assert "row 4: " in message and "test_contamination:prompts row 0" in message
+    assert "drop" in message and "waive" in message
     assert len((tmp_path / "contaminated.jsonl").read_text().splitlines()) == 3
 
 
@@ -252,12 +264,12 @@ def test_every_process_decides_the_same_and_the_main_one_writes(tmp_path):
 
 def test_the_card_says_what_counted(tmp_path):
     apply_gate(run_in(tmp_path), prompts(0, CLEAN), config(overlap=0.5))
-    told = card._gate(json.loads((tmp_path / "contamination.json").read_text()))
-    assert "None of them share 10 words in a row with one there (50% of its n-grams or more)" in told[1]
+    message = card._describe_contamination(json.loads((tmp_path / "contamination.json").read_text()))
+    assert "None of them share 10 words in a row with one of theirs (50% of its n-grams or more)" in message[1]
     gone = ContaminationConfig([DatasetConfig("gone.jsonl")], action="waive", reason="secret", near=0.6)
     apply_gate(run_in(tmp_path), prompts(0, EVALUATION), gone)
-    told = card._gate(json.loads((tmp_path / "contamination.json").read_text()))
-    assert told[1] == "Not compared, as they could not be loaded: gone.jsonl."
+    message = card._describe_contamination(json.loads((tmp_path / "contamination.json").read_text()))
+    assert message[1] == "Not compared, because they could not be loaded: gone.jsonl."
 
 
 @pytest.mark.parametrize("part", [0, 1])
@@ -292,7 +304,7 @@ def test_check_finds_the_same_and_writes_nothing(tmp_path, streaming):
     rows = prompts(0, [*CLEAN, *EVALUATION])
     recipe = SimpleNamespace(seed=0, data=SimpleNamespace(contamination=config()))
     tally = preview_gate(recipe, rows.to_iterable_dataset() if streaming else rows)
-    assert tally.contaminated == 3 and "3 of 7 rows" in tally.told() and len(tally.shown()) == 3
+    assert tally.contaminated == 3 and "3 of 7 rows" in tally.format_summary() and len(tally.format_first()) == 3
     assert not list(tmp_path.iterdir())
 
 
@@ -301,8 +313,8 @@ def test_a_set_that_cannot_be_loaded(tmp_path):
     for source, words in zip(missing, ["aime24.jsonl", "gone.jsonl", "did you mean 'aime25'"], strict=True):
         with pytest.raises(RecipeError) as refused:
             Gate(ContaminationConfig([source]), 0)
-        told = str(refused.value)
-        assert f"contamination.against ({source.path})" in told and "waive" in told and words in told
+        message = str(refused.value)
+        assert f"contamination.against ({source.path})" in message and "waive" in message and words in message
     waived = ContaminationConfig([missing[1], *config().against], action="waive", reason="the set is secret")
     run = run_in(tmp_path)
     apply_gate(run, prompts(0, EVALUATION), waived)
@@ -327,7 +339,7 @@ def test_two_splits_of_one_source_are_told_apart():
     two[1].split = "test"
     gate = Gate(ContaminationConfig(two), 0)
     assert gate.sizes == {"test_contamination:prompts": 1, "test_contamination:prompts (default, test)": 1}
-    assert [hit.set for hit in gate.hits([EVALUATION[2]])] == ["test_contamination:prompts (default, test)"]
+    assert [hit.set for hit in gate.find_hits([EVALUATION[2]])] == ["test_contamination:prompts (default, test)"]
 
 
 def test_a_benchmark_is_named_and_its_problems_alone_are_compared(monkeypatch):
@@ -353,7 +365,8 @@ def rows(seed: int, rows: list[dict[str, object]]) -> datasets.Dataset:
 def test_the_miniature_is_a_benchmark_to_be_kept_out():
     gate = Gate(ContaminationConfig([DatasetConfig("tiny")], ngram=40), 0)
     assert gate.sizes == {"tiny": 200}
-    assert gate.hits([gate.texts[0], EVALUATION[0]])[1] is None and gate.hits([gate.texts[0]])[0].how == "whole"
+    hit, miss = gate.find_hits([gate.texts[0], EVALUATION[0]])
+    assert hit.how == "whole" and miss is None
 
 
 @pytest.mark.parametrize(
@@ -383,9 +396,9 @@ def test_gsm8k_test_problems_planted_in_its_training_set(tmp_path):
     for place in places:
         rows[place] = pick.choice([str, str.upper, lambda text: "  ".join(text.split())])(pick.choice(problems))
     gate = Gate(ContaminationConfig([test]), 0)
-    before = {i for i, hit in enumerate(gate.hits(list(train))) if hit}
+    before = {i for i, hit in enumerate(gate.find_hits(list(train))) if hit}
     assert len(before) < 12, "the two sets share a few sentences and no problem"
-    after = {i for i, hit in enumerate(gate.hits(rows)) if hit and hit.overlap == 1}
+    after = {i for i, hit in enumerate(gate.find_hits(rows)) if hit and hit.overlap == 1}
     assert after == set(places)
 
 
@@ -394,5 +407,5 @@ def test_every_evaluation_problem_finds_itself():
     for name, column in columns.items():
         source = DatasetConfig(str(shared("math", f"{name}.jsonl")), columns={"prompt": column})
         gate = Gate(ContaminationConfig([source]), 0)
-        hits = gate.hits(gate.texts)
+        hits = gate.find_hits(gate.texts)
         assert all(hit is not None and hit.overlap > 0.5 for hit in hits), name

@@ -212,7 +212,7 @@ def test_nothing_to_train_on(tmp_path):
     path = jsonl(tmp_path / "rows.jsonl")
     assert "no rows are left after the filters" in refused(DatasetConfig(path, columns=COLUMNS, filters={"level": 99}))
     (tmp_path / "folder").mkdir()
-    assert "the folder holds no" in refused(DatasetConfig(str(tmp_path / "folder")))
+    assert "the folder has no" in refused(DatasetConfig(str(tmp_path / "folder")))
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -338,9 +338,9 @@ def test_columns_of_two_types_are_named(write_recipe, tmp_path):
 
 
 def test_the_result_of_a_recipe_is_a_source(write_recipe, tmp_path):
-    """Named by its recipe, which must have been run to its end."""
+    """A recipe names the dataset that it makes, and must have finished."""
     maker = write_recipe("sample", name="maker", output_dir=str(tmp_path / "made"))
-    missing = r"maker.yaml has not been run to its end in .*made; make it with: open-r1"
+    missing = r"maker.yaml has not finished in .*made; run it with: open-r1"
     with pytest.raises(RecipeError, match=missing):
         stored(write_recipe, {"path": str(maker)})
     (tmp_path / "made" / "data").mkdir(parents=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import random
+import tracemalloc
 
-import numpy as np
 import pytest
 from conftest import shared
 from hypothesis import given, settings
@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from open_r1.config.loading import load_recipe
 from open_r1.config.schema import DatasetConfig, DeduplicateConfig
-from open_r1.data import deduplicate, minhash, ngrams
-from open_r1.data.deduplicate import Deduplicator, FirstSeen, drop_duplicates
+from open_r1.data import deduplicate, ngrams
+from open_r1.data.deduplicate import Deduplicator, drop_duplicates
 from open_r1.data.rows import load_rows
 from open_r1.data.sources import load_source
 from open_r1.errors import RecipeError
@@ -53,21 +53,6 @@ def problems(count: int, seed: int = 0) -> list[str]:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.lists(st.integers(0, 60), max_size=30), max_size=12))
-def test_first_seen_is_a_dict(batches):
-    table, known, row = FirstSeen(bits=2), {}, 0
-    for batch in batches:
-        keys = np.array(batch, np.uint64)
-        expected = [known.get(max(key, 1), -1) for key in batch]
-        assert table.get(keys).tolist() == expected
-        new = sorted({max(key, 1) for key in batch} - set(known))
-        table.add(np.array(new, np.uint64), row + np.arange(len(new)))
-        known |= {key: row + i for i, key in enumerate(new)}
-        row += len(new)
-    assert table.used == len(known)
-
-
-@settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.sampled_from(["a b", "A  b.", "a, c", "x+1", "x + 1", "", "?", "!", "a"]), max_size=40),
     st.integers(1, 9),
@@ -76,41 +61,39 @@ def test_exact_is_the_first_row_with_the_same_words(texts, size):
     seen, first, expected = Deduplicator(), {}, []
     for row, text in enumerate(texts):
         # A value that is missing repeats nothing.
-        earlier = first.setdefault(tuple(ngrams.words(text)) or text or row, row)
-        expected.append(None if earlier == row else earlier)
-    found = [row for begin in range(0, len(texts), size) for row in seen.repeats(texts[begin : begin + size])]
+        expected.append(first.setdefault(tuple(ngrams.split_words(text)) or text or row, row) != row)
+    found = [row for begin in range(0, len(texts), size) for row in seen.find_repeats(texts[begin : begin + size])]
     assert found == expected
-    assert seen.kept == expected.count(None) and seen.counts == {"exact": len(texts) - seen.kept, "near": 0}
+    assert seen.counts == {"exact": sum(expected), "near": 0}
 
 
 @pytest.mark.parametrize("near", [None, 0.7, 0.9])
 def test_the_result_does_not_depend_on_the_batches(near):
     texts = problems(1500)
     whole = Deduplicator(near=near)
-    expected = whole.repeats(texts)
+    expected = whole.find_repeats(texts)
     for sizes in ([1], [7, 100, 3]):
         seen, found, pick = Deduplicator(near=near), [], random.Random(0)
         while len(found) < len(texts):
-            found += seen.repeats(texts[len(found) : len(found) + pick.choice(sizes)])
+            found += seen.find_repeats(texts[len(found) : len(found) + pick.choice(sizes)])
         assert found == expected and seen.counts == whole.counts
     assert whole.counts["exact"] > 200 and (near is None or whole.counts["near"] > 50)
-    assert all(earlier is None or earlier < row for row, earlier in enumerate(expected))
 
 
 def test_near_is_counted_apart_from_exact():
     texts = [PROBLEM, OTHER, REWORDED, PROBLEM.upper(), REWORDED + "!", "one", "One.", "two"]
     seen = Deduplicator(near=0.7)
-    assert seen.repeats(texts) == [None, None, 0, 0, 2, None, 5, None]
-    assert seen.kept == 4 and seen.counts == {"exact": 3, "near": 1}
+    assert seen.find_repeats(texts) == [False, False, True, True, True, False, True, False]
+    assert seen.counts == {"exact": 3, "near": 1}
     alone = Deduplicator(exact=False, near=0.7)
-    assert alone.repeats(texts[:5]) == [None, None, 0, 0, 0]
-    assert alone.kept == 2 and alone.counts == {"exact": 0, "near": 3}
+    assert alone.find_repeats(texts[:5]) == [False, False, True, True, True]
+    assert alone.counts == {"exact": 0, "near": 3}
 
 
 def test_other_problems_are_no_near_duplicates():
     rows = load_source(DatasetConfig(str(shared("gsm8k", "test.jsonl"))), 0)
     seen = Deduplicator(near=0.8)
-    seen.repeats(rows["question"][:])
+    seen.find_repeats(rows["question"][:])
     assert seen.counts["exact"] == 0 and seen.counts["near"] <= 5
 
 
@@ -127,35 +110,49 @@ def test_near_finds_what_is_alike_and_leaves_what_is_not():
 
     def found(replaced: int) -> float:
         texts = [text for _ in range(200) for text in pair(replaced)]
-        return Deduplicator(near=0.7).repeats(texts)[1::2].count(None) / 200
+        return Deduplicator(near=0.7).find_repeats(texts)[1::2].count(False) / 200
 
     # Each word that is replaced takes two of about 59 pairs with it: similarity (59 - 2r) / (59 + 2r).
     assert found(2) <= 0.01 and found(3) <= 0.05 and found(10) >= 0.95 and found(13) == 1
 
 
 def test_bands_grow_with_the_threshold_and_meet_often_enough():
-    rows = [minhash.rows_per_band(near) for near in (0.05, 0.3, 0.5, 0.7, 0.9, 0.99)]
+    rows = [deduplicate.count_band_rows(near) for near in (0.05, 0.3, 0.5, 0.7, 0.9, 0.99)]
     assert rows == sorted(rows) and rows[0] == 1
     for near, size in zip((0.3, 0.5, 0.7, 0.9), rows[1:], strict=False):
-        assert 1 - (1 - near**size) ** (minhash.PERMUTATIONS // size) >= minhash.RECALL
+        assert 1 - (1 - near**size) ** (deduplicate.PERMUTATIONS // size) >= deduplicate.RECALL
 
 
 def test_sketches_estimate_the_similarity():
     words = [word(i) for i in range(201)]
-    (cut,) = ngrams.batches([" ".join(words), " ".join(words[:151]), " ".join(words[::-1]), "one"])
-    sketches = minhash.sketches(cut)
+    sketches = deduplicate.sketch_word_pairs([words, words[:151], words[::-1], ["one"]])
     assert abs((sketches[0] == sketches[1]).mean() - 0.75) < 0.2 and (sketches[0] == sketches[2]).mean() < 0.1
-    again = minhash.sketches(next(ngrams.batches([" ".join(words[:151])])))
-    assert (again[0] == sketches[1]).all()
+    assert (deduplicate.sketch_word_pairs([words[:151]])[0] == sketches[1]).all()
 
 
-def test_state_is_small_and_holds_no_text():
-    exact, near = Deduplicator(), Deduplicator(near=0.7)
-    texts = [f"{i} {i * 7919} " + "long " * 50 + f"{i * 104729}" for i in range(20_000)]
-    exact.repeats(texts)
-    near.repeats([f"row {i} " + " ".join(f"{i * k}" for k in range(2, 30)) for i in range(5000)])
-    assert exact.kept == 20_000 and exact.nbytes <= 33 * 20_000
-    assert near.nbytes <= 700 * near.kept
+@pytest.mark.parametrize(("near", "most"), [(None, 150), (0.7, 2300)])
+def test_memory_is_small_and_holds_no_text(near, most):
+    numbers = [" ".join(str(i * k) for k in range(1, 30)) for i in range(3000)]
+    texts = ["long words " * 200 + number for number in numbers]
+    seen = Deduplicator(near=near)
+    tracemalloc.start()
+    for begin in range(0, len(texts), 100):
+        seen.find_repeats(texts[begin : begin + 100])
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    kept = len(texts) - sum(seen.counts.values())
+    assert kept > 2000 and held <= most * kept
+
+
+def test_near_takes_as_long_per_row_where_all_rows_share_a_phrase(monkeypatch):
+    """A row is compared with one sketch of each of its bands, not with all that share the band."""
+    compared = []
+    similarity = deduplicate.estimate_similarity
+    monkeypatch.setattr(deduplicate, "estimate_similarity", lambda *pair: compared.append(0) or similarity(*pair))
+    phrase = " ".join(word(10**6 + i) for i in range(20))
+    texts = [f"{phrase} " + " ".join(word(10**7 + 40 * i + k) for k in range(20)) for i in range(400)]
+    assert not any(Deduplicator(near=0.7).find_repeats(texts))
+    assert 0 < len(compared) <= 400 * deduplicate.PERMUTATIONS // deduplicate.count_band_rows(0.7)
 
 
 def test_rows_of_a_data_task_in_every_layout(tmp_path, write_recipe):
@@ -212,12 +209,12 @@ def test_recipes_with_wrong_values_are_refused(write_recipe, keys, message):
 
 
 def _forked(results: multiprocessing.Queue) -> None:
-    results.put(Deduplicator(near=0.7).repeats(problems(600)).count(None))
+    results.put(Deduplicator(near=0.7).find_repeats(problems(600)).count(False))
 
 
 def test_near_works_in_a_forked_process_after_it_was_used_here():
     """A data loader's workers are forks, and the threads of rensa would not be there."""
-    expected = Deduplicator(near=0.7).repeats(problems(600)).count(None)
+    expected = Deduplicator(near=0.7).find_repeats(problems(600)).count(False)
     context = multiprocessing.get_context("fork")
     results = context.Queue()
     child = context.Process(target=_forked, args=(results,))

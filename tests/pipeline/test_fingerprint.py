@@ -160,7 +160,7 @@ def test_a_task_depends_on_what_it_runs_and_on_no_more(write_recipe):
     assert not {"grpo", "selection", "training.live_evaluation", "evaluation.grading", "sandbox.pool"} & sft
     assert {
         "selection", "filters.rules", "curation.scoring", "curation.by_prompt", "curation.rejection_sampling",
-        "curation.funnel", "data.deduplicate", "data.minhash", "data.ngrams", "curation.curriculum",
+        "curation.funnel", "data.deduplicate", "data.ngrams", "curation.curriculum",
     } <= selection  # fmt: skip
     assert "grpo" not in selection
     for found in (grpo, sft, selection):

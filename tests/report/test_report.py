@@ -570,7 +570,7 @@ CONTAMINATION = {
     ("found", "told"),
     [
         ({}, "15 (0.1%) are contaminated. They were left out."),
-        ({"overlap": 0.5}, "10 words in a row (50% of a problem's n-grams or more), and by MinHash"),
+        ({"overlap": 0.5}, "10 words in a row (50% of a problem's n-grams or more), and by word pairs"),
         ({"action": "fail"}, "The run stopped at them."),
         (
             {"action": "waive", "reason": f"own split {ATTACK}"},

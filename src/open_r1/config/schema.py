@@ -71,7 +71,7 @@ class ContaminationConfig:
         ngram: words in a row that two texts must share (10 in the paper's D.1, 8 in open-r1).
         overlap: least share of an evaluation prompt's n-grams that a row must have to count; at 0, the paper's rule,
             a stock phrase of that length counts.
-        near: also compare by MinHash, at this Jaccard similarity; None does not.
+        near: least Jaccard similarity of the word pairs of two texts that also counts; None disables it.
         action: of contaminated rows: fail, drop or waive.
         reason: why they may stay, with `action: waive`; it is kept with the run.
     """

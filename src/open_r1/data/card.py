@@ -1,6 +1,6 @@
-"""The card of a dataset: what is in it, by source and by kind, and how it was made (as Table 5 of the R1 paper).
+"""The card of a dataset: its contents by source and by kind (as in Table 5 of the R1 paper), and how it was made.
 
-Everything is read from the run directory, and from those of the recipes that made its sources.
+All facts are read from the run directory, and from the run directories of the recipes that made its sources.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from . import shards
 
 TEXT_COLUMNS = ("messages", "prompt", "completion", "chosen")
 COUNTED = ("tokens", "kind", "language", "license")
-# Words where there is no tokenizer; scripts that write without spaces count by the character.
+# Lengths are counted in words if there is no tokenizer; a character of a script without spaces is a word.
 _UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
-_LANGUAGE = re.compile(r"[a-z]{2,3}")  # ISO 639, as the hub takes it
+_LANGUAGE = re.compile(r"[a-z]{2,3}")  # ISO 639, which the hub requires
 SIZES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M", 10**7: "1M<n<10M"}
-SAMPLED = ("model", "engine", "prompts", "completions", "tokens", "finish_reasons", "refused")  # of summary.json
+SAMPLED = ("model", "engine", "prompts", "completions", "tokens", "finish_reasons", "refused")  # keys of summary.json
 TASKS = {
     "sample": "Completions sampled from a model",
     "select": "Samples judged, filtered and selected",
@@ -41,18 +41,19 @@ TASKS = {
 def measure_dataset(
     folder: Path, source_of_row: np.ndarray | None = None, encode: Callable[[list[str]], list[int]] | None = None
 ) -> dict[str, Any]:
-    """Samples, rounds and lengths of a dataset, in one pass over its files.
+    """Count the samples, rounds and lengths of a dataset in one pass over its files.
 
     Args:
-        folder: parquet files of messages, completions, pairs or prompts.
-        source_of_row: the number of each row's source.
-        encode: texts to their numbers of tokens. Without it the column `tokens` is taken, and words if there is none.
+        folder: folder of parquet files with messages, completions, pairs or prompts.
+        source_of_row: number of the source of each row [rows].
+        encode: function from texts to their numbers of tokens. By default lengths are the column `tokens`, or words if
+            there is no such column.
 
     Returns:
-        `total`, and lists `by_source` and `by_kind`, each with `samples`, mean `rounds`, and the `mean`, `min`,
-        `median` and `max` length in `unit`, of the texts that `length_of` names; `languages` with their samples.
+        `total`, and lists `by_source` and `by_kind`, each with `samples`, mean `rounds`, and `mean`, `min`, `median`
+        and `max` length in `unit`; `length_of`, the texts whose length it is; `languages`, the samples by language.
     """
-    have = _columns(folder)
+    have = _read_columns(folder)
     by_column = encode is None and "tokens" in have and not _has_nulls(folder, "tokens")
     texts = ["messages"] if "messages" in have else [column for column in TEXT_COLUMNS if column in have]
     read = [*(texts[:1] if by_column else texts), *(c for c in COUNTED if c in have)]
@@ -61,29 +62,34 @@ def measure_dataset(
     languages: Counter[str] = Counter()
     licenses: dict[int, Counter[str]] = defaultdict(Counter)
     for rows in shards.read_folder(folder, read):
-        lengths.extend([row["tokens"] for row in rows] if by_column else _lengths(rows, texts, encode or _words))
-        rounds.extend(_rounds(row) for row in rows)
+        lengths.extend(
+            [row["tokens"] for row in rows] if by_column else _count_lengths(rows, texts, encode or _count_words)
+        )
+        rounds.extend(_count_rounds(row) for row in rows)
         if source_of_row is not None:
             for source, row in zip(source_of_row[len(kinds) :], rows, strict=False):
                 licenses[int(source)][row["license"] or "unknown"] += 1
         kinds.extend(numbers.setdefault(row.get("kind") or "", len(numbers)) for row in rows)
         languages.update(row["language"] for row in rows if row.get("language"))
     lengths_N, rounds_N, kinds_N = np.array(lengths), np.array(rounds), np.array(kinds)
-    every = np.zeros(len(lengths_N), int)
-    by_source = [] if source_of_row is None else _figures(lengths_N, rounds_N, source_of_row)
+    one_group_N = np.zeros(len(lengths_N), int)
+    by_source = [] if source_of_row is None else _summarize_groups(lengths_N, rounds_N, source_of_row)
     by_source = [row | {"licenses": sorted(licenses[source])} for source, row in enumerate(by_source)]
-    by_kind = [{"kind": kind} | row for kind, row in zip(numbers, _figures(lengths_N, rounds_N, kinds_N), strict=True)]
+    by_kind = [
+        {"kind": kind} | row
+        for kind, row in zip(numbers, _summarize_groups(lengths_N, rounds_N, kinds_N), strict=True)
+    ]
     return {
         "unit": "words" if encode is None and not by_column else "tokens",
         "length_of": "the completion" if by_column else " and ".join(texts),
-        "total": _figures(lengths_N, rounds_N, every)[0],
+        "total": _summarize_groups(lengths_N, rounds_N, one_group_N)[0],
         "by_source": by_source,
         "by_kind": sorted(by_kind, key=lambda row: row["kind"]),
         "languages": dict(languages.most_common()),
     }
 
 
-def _figures(lengths_N: np.ndarray, rounds_N: np.ndarray, group_N: np.ndarray) -> list[dict[str, Any]]:
+def _summarize_groups(lengths_N: np.ndarray, rounds_N: np.ndarray, group_N: np.ndarray) -> list[dict[str, Any]]:
     figures = []
     for group in range(int(group_N.max()) + 1):
         lengths, rounds = lengths_N[group_N == group], rounds_N[group_N == group]
@@ -100,30 +106,32 @@ def _figures(lengths_N: np.ndarray, rounds_N: np.ndarray, group_N: np.ndarray) -
     return figures
 
 
-def _lengths(rows: list[dict[str, Any]], columns: list[str], encode: Callable[[list[str]], list[int]]) -> list[int]:
-    """The length of each row: of all its messages together, without what a chat template puts between them."""
-    texts_R = [[text for column in columns for text in _texts(row[column])] for row in rows]
+def _count_lengths(
+    rows: list[dict[str, Any]], columns: list[str], encode: Callable[[list[str]], list[int]]
+) -> list[int]:
+    """The total length of the texts of each row; a chat template would add the tokens between messages."""
+    texts_R = [[text for column in columns for text in _list_texts(row[column])] for row in rows]
     lengths = iter(encode([text for texts in texts_R for text in texts]))
     return [sum(next(lengths) for _ in texts) for texts in texts_R]
 
 
-def _texts(value: Any) -> list[str]:
+def _list_texts(value: Any) -> list[str]:
     if value is None:
         return []
     return [value] if isinstance(value, str) else [message["content"] or "" for message in value]
 
 
-def _words(texts: list[str]) -> list[int]:
+def _count_words(texts: list[str]) -> list[int]:
     return [len(_WORD.findall(text)) for text in texts]
 
 
-def _rounds(row: dict[str, Any]) -> int:
-    """Questions of a conversation; a prompt that is a text is one."""
-    asked = row.get("messages", row.get("prompt"))
-    return 1 if asked is None or isinstance(asked, str) else sum(message["role"] == "user" for message in asked)
+def _count_rounds(row: dict[str, Any]) -> int:
+    """Number of user messages of a conversation; 1 for a text."""
+    messages = row.get("messages", row.get("prompt"))
+    return 1 if messages is None or isinstance(messages, str) else sum(one["role"] == "user" for one in messages)
 
 
-def _columns(folder: Path) -> list[str]:
+def _read_columns(folder: Path) -> list[str]:
     return pyarrow.parquet.read_schema(min(folder.glob("*.parquet"))).names
 
 
@@ -132,39 +140,36 @@ def _has_nulls(folder: Path, column: str) -> bool:
 
 
 def format_mixture_table(summary: dict[str, Any]) -> str:
-    """The table of a mixture for the terminal, by source and, where there are several, by kind.
+    """Format the figures of a mixture by source and by kind as an aligned table for the terminal.
 
     Args:
-        summary: of a mix: what `measure` gives, with `sources`.
-
-    Returns:
-        Lines without a newline at the end.
+        summary: result of `measure_dataset` with the key `sources`, as in the summary.json of a mix.
     """
-    return _aligned(_table(summary))
+    return _align_columns(_build_table(summary))
 
 
-def _table(summary: dict[str, Any]) -> list[list[str]]:
+def _build_table(summary: dict[str, Any]) -> list[list[str]]:
     total = summary["total"]["samples"]
     unit = summary["unit"]
     head = ["source", "samples", "share", "asked", "epochs", "rounds", f"{unit}, mean", "min", "median", "max"]
     lines = [head]
     for source, figures in zip(summary["sources"], summary["by_source"], strict=True):
-        lines.append([source["name"], *_cells(figures, total, source)])
+        lines.append([source["name"], *_format_cells(figures, total, source)])
     kinds = [row for row in summary["by_kind"] if row["kind"]]
-    lines += [[f"of kind {row['kind']}", *_cells(row, total)] for row in kinds]
-    lines.append(["total", *_cells(summary["total"], total)])
+    lines += [[f"of kind {row['kind']}", *_format_cells(row, total)] for row in kinds]
+    lines.append(["total", *_format_cells(summary["total"], total)])
     return lines
 
 
-def _cells(figures: dict[str, Any], total: int, source: dict[str, Any] | None = None) -> list[str]:
+def _format_cells(figures: dict[str, Any], total: int, source: dict[str, Any] | None = None) -> list[str]:
     asked, epochs = (source["asked"], f"{source['epochs']:.2f}") if source else ("", "")
     share = f"{figures['samples'] / total:.1%}"
     rounds, mean = f"{figures['rounds']:.1f}", f"{figures['mean']:,.1f}"
-    rest = [f"{figures['min']:,}", f"{figures['median']:,.0f}", f"{figures['max']:,}"]
-    return [f"{figures['samples']:,}", share, asked, epochs, rounds, mean, *rest]
+    lengths = [f"{figures['min']:,}", f"{figures['median']:,.0f}", f"{figures['max']:,}"]
+    return [f"{figures['samples']:,}", share, asked, epochs, rounds, mean, *lengths]
 
 
-def _aligned(lines: list[list[str]]) -> str:
+def _align_columns(lines: list[list[str]]) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(
@@ -175,23 +180,23 @@ def _aligned(lines: list[list[str]]) -> str:
 
 
 def write_card(run_dir: Path) -> Path:
-    """Write the card of a finished sample, select or mix run beside its files, in the form the hub reads."""
+    """Write the card of a finished sample, select or mix run as README.md beside its files."""
     recipe = yaml.safe_load((run_dir / "recipe.yaml").read_text(encoding="utf-8"))
-    summary = _json(run_dir / "summary.json")
-    # A mixture has been measured by its tokenizer already.
+    summary = _read_json(run_dir / "summary.json")
+    # A mixture has already been measured with its tokenizer.
     figures = summary if recipe["task"] == "mix" else measure_dataset(run_dir / "data")
-    header = _header(run_dir, recipe, figures)
-    made = {
-        "sample": lambda: _kinds(figures) + _sampled(summary),
-        "select": lambda: _kinds(figures) + _funnel(_json(run_dir / "funnel.json")),
-        "mix": lambda: _mixture(figures),
+    header = _build_header(run_dir, recipe, figures)
+    describe = {
+        "sample": lambda: _describe_kinds(figures) + _describe_samples(summary),
+        "select": lambda: _describe_kinds(figures) + _describe_funnel(_read_json(run_dir / "funnel.json")),
+        "mix": lambda: _describe_mixture(figures),
     }
     sections = [
         f"# {header['pretty_name']}",
         f"{TASKS[recipe['task']]}, made by open-r1.",
-        *made[recipe["task"]](),
-        *_gate(_json(run_dir / "contamination.json")),
-        *_origin(run_dir, recipe),
+        *describe[recipe["task"]](),
+        *_describe_contamination(_read_json(run_dir / "contamination.json")),
+        *_describe_origin(run_dir, recipe),
     ]
     front = yaml.safe_dump(header, sort_keys=False, allow_unicode=True)
     path = run_dir / "data" / "README.md"
@@ -200,8 +205,8 @@ def write_card(run_dir: Path) -> Path:
     return path
 
 
-def _header(run_dir: Path, recipe: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
-    """What the hub searches by."""
+def _build_header(run_dir: Path, recipe: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
+    """The metadata of the card, by which the hub finds datasets."""
     rows = figures["total"]["samples"]
     languages = [language for language in figures["languages"] if _LANGUAGE.fullmatch(language)]
     licenses = sorted({license for source in figures["by_source"] for license in source["licenses"]})
@@ -216,49 +221,46 @@ def _header(run_dir: Path, recipe: dict[str, Any], figures: dict[str, Any]) -> d
         "task_categories": ["text-generation"],
         "size_categories": [next((name for most, name in SIZES.items() if rows < most), "n>10M")],
         "tags": ["open-r1", recipe["task"]],
-        # No `configs`: the files' names say the split, and with them datasets caches all folders of one name as one.
+        # No `configs`: file names state the split, and datasets would share one cache among folders of the same name.
     }
 
 
-def _mixture(summary: dict[str, Any]) -> list[str]:
-    head, *lines = _table(summary)
+def _describe_mixture(summary: dict[str, Any]) -> list[str]:
+    head, *lines = _build_table(summary)
     sources = zip(summary["sources"], summary["by_source"], strict=True)
     licenses = [", ".join(figures["licenses"]) for _, figures in sources]
     licenses += [""] * (len(lines) - len(licenses))
-    told = [_unit(summary)]
+    sentences = [_describe_unit(summary)]
     if any(source["left_out"] for source in summary["sources"]):
         left_out = ", ".join(f"{source['left_out']:,} of {source['name']}" for source in summary["sources"])
-        told.append(f"Left out before the draw, as repeated or contaminated: {left_out} rows.")
+        sentences.append(f"Dropped before the draw because they are repeated or contaminated: {left_out} rows.")
     if summary.get("repeated"):
         exact, near = summary["repeated"]["exact"], summary["repeated"]["near"]
-        told.append(f"{exact:,} of them repeat an earlier row, and {near:,} nearly.")
+        sentences.append(f"{exact:,} of them repeat an earlier row, and {near:,} are near-duplicates.")
     return [
-        _markdown([[*head, "license"], *([*line, one] for line, one in zip(lines, licenses, strict=True))]),
-        " ".join(told),
+        _format_markdown([[*head, "license"], *([*line, one] for line, one in zip(lines, licenses, strict=True))]),
+        " ".join(sentences),
     ]
 
 
-def _kinds(figures: dict[str, Any]) -> list[str]:
+def _describe_kinds(figures: dict[str, Any]) -> list[str]:
     total = figures["total"]["samples"]
     head = ["kind", "samples", "share", "rounds", f"{figures['unit']}, mean", "min", "median", "max"]
     rows = [row | {"kind": row["kind"] or "-"} for row in figures["by_kind"]]
     rows = [*rows, figures["total"] | {"kind": "total"}] if len(rows) > 1 else rows
-    cells = [[row["kind"], *(cell for cell in _cells(row, total) if cell)] for row in rows]
-    return [_markdown([head, *cells]), _unit(figures)]
+    cells = [[row["kind"], *(cell for cell in _format_cells(row, total) if cell)] for row in rows]
+    return [_format_markdown([head, *cells]), _describe_unit(figures)]
 
 
-def _unit(figures: dict[str, Any]) -> str:
+def _describe_unit(figures: dict[str, Any]) -> str:
     if figures["unit"] == "words":
-        return (
-            f"Lengths are in words of {figures['length_of']}, where a character of a script without spaces is a word; "
-            "they were not counted by a tokenizer."
-        )
-    return f"Lengths are in tokens of {figures['length_of']}" + (
-        f", by the tokenizer of {figures['tokenizer']}." if figures.get("tokenizer") else ", as they were generated."
-    )
+        of = figures["length_of"]
+        return f"Lengths are words of {of}, not tokens; a character of a script without spaces is a word."
+    counted = f"by the tokenizer of {figures['tokenizer']}" if figures.get("tokenizer") else "as they were generated"
+    return f"Lengths are tokens of {figures['length_of']}, {counted}."
 
 
-def _sampled(summary: dict[str, Any]) -> list[str]:
+def _describe_samples(summary: dict[str, Any]) -> list[str]:
     facts = []
     for key in SAMPLED:
         value = summary.get(key)
@@ -269,56 +271,56 @@ def _sampled(summary: dict[str, Any]) -> list[str]:
     return ["\n".join(facts)]
 
 
-def _funnel(funnel: dict[str, Any]) -> list[str]:
-    """What each step of a selection kept, and why it dropped the rest."""
+def _describe_funnel(funnel: dict[str, Any]) -> list[str]:
+    """Rows that each step of a selection kept, and the reasons for dropping the others."""
     lines = [["step", "kept", "dropped", "reasons"]]
     for step in funnel["steps"]:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in step["reasons"].items())
         lines.append([step["name"], f"{step['kept']:,}", f"{step['dropped']:,}", reasons.replace("|", "\\|")])
-    return ["## Selection", _markdown(lines)]
+    return ["## Selection", _format_markdown(lines)]
 
 
-def _gate(found: dict[str, Any]) -> list[str]:
-    """What was compared with evaluation sets, what it hit, and what became of it."""
+def _describe_contamination(found: dict[str, Any]) -> list[str]:
+    """The evaluation sets that prompts were compared with, the hits, and the action."""
     if not found:
         return []
     sets = ", ".join(f"{name_source({'path': name})} ({size:,})" for name, size in found["sets"].items())
-    near = f", or are {found['near']:.0%} alike" if found["near"] else ""
+    near = f", or share {found['near']:.0%} of their word pairs" if found["near"] else ""
     overlap = f" ({found['overlap']:.0%} of its n-grams or more)" if found["overlap"] else ""
     count = f"{found['contaminated']:,}" if found["contaminated"] else "None"
-    told = [
+    sentences = [
         f"{found['rows']:,} prompts were compared with {sets}. {count} of them share {found['ngram']} words in a row "
-        f"with one there{overlap}, or are the same{near}."
+        f"with one of theirs{overlap}, or are the same{near}."
     ]
-    told = told if sets else []  # all of them are missing
+    sentences = sentences if sets else []  # no set could be loaded
     hits = [
         f"{name_source({'path': name})}: {', '.join(f'{count:,} {how}' for how, count in by.items())}"
         for name, by in found["hits"].items()
         if by
     ]
     if hits:
-        became = f"they stay, because: {found['reason']}" if found["action"] == "waive" else "they were left out"
-        told.append(f"By set: {'; '.join(hits)}; {became}.")
+        action = f"they are kept. Reason: {found['reason']}" if found["action"] == "waive" else "they were dropped"
+        sentences.append(f"By set: {'; '.join(hits)}; {action}.")
     if found["missing"]:
-        told.append(f"Not compared, as they could not be loaded: {', '.join(found['missing'])}.")
-    return ["## Contamination", " ".join(told)]
+        sentences.append(f"Not compared, because they could not be loaded: {', '.join(found['missing'])}.")
+    return ["## Contamination", " ".join(sentences)]
 
 
-def _origin(run_dir: Path, recipe: dict[str, Any]) -> list[str]:
-    """The recipe, and the chain of recipes behind each source."""
-    commit = _json(run_dir / "environment.json").get("commit") or "unknown"
-    told = {key: value for key, value in recipe.items() if key not in PRESENTATION_KEYS - {"task"}}
+def _describe_origin(run_dir: Path, recipe: dict[str, Any]) -> list[str]:
+    """The recipe, and the recipes that made its sources, recursively."""
+    commit = _read_json(run_dir / "environment.json").get("commit") or "unknown"
+    shown = {key: value for key, value in recipe.items() if key not in PRESENTATION_KEYS - {"task"}}
     return [
         "## How it was made",
         f"Seed {recipe.get('seed', HF_SEED)}, commit {commit}, by this recipe:",
-        f"```yaml\n{yaml.safe_dump(told, sort_keys=False, allow_unicode=True)}```",
+        f"```yaml\n{yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)}```",
         "Its sources:",
-        "\n".join(_chain(recipe, depth=0)),
+        "\n".join(_list_lineage(recipe, depth=0)),
     ]
 
 
-def _chain(recipe: dict[str, Any], depth: int) -> list[str]:
-    """A list of the sources, and under each that a recipe has made, those of that recipe."""
+def _list_lineage(recipe: dict[str, Any], depth: int) -> list[str]:
+    """A nested Markdown list of the sources; under a source made by a recipe stand the sources of that recipe."""
     lines = []
     for source in recipe["datasets"]:
         source = {"path": source} if isinstance(source, str) else source
@@ -326,22 +328,26 @@ def _chain(recipe: dict[str, Any], depth: int) -> list[str]:
         if not is_recipe(source["path"]):
             lines.append(f"{indent}- {name_source(source)}")
             continue
-        made = find_run_dir(source["path"], recipe.get("seed", HF_SEED))
-        before = yaml.safe_load((made / "recipe.yaml").read_text(encoding="utf-8"))
-        commit = _json(made / "environment.json").get("commit") or "unknown"
-        model = before.get("model_name_or_path")
-        told = [
-            f"{before['task']} of {shards.count_rows(made / 'data'):,} rows",
-            *([f"by {model}"] if model and before["task"] == "sample" else []),
-            f"seed {before.get('seed', HF_SEED)}",
+        run_dir = find_run_dir(source["path"], recipe.get("seed", HF_SEED))
+        maker = yaml.safe_load((run_dir / "recipe.yaml").read_text(encoding="utf-8"))
+        commit = _read_json(run_dir / "environment.json").get("commit") or "unknown"
+        model = maker.get("model_name_or_path")
+        facts = [
+            f"{maker['task']} of {shards.count_rows(run_dir / 'data'):,} rows",
+            *([f"by {model}"] if model and maker["task"] == "sample" else []),
+            f"seed {maker.get('seed', HF_SEED)}",
             f"commit {commit}",
         ]
-        lines += [f"{indent}- {name_source(source)}: {', '.join(told)}; from", *_chain(before, depth + 1)]
+        lines += [f"{indent}- {name_source(source)}: {', '.join(facts)}; from", *_list_lineage(maker, depth + 1)]
     return lines
 
 
 def name_source(source: dict[str, Any]) -> str:
-    """A source as a reader knows it: a recipe by its path under recipes/, a local file without its folders."""
+    """The short name of a source: a recipe's path under recipes/, or the name of a local file without its folders.
+
+    >>> name_source({"path": "recipes/tiny/mix/r1_sft.yaml"})
+    'tiny/mix/r1_sft'
+    """
     path = source["path"]
     if is_recipe(path):
         return path.removeprefix("recipes/").rpartition(".")[0]
@@ -350,11 +356,11 @@ def name_source(source: dict[str, Any]) -> str:
     return f"{local} ({', '.join(parts)})" if parts else local
 
 
-def _markdown(lines: list[list[str]]) -> str:
+def _format_markdown(lines: list[list[str]]) -> str:
     head, *rest = lines
     ruler = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, ruler, *rest))
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -1,4 +1,4 @@
-"""Columns of a dataset, brought to the project's own names and types."""
+"""Column layouts, templates, patterns and filters of sources, and prompts and messages in one format."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..errors import RecipeError
 from ..prompts import Messages
 
 Rows = datasets.Dataset | datasets.IterableDataset
-# Column layouts that each task's trainer reads; the first that the source has is used.
+# The column layouts that each task reads; the first that a source has is used.
 LAYOUTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "grpo": (("prompt",),),
     "rloo": (("prompt",),),
-    # What was sampled comes before the messages that its source may have brought along.
+    # Sampled completions take precedence over `messages` that their source may have.
     "sft": (("prompt", "completion"), ("messages",), ("text",)),
     "dpo": (("prompt", "chosen", "rejected"), ("chosen", "rejected")),
     "reward": (("prompt", "chosen", "rejected"), ("chosen", "rejected")),
@@ -31,11 +31,12 @@ MESSAGES = datasets.List({"role": TEXT, "content": TEXT})
 
 
 def list_columns(rows: Rows) -> list[str]:
-    """Column names; a stream may know them only from its first row."""
+    """Column names; those of a stream without features are read from its first row."""
     return list(rows.column_names or next(iter(rows), {}))
 
 
 def require_columns(wanted: list[str], have: list[str], at: str) -> None:
+    """Raise a RecipeError that begins with `at` if one of the wanted columns is missing."""
     for column in wanted:
         if column not in have:
             raise RecipeError(
@@ -45,7 +46,11 @@ def require_columns(wanted: list[str], have: list[str], at: str) -> None:
 
 
 def find_layout(task: str, have: list[str], at: str) -> tuple[str, ...]:
-    """The first of the task's column layouts that a source has."""
+    """The first column layout of the task that a source has.
+
+    Raises:
+        RecipeError: it has none of them.
+    """
     layout = next((layout for layout in LAYOUTS[task] if all(c in have for c in layout)), None)
     if layout is None:
         wanted = " or ".join(" + ".join(layout) for layout in LAYOUTS[task])
@@ -54,7 +59,11 @@ def find_layout(task: str, have: list[str], at: str) -> tuple[str, ...]:
 
 
 def fill_template(text: str, row: dict[str, Any], at: str, i: int) -> str:
-    """A template with the row's columns in place of their names in braces; empty columns leave nothing."""
+    """Replace the column names in braces by the row's values; None becomes the empty string.
+
+    >>> fill_template("{question} ({unit})", {"question": "How far?", "unit": "km"}, "datasets.0", 0)
+    'How far? (km)'
+    """
     try:
         return text.format_map({column: "" if value is None else value for column, value in row.items()}).strip()
     except (KeyError, ValueError, IndexError) as error:
@@ -64,18 +73,22 @@ def fill_template(text: str, row: dict[str, Any], at: str, i: int) -> str:
 
 
 def extract_columns(patterns: dict[str, str], row: dict[str, Any], at: str, i: int) -> dict[str, str]:
-    """The first group of each column's pattern."""
+    """Replace each column by the first group of its pattern.
+
+    >>> extract_columns({"answer": r"#### (.*)"}, {"answer": "6 * 7 #### 42"}, "datasets.0", 0)
+    {'answer': '42'}
+    """
     new = {}
     for column, pattern in patterns.items():
-        found = re.search(pattern, str(row[column]))
-        if found is None:
+        match = re.search(pattern, str(row[column]))
+        if match is None:
             raise RecipeError(f"{at}, row {i}: {column!r} does not match {pattern!r}: {row[column]!r}")
-        new[column] = found.group(1).strip()
+        new[column] = match.group(1).strip()
     return new
 
 
 def build_row_filter(filters: dict[str, Any], at: str) -> Callable[[dict[str, Any]], bool]:
-    """`{level: {min: 3}, source: [aime, olympiads], solved: true}` as a predicate over rows."""
+    """Build a predicate over rows from `filters`, e.g. `{level: {min: 3}, source: [aime, amc], solved: true}`."""
     tests: dict[str, Callable[[Any, Any], bool]] = {
         "min": lambda value, bound: value >= bound,
         "max": lambda value, bound: value <= bound,
@@ -96,25 +109,34 @@ def build_row_filter(filters: dict[str, Any], at: str) -> Callable[[dict[str, An
 
 
 def reopen_reasoning(completion: Any) -> Any:
-    """Completions, one or a list of them, with the `<think>` that their prompt had opened."""
+    """Add the `<think>` tag that the chat template put into the prompt to a completion, or to each of a list."""
     if isinstance(completion, list):
-        return [reopen_reasoning(one) if isinstance(one, str) else one for one in completion]
-    lacks_it = isinstance(completion, str) and completion.strip() and not completion.lstrip().startswith("<think>")
-    return f"<think>\n{completion}" if lacks_it else completion
+        return [reopen_reasoning(text) if isinstance(text, str) else text for text in completion]
+    lacks_tag = isinstance(completion, str) and completion.strip() and not completion.lstrip().startswith("<think>")
+    return f"<think>\n{completion}" if lacks_tag else completion
 
 
 def parse_prompt(prompt: Any) -> Any:
-    """A prompt as OpenAI's messages, which is how it is stored; a malformed one as it is."""
+    """Convert a prompt to OpenAI's messages; a malformed prompt is returned unchanged."""
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
     try:
         return parse_messages(prompt)
     except RecipeError:
-        return prompt  # the task that reads it names its row
+        return prompt  # the task that reads it reports its row
 
 
 def parse_messages(value: Any, at: str = "row", i: int = 0) -> Messages:
-    """A text, a message or a list of them, in OpenAI's (`role`, `content`) or ShareGPT's (`from`, `value`) keys."""
+    """Convert a text, a message or a list of messages to OpenAI's format; a text becomes an assistant message.
+
+    Messages have the keys of OpenAI (`role`, `content`) or of ShareGPT (`from`, `value`).
+
+    >>> parse_messages([{"from": "human", "value": "What is 1 + 1?"}, {"from": "gpt", "value": "2"}])
+    [{'role': 'user', 'content': 'What is 1 + 1?'}, {'role': 'assistant', 'content': '2'}]
+
+    Raises:
+        RecipeError: the value is none of these. The message names `at` and row `i`.
+    """
     roles = {"human": "user", "gpt": "assistant"}
     if not isinstance(value, str | dict | list):
         raise RecipeError(f"{at}, row {i}: expected a text or messages, got {value!r}")

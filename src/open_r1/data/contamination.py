@@ -1,20 +1,21 @@
-"""The contamination gate: no problem of an evaluation set among the training prompts.
+"""The contamination gate keeps problems of evaluation sets out of the training prompts.
 
-A training prompt is contaminated if it shares n words in a row with an evaluation prompt (`ngram`, 10 in R1's appendix
-D.1), if it is the same as one that has fewer words, or, with `near`, if the two have nearly the same pairs of words.
-What words are is said in ngrams.py; a hit found by hashes is confirmed on the words themselves.
+A training prompt is contaminated if it shares an n-gram of words with an evaluation prompt (`ngram`, 10 in R1's
+appendix D.1), if it has the same words as an evaluation prompt of fewer than n words, or, with `near`, if the sets of
+word pairs of the two have at least that Jaccard similarity. `ngrams.split_words` defines the words.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
+import math
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from operator import itemgetter
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,35 +28,34 @@ from ..config.schema import ContaminationConfig, DatasetConfig
 from ..errors import RecipeError, suggest_nearest
 from ..prompts import PROMPTS
 from ..system.files import write_json
-from . import columns, deduplicate, minhash, ngrams, sources
+from . import columns, deduplicate, ngrams, sources
 from .columns import Rows
-from .ngrams import Words
 from .rows import StoredRows
 
 if TYPE_CHECKING:
     from ..run.run import Run
 
 
-_AROUND = [(before, after) for before, _, after in (p.text.partition("{question}") for p in PROMPTS.values())]
-COMPARED = ("prompt", "messages", "chosen", "text")  # the first of these that a row has
+_INSTRUCTIONS = [(before, after) for before, _, after in (p.text.partition("{question}") for p in PROMPTS.values())]
+COMPARED = ("prompt", "messages", "chosen", "text")  # the first of these columns that a row has is compared
 BATCH = 1000  # rows read at once
-SHARERS = 16  # evaluation prompts counted of those that have an n-gram; what more have is a stock phrase
-SHOWN = 5  # rows told of in a message; the run directory has them all
+MAX_SHARERS = 16  # evaluation prompts indexed for an n-gram; one that more of them share is a stock phrase
+SHOWN = 5  # contaminated rows quoted in a message; contaminated.jsonl has all of them
 BEGINNING = 200  # characters
-CHECKED_OF_STREAM = 10_000  # rows of a stream that `open-r1 check` looks at
+STREAM_PREVIEW = 10_000  # rows of a stream that `open-r1 check` compares
 
 
 class Hit(NamedTuple):
-    """What a training prompt has in common with an evaluation set.
+    """What a training prompt has in common with an evaluation prompt.
 
     Args:
-        set: the evaluation set, as the recipe names it.
-        row: row of it, from 0.
-        how: `10-gram`, `whole` (the evaluation prompt has fewer words, and this is all of it) or `near`.
-        words: the words that both have in a row; of a near-duplicate, none.
-        overlap: share of the evaluation prompt's n-grams that the training prompt has; of a near-duplicate, the
-            Jaccard similarity. 1.0 is a copy, a few hundredths are a phrase.
-        text: the evaluation prompt's beginning.
+        set: name of the evaluation set in the recipe.
+        row: its row, from 0.
+        how: `10-gram` (for n = 10), `whole` (both prompts have the same words, fewer than n) or `near`.
+        words: the longest run of words that both have; empty for `near`.
+        overlap: share of the evaluation prompt's distinct n-grams that the training prompt has; for `near` the Jaccard
+            similarity. A copy has 1.0, a stock phrase a few hundredths.
+        text: beginning of the evaluation prompt.
     """
 
     set: str
@@ -67,14 +67,19 @@ class Hit(NamedTuple):
 
 
 class Gate:
-    """The evaluation prompts, ready to be looked for.
+    """An index of evaluation prompts, with which training prompts are compared.
 
     Args:
-        config: of the recipe.
-        seed: of sources that are functions.
+        config: `contamination` of the recipe.
+        seed: seed of sources that are functions.
+
+    Attributes:
+        sizes: number of prompts by evaluation set.
+        missing: error by evaluation set that could not be loaded, with `action: waive`.
+        texts: all evaluation prompts.
 
     Raises:
-        RecipeError: a set cannot be loaded; with `action: waive` it is left out and named in `missing`.
+        RecipeError: `overlap` is not a share, or an evaluation set cannot be loaded and `action` is not `waive`.
     """
 
     def __init__(self, config: ContaminationConfig, seed: int):
@@ -83,9 +88,8 @@ class Gate:
         self.n, self.near, self.overlap = config.ngram, config.near, config.overlap
         self.sizes: dict[str, int] = {}
         self.missing: dict[str, str] = {}
-        self.names: list[str] = []  # of the set of each evaluation prompt
-        self.rows: list[int] = []
         self.texts: list[str] = []
+        self._places: list[tuple[str, int]] = []  # set and row of each text
         for source in config.against:
             try:
                 prompts = load_prompts(source, seed)
@@ -98,190 +102,103 @@ class Gate:
             if name in self.sizes:
                 name += f" ({source.name or 'default'}, {source.split})"
             self.sizes[name] = len(prompts)
-            self.names += [name] * len(prompts)
-            self.rows += range(len(prompts))
             self.texts += prompts
-        cuts = list(ngrams.batches(self.texts))
-        self.words = [cut.of(row) for cut in cuts for row in range(len(cut.counts))]
-        self._index_ngrams(cuts)
-        self._index_short(cuts)
+            self._places += [(name, row) for row in range(len(prompts))]
+        # The first evaluation prompts that have an n-gram, and the number of n-grams of each prompt.
+        self._owners: dict[tuple[str, ...], list[int]] = {}
+        self._counts: list[int] = []
+        self._pairs: list[set[tuple[str, ...]]] = []
+        self._pair_owners: dict[tuple[str, ...], list[int]] = {}
+        for owner, text in enumerate(self.texts):
+            # Interned: the n-grams of all prompts share one string for each distinct word.
+            self._index(owner, [sys.intern(word) for word in ngrams.split_words(text)])
+
+    def _index(self, owner: int, words: list[str]) -> None:
+        found = set(ngrams.iterate_ngrams(words, self.n))
+        self._counts.append(len(found))
+        for ngram in found:
+            owners = self._owners.setdefault(ngram, [])
+            if len(owners) < MAX_SHARERS:
+                owners.append(owner)
         if self.near is not None:
-            self._index_near(cuts)
+            self._pairs.append(set(ngrams.iterate_ngrams(words, 2)))
+            for pair in self._pairs[owner]:
+                self._pair_owners.setdefault(pair, []).append(owner)
 
-    def _index_ngrams(self, cuts: list[Words]) -> None:
-        keys, owners, places, first = [np.zeros(0, np.uint64)], [np.zeros(0, int)], [np.zeros(0, int)], 0
-        for cut in cuts:
-            index, counts = cut.windows(self.n)
-            owner = np.repeat(np.arange(len(counts)), counts)
-            keys.append(ngrams.ngram_hashes(cut.hashes, self.n)[index])
-            owners.append(owner + first)
-            places.append(index - cut.starts[owner])
-            first += len(counts)
-        # The prompts of an n-gram stand side by side in their order, each with the first of its places.
-        every, owner = np.concatenate(keys), np.concatenate(owners)
-        order = np.lexsort((owner, every))
-        every, owner, place = every[order], owner[order], np.concatenate(places)[order]
-        again = np.zeros(len(every), bool)
-        again[1:] = (every[1:] == every[:-1]) & (owner[1:] == owner[:-1])
-        every, self._owners, self._places = every[~again], owner[~again], place[~again]
-        self._sizes = np.bincount(self._owners, minlength=len(self.words))
-        self._keys, self._first, counts = np.unique(every, return_index=True, return_counts=True)
-        self._counts = np.minimum(counts, SHARERS)
-        # Two tables rule out nearly every n-gram before the sorted keys are searched: a small one by the first bits of
-        # the hash, which stays in the processor's cache, and for what passes it a larger one by the last bits.
-        size = max(1, len(self._keys)).bit_length()
-        self._shift, self._mask = np.uint64(64 - size - 1), np.uint64((1 << size + 5) - 1)
-        self._coarse, self._fine = np.zeros(1 << size + 1, bool), np.zeros(1 << size + 5, bool)
-        self._coarse[self._keys >> self._shift] = True
-        self._fine[self._keys & self._mask] = True
+    def find_hits(self, texts: list[str]) -> list[Hit | None]:
+        """The hit of each text with the evaluation prompt that has most in common with it, or None."""
+        return [self._find_ngram(words) or self._find_near(words) for words in map(ngrams.split_words, texts)]
 
-    def _index_short(self, cuts: list[Words]) -> None:
-        """Evaluation prompts of fewer than n words, by their fingerprints."""
-        self._short: dict[int, int] = {}
-        first = 0
-        for cut in cuts:
-            for row, fingerprint in self._short_rows(cut):
-                self._short.setdefault(fingerprint, first + row)
-            first += len(cut.counts)
+    def _find_ngram(self, words: list[str]) -> Hit | None:
+        if self._owners.keys().isdisjoint(ngrams.iterate_ngrams(words, self.n)):
+            return None
+        found = set(ngrams.iterate_ngrams(words, self.n))
+        shared = Counter(owner for ngram in found for owner in self._owners.get(ngram, ()))
+        eligible = [owner for owner, count in shared.items() if count / self._counts[owner] >= self.overlap]
+        if not eligible:
+            return None
+        owner = max(eligible, key=lambda owner: (shared[owner], -owner))
+        theirs = ngrams.split_words(self.texts[owner])
+        begin, _, length = SequenceMatcher(None, words, theirs, autojunk=False).find_longest_match()
+        how = "whole" if len(words) < self.n else f"{self.n}-gram"
+        return self._make_hit(owner, how, words[begin : begin + length], shared[owner] / self._counts[owner])
 
-    def _short_rows(self, cut: Words) -> Iterator[tuple[int, int]]:
-        few = np.flatnonzero((cut.counts > 0) & (cut.counts < self.n))
-        if len(few):
-            yield from zip(few.tolist(), ngrams.fingerprints(cut, few).tolist(), strict=True)
+    def _find_near(self, words: list[str]) -> Hit | None:
+        """The hit with the most similar evaluation prompt, if its word pairs have a Jaccard similarity of `near`.
 
-    def _index_near(self, cuts: list[Words]) -> None:
-        """Evaluation prompts by the bands of their sketches, sorted."""
-        self._band_rows = minhash.rows_per_band(self.near)
-        self._shingles = [np.unique(hashes) for cut in cuts for hashes in minhash.shingle_sets(cut)]
-        owners = np.array([i for i, hashes in enumerate(self._shingles) if len(hashes)], int)
-        none = np.zeros((0, minhash.PERMUTATIONS), np.uint32)
-        sketches = np.concatenate([none, *map(minhash.sketches, cuts)])[owners]
-        bands = minhash.band_keys(sketches, self._band_rows)
-        order = np.argsort(bands, axis=None, kind="stable")
-        self._bands = bands.ravel()[order]
-        self._band_owners = np.repeat(owners, bands.shape[1])[order]
-
-    def hits(self, texts: list[str]) -> list[Hit | None]:
-        """What each training prompt hits, or None; of several the one with most in common."""
-        found: list[Hit | None] = []
-        for cut in ngrams.batches(texts):
-            hits: list[Hit | None] = [None] * len(cut.counts)
-            # The kinds in order of their weight: a later one does not replace an earlier one.
-            for kind in (self._ngram_hits, self._whole_hits, self._near_hits):
-                for row, hit in kind(cut):
-                    hits[row] = hits[row] or hit
-            found += hits
-        return found
-
-    def _ngram_hits(self, cut: Words) -> Iterator[tuple[int, Hit]]:
-        hashes = ngrams.ngram_hashes(cut.hashes, self.n)
-        at = np.flatnonzero(self._coarse.take((hashes >> self._shift).view(np.int64)))
-        at = at[self._fine.take((hashes[at] & self._mask).view(np.int64))]
-        known = np.minimum(np.searchsorted(self._keys, hashes[at]), len(self._keys) - 1)
-        same = self._keys[known] == hashes[at]
-        known = known[same]
-        if not len(known):
-            return
-        at = np.repeat(at[same], self._counts[known])
-        known, _ = ngrams.ranges(self._first[known], self._counts[known])
-        rows = np.searchsorted(cut.starts, at, side="right") - 1
-        shared = np.stack([rows, self._owners[known], at - cut.starts[rows], self._places[known]])
-        shared = shared[:, np.lexsort((shared[2], shared[3] - shared[2], shared[1], shared[0]))]
-        # N-grams that follow one another in both are one run of words.
-        breaks = np.flatnonzero((np.diff(shared) != [[0], [0], [1], [1]]).any(axis=0)) + 1
-        first = np.concatenate([[0], breaks])
-        runs = zip(*shared[:, first].tolist(), np.diff(first, append=len(at)).tolist(), strict=True)
-        for row, group in itertools.groupby(runs, key=itemgetter(0)):
-            hit = self._confirmed(cut, row, list(group))
-            if hit is not None:
-                yield row, hit
-
-    def _confirmed(self, cut: Words, row: int, runs: list[tuple[int, int, int, int, int]]) -> Hit | None:
-        """The hit on the evaluation prompt with most of the row's n-grams, if the words are the same as the hashes.
-
-        Args:
-            cut: the batch.
-            row: the text in it.
-            runs: row, evaluation prompt, first word in the row, first word there, and length in n-grams.
+        Such a prompt lacks at most a share 1 - `near` of the training prompt's pairs, so it has at least one of any
+        larger set of them: only the prompts of the rarest pairs are compared (the prefix filter of similarity joins).
         """
-        had: dict[int, set[int]] = {}  # of each evaluation prompt, the places of the n-grams that the row has
-        for _, owner, _, there, length in runs:
-            had.setdefault(owner, set()).update(range(there, there + length))
-        for owner in sorted(had, key=lambda owner: len(had[owner]), reverse=True):
-            theirs = self.words[owner]
-            overlap = len(had[owner]) / int(self._sizes[owner])
-            if overlap < self.overlap:
-                continue
-            own = [run[2:] for run in runs if run[1] == owner]
-            for mine, there, length in sorted(own, key=itemgetter(2), reverse=True):
-                words = cut.of(row, mine, length + self.n - 1)
-                if words == theirs[there : there + len(words)]:
-                    return self._hit(owner, f"{self.n}-gram", words, overlap)
-        return None
+        if self.near is None:
+            return None
+        pairs = set(ngrams.iterate_ngrams(words, 2))
+        rarest = sorted((self._pair_owners.get(pair, []) for pair in pairs), key=len)
+        rarest = rarest[: math.ceil(len(pairs) * (1 - self.near)) + 1]
+        compared = [(compute_jaccard(pairs, self._pairs[owner]), -owner) for owner in set().union(*rarest)]
+        similarity, owner = max(compared, default=(-1.0, 0))
+        return self._make_hit(-owner, "near", [], similarity) if similarity >= self.near else None
 
-    def _whole_hits(self, cut: Words) -> Iterator[tuple[int, Hit]]:
-        if not self._short:
-            return
-        for row, fingerprint in self._short_rows(cut):
-            owner = self._short.get(fingerprint)
-            if owner is not None and (words := cut.of(row)) == self.words[owner]:
-                yield row, self._hit(owner, "whole", words, 1.0)
-
-    def _near_hits(self, cut: Words) -> Iterator[tuple[int, Hit]]:
-        if self.near is None or not len(self._bands):
-            return
-        shingles = minhash.shingle_sets(cut)
-        bands = minhash.band_keys(minhash.sketches(cut), self._band_rows)
-        first = np.searchsorted(self._bands, bands, side="left")
-        last = np.searchsorted(self._bands, bands, side="right")
-        for row in np.flatnonzero((last > first).any(axis=1)).tolist():
-            mine = np.unique(shingles[row])
-            if not len(mine):
-                continue
-            ranges = zip(first[row], last[row], strict=True)
-            owners = sorted({int(owner) for a, b in ranges for owner in self._band_owners[a:b]})
-            similarity, owner = max((jaccard(mine, self._shingles[owner]), -owner) for owner in owners)
-            if similarity >= self.near:
-                yield row, self._hit(-owner, "near", [], similarity)
-
-    def _hit(self, owner: int, how: str, words: list[str], overlap: float) -> Hit:
+    def _make_hit(self, owner: int, how: str, words: list[str], overlap: float) -> Hit:
         beginning = self.texts[owner][:BEGINNING].strip()
-        return Hit(self.names[owner], self.rows[owner], how, " ".join(words), round(overlap, 3), beginning)
+        return Hit(*self._places[owner], how, " ".join(words), round(overlap, 3), beginning)
 
 
-def jaccard(left: np.ndarray, right: np.ndarray) -> float:
-    """Similarity of two sets, each given without repetition."""
-    both = len(np.intersect1d(left, right, assume_unique=True))
+def compute_jaccard(left: set, right: set) -> float:
+    both = len(left & right)
     return both / (len(left) + len(right) - both)
 
 
 def load_prompts(source: DatasetConfig, seed: int) -> list[str]:
     """The prompts of an evaluation set.
 
+    Args:
+        source: a benchmark by name, or a source as in `datasets`.
+        seed: seed of sources that are functions.
+
     Raises:
-        RecipeError: it cannot be loaded, or has no such column.
+        RecipeError: the set cannot be loaded, or has no column of prompts.
     """
     at = f"contamination.against ({source.path})"
     if source.template or source.extract:
         raise RecipeError(f"{at}: `template` and `extract` are not used here; name the column of the problems")
     try:
-        parts = [(part, sources.load_source(part, seed)) for part in _parts(source)]
-    except (RecipeError, RuntimeError) as error:  # datasets' error of a set that needs a script is a RuntimeError
-        known = source.path in registry.list_benchmarks() or "/" in source.path
-        meant = "" if known else suggest_nearest(source.path, registry.list_benchmarks())
+        parts = [(part, sources.load_source(part, seed)) for part in _resolve_benchmark(source)]
+    except (RecipeError, RuntimeError) as error:  # datasets raises a RuntimeError for a set that needs a script
+        is_known = source.path in registry.list_benchmarks() or "/" in source.path
+        suggestion = "" if is_known else suggest_nearest(source.path, registry.list_benchmarks())
         raise RecipeError(
-            f"{at}: this evaluation set cannot be loaded{meant} ({error}). Name a local copy instead, e.g. `against: "
-            f"[{{path: {source.path.rpartition('/')[2]}.jsonl, columns: {{prompt: <its column>}}}}]`, or set `action: "
-            "waive` with a `reason` to go on without it"
+            f"{at}: this evaluation set cannot be loaded{suggestion} ({error}). Name a local copy instead, e.g. "
+            f"`against: [{{path: {source.path.rpartition('/')[2]}.jsonl, columns: {{prompt: <its column>}}}}]`, or "
+            "set `action: waive` with a `reason` to continue without it"
         ) from error
-    prompts = [prompt for part, rows in parts for prompt in _prompts(part, rows, at)]
+    prompts = [prompt for part, rows in parts for prompt in _read_prompts(part, rows, at)]
     return prompts if source.rows is None else prompts[: source.rows]
 
 
-def _parts(source: DatasetConfig) -> list[DatasetConfig]:
-    """The sources of a benchmark that is named, with the recipe's filters beside its own; or the source itself.
+def _resolve_benchmark(source: DatasetConfig) -> list[DatasetConfig]:
+    """The sources of a benchmark, with the recipe's filters added to theirs; any other source by itself.
 
-    A benchmark's templates put words around its problems, and its own columns hold the problems alone.
+    A benchmark's templates put words around its problems, so its columns are read without them.
     """
     if source.path not in registry.list_benchmarks():
         return [source]
@@ -289,8 +206,8 @@ def _parts(source: DatasetConfig) -> list[DatasetConfig]:
     return [dataclasses.replace(part, filters=part.filters | source.filters) for part in parts]
 
 
-def _prompts(source: DatasetConfig, rows: Rows, at: str) -> list[str]:
-    """The column of the problems, in the rows that meet the filters, which may go by either name of a column."""
+def _read_prompts(source: DatasetConfig, rows: Rows, at: str) -> list[str]:
+    """The first question of each row that meets the filters, which may name a column by its old or new name."""
     if source.filters:
         filters = {source.columns.get(column, column): condition for column, condition in source.filters.items()}
         rows = rows.filter(columns.build_row_filter(filters, at))
@@ -300,51 +217,56 @@ def _prompts(source: DatasetConfig, rows: Rows, at: str) -> list[str]:
             f"{at}: column {column!r} is missing; it has {', '.join(rows.column_names)}. "
             "Name the one with the problems: `columns: {prompt: <its column>}`"
         )
-    return [questions(value)[0] for value in rows[column]]
+    return [extract_questions(value)[0] for value in rows[column]]
 
 
-def questions(value: Any) -> list[str]:
-    """The texts that are compared: a text itself, or of a conversation each message that is not the assistant's.
+def extract_questions(value: Any) -> list[str]:
+    """The texts of a prompt that are compared: a string itself, or the messages of a conversation but the assistant's.
 
-    The user's come first; a system message may hold examples. What a prompt of `prompts.PROMPTS` puts around a
-    question is taken off: a training and an evaluation prompt do not become alike by the same instruction.
+    The user's messages come first; system messages are included because they may hold examples. The instruction that a
+    prompt of `prompts.PROMPTS` puts around a question is removed: it must not make two prompts alike.
+
+    >>> extract_questions([{"role": "user", "content": "What is 1 + 1?"}, {"role": "assistant", "content": "2"}])
+    ['What is 1 + 1?']
     """
     if not value or isinstance(value, str):
-        return [_bare(value or "")]
+        return [_strip_instruction(value or "")]
     try:
         messages = columns.parse_messages(value)
     except RecipeError:
-        return [""]  # there is no question to compare; whoever reads the row says what is wrong with it
+        return [""]  # the task that reads the row reports it
     asked = [message for message in messages if message["role"] != "assistant"] or messages
-    return [_bare(message["content"]) for message in sorted(asked, key=lambda message: message["role"] != "user")]
+    asked = sorted(asked, key=lambda message: message["role"] != "user")
+    return [_strip_instruction(message["content"]) for message in asked]
 
 
-def _bare(text: str) -> str:
-    for before, after in _AROUND:
+def _strip_instruction(text: str) -> str:
+    for before, after in _INSTRUCTIONS:
         if text.startswith(before) and text.endswith(after) and len(text) >= len(before) + len(after):
             text = text[len(before) : len(text) - len(after)]
     return text
 
 
-def asked(row: dict[str, Any]) -> list[str]:
-    """The questions of a row, whatever the layout of its source; of one with a prompt and messages those of both."""
+def extract_row_questions(row: dict[str, Any]) -> list[str]:
+    """The questions of a row in any column layout; both its prompt and its messages are compared if it has both."""
     values = [row[column] for column in ("prompt", "messages") if row.get(column)]
     values = values or [next((row[column] for column in COMPARED if row.get(column)), "")]
-    return [text for value in values for text in questions(value)]
+    return [text for value in values for text in extract_questions(value)]
 
 
 @dataclass
 class Tally:
-    """What the gate has found so far.
+    """The rows that the gate has compared so far, and their hits.
 
     Args:
-        config: of the recipe.
-        gate: what the rows are compared with.
-        folder: where contaminated rows are listed; None lists them nowhere.
-        rows: how many have been compared.
-        last: number of the last of them.
-        hits: by set and kind.
-        first: the first contaminated rows: number, beginning of the text, hit.
+        config: `contamination` of the recipe.
+        gate: the evaluation prompts.
+        folder: where contaminated.jsonl and contamination.json are written; None writes nothing.
+        rows: number of rows compared.
+        last: highest row number compared.
+        seconds: time taken by the comparison.
+        hits: number of hits by evaluation set and kind.
+        first: the first contaminated rows: number, text and hit.
     """
 
     config: ContaminationConfig
@@ -356,23 +278,31 @@ class Tally:
     hits: Counter[tuple[str, str]] = field(default_factory=Counter)
     first: list[tuple[int, str, Hit]] = field(default_factory=list)
 
-    def check(self, texts_R: list[list[str]], numbers: list[int]) -> list[bool]:
-        """Whether each row is contaminated; rows whose number has been checked before are not counted again."""
+    def compare(self, texts_R: list[list[str]], numbers: list[int]) -> list[bool]:
+        """Compare rows with the evaluation prompts.
+
+        Args:
+            texts_R: the questions of each row.
+            numbers: number of each row. A number that was compared before, as in a second epoch, is not counted again.
+
+        Returns:
+            Whether each row is contaminated.
+        """
         began = time.perf_counter()
-        hits = iter(self.gate.hits([text for texts in texts_R for text in texts]))
+        hits = iter(self.gate.find_hits([text for texts in texts_R for text in texts]))
         found = []
         for texts in texts_R:
             compared = [(text, next(hits)) for text in texts]
-            found.append(next((one for one in compared if one[1] is not None), compared[0]))
+            found.append(next((pair for pair in compared if pair[1] is not None), compared[0]))
         new = [(n, text, hit) for n, (text, hit) in zip(numbers, found, strict=True) if n > self.last]
-        listed = [row for row in new if row[2] is not None]
-        if self.folder is not None and listed:
-            with (self.folder / "contaminated.jsonl").open("a", encoding="utf-8") as log:
-                for number, text, hit in listed:
+        contaminated = [row for row in new if row[2] is not None]
+        if self.folder is not None and contaminated:
+            with (self.folder / "contaminated.jsonl").open("a", encoding="utf-8") as file:
+                for number, text, hit in contaminated:
                     row = {"row": number, "text": text[:BEGINNING], "hit": hit._asdict()}
-                    log.write(json.dumps(row, ensure_ascii=False) + "\n")
-        self.hits.update((hit.set, hit.how) for _, _, hit in listed)
-        self.first += listed[: SHOWN - len(self.first)]
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self.hits.update((hit.set, hit.how) for _, _, hit in contaminated)
+        self.first += contaminated[: SHOWN - len(self.first)]
         self.rows += len(new)
         self.last = max(self.last, *numbers)
         self.seconds += time.perf_counter() - began
@@ -382,8 +312,8 @@ class Tally:
     def contaminated(self) -> int:
         return sum(self.hits.values())
 
-    def result(self) -> dict[str, Any]:
-        """What contamination.json says."""
+    def summarize(self) -> dict[str, Any]:
+        """The contents of contamination.json."""
         by_set: dict[str, dict[str, int]] = {name: {} for name in self.gate.sizes}
         for (name, how), count in sorted(self.hits.items()):
             by_set[name][how] = count
@@ -403,122 +333,128 @@ class Tally:
 
     def write(self) -> None:
         if self.folder is not None:
-            write_json(self.folder / "contamination.json", self.result())
+            write_json(self.folder / "contamination.json", self.summarize())
 
-    def told(self) -> str:
-        """One line: how many rows hit what."""
+    def format_summary(self) -> str:
+        """One line: how many rows were compared with which sets, and their hits."""
         sets = ", ".join(f"{name} ({size:,})" for name, size in self.gate.sizes.items()) or "nothing"
         if self.gate.missing:
-            sets += f"; not compared, as they could not be loaded: {', '.join(self.gate.missing)}"
-        what = f"{self.rows:,} rows compared with {sets}"
+            sets += f"; not compared, because they could not be loaded: {', '.join(self.gate.missing)}"
+        compared = f"{self.rows:,} rows compared with {sets}"
         if not self.contaminated:
-            return f"contamination: none in {what}"
+            return f"contamination: none in {compared}"
         hits = ", ".join(f"{count} {how} with {name}" for (name, how), count in self.hits.most_common())
-        return f"contamination: {self.contaminated:,} of {what}: {hits}"
+        return f"contamination: {self.contaminated:,} of {compared}: {hits}"
 
-    def shown(self) -> list[str]:
+    def format_first(self) -> list[str]:
         """A line for each of the first contaminated rows."""
         return [
-            f"row {number}: {_clipped(text)!r} has {hit.overlap:.0%} of {hit.set} row {hit.row} ({hit.how}): "
-            f"{_clipped(hit.words or hit.text)!r}"
+            f"row {number}: {_shorten(text)!r} has {hit.overlap:.0%} of {hit.set} row {hit.row} ({hit.how}): "
+            f"{_shorten(hit.words or hit.text)!r}"
             for number, text, hit in self.first
         ]
 
 
-def _clipped(text: str) -> str:
+def _shorten(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def apply_gate(run: Run, rows: Rows | StoredRows, config: ContaminationConfig | None) -> Rows | StoredRows:
-    """The rows that may be trained on, sampled from or mixed; a stream is checked as it flows.
+    """Compare the rows of a task with the evaluation sets, and drop, keep or refuse the contaminated ones.
 
-    The run directory gets `contamination.json` (what was compared, and how many rows hit what) and
-    `contaminated.jsonl` (each such row, and what it hits).
+    A stream is compared while it is read. The run directory gets `contamination.json` (the sets, and the number of
+    rows and hits) and `contaminated.jsonl` (each contaminated row with its hit).
 
     Args:
-        run: under way; only its main process writes.
-        rows: of a task, presented or as they are stored.
-        config: of the recipe; None lets everything through.
+        run: only its main process writes.
+        rows: training rows, or stored rows of a data task.
+        config: `contamination` of the recipe; None keeps all rows.
+
+    Returns:
+        The rows to train on, sample from or mix.
 
     Raises:
-        RecipeError: contaminated rows, with `action: fail`; a set that cannot be loaded.
+        RecipeError: contaminated rows with `action: fail`, no row left, or an evaluation set that cannot be loaded.
     """
     if config is None:
         return rows
-    # The parts of a job array all find the same.
+    # Every part of a job array finds the same rows; the first one writes them.
     writes = run.main and not run.recipe.part
     if writes:
         (run.dir / "contaminated.jsonl").unlink(missing_ok=True)
     tally = Tally(config, Gate(config, run.recipe.seed), run.dir if writes else None)
-    for name, reason in tally.gate.missing.items():
-        run.say(f"contamination: {name} is not compared: {reason}")
+    for name, error in tally.gate.missing.items():
+        run.say(f"contamination: {name} is not compared: {error}")
     if isinstance(rows, datasets.IterableDataset):
-        return _guarded_stream(rows, tally)
-    kept = np.flatnonzero(~np.fromiter(_checked(rows, tally), bool, count=len(rows)))
+        return _gate_stream(rows, tally)
+    kept = np.flatnonzero(~np.fromiter(_compare_rows(rows, tally), bool, count=len(rows)))
     tally.write()
-    run.say(tally.told())
+    run.say(tally.format_summary())
     if not tally.contaminated:
         return rows
     if config.action == "fail":
         raise RecipeError(format_refusal(tally))
     if config.action == "waive":
-        run.say(f"contamination: they stay, because: {config.reason}")
+        run.say(f"contamination: the contaminated rows are kept. Reason: {config.reason}")
         return rows
     if not len(kept):
-        raise RecipeError(f"{tally.told()}; none is left")
-    run.say(f"contamination: they are dropped; {len(kept):,} rows are left")
+        raise RecipeError(f"{tally.format_summary()}; none is left")
+    run.say(f"contamination: the contaminated rows are dropped; {len(kept):,} rows are left")
     return rows.keep(kept) if isinstance(rows, StoredRows) else rows.select(kept)
 
 
 def preview_gate(recipe: Recipe, rows: Rows | StoredRows) -> Tally:
-    """The same for `open-r1 check`, which writes nothing; of a stream the first rows.
+    """Compare rows for `open-r1 check`, which writes nothing; of a stream the first STREAM_PREVIEW rows.
 
     Raises:
-        RecipeError: a set that cannot be loaded.
+        RecipeError: an evaluation set cannot be loaded.
     """
     config = recipe.data.contamination
     tally = Tally(config, Gate(config, recipe.seed))
     if isinstance(rows, datasets.IterableDataset):
-        rows = datasets.Dataset.from_list(list(rows.take(CHECKED_OF_STREAM)))
-    for _ in _checked(rows, tally):
+        rows = datasets.Dataset.from_list(list(rows.take(STREAM_PREVIEW)))
+    for _ in _compare_rows(rows, tally):
         pass
     return tally
 
 
 def format_refusal(tally: Tally) -> str:
-    """What a run that stops on contaminated rows says."""
+    """The error message of a run that stops at contaminated rows."""
     where = f" All are in {tally.folder / 'contaminated.jsonl'}." if tally.folder else ""
     advice = "Set `contamination.action` to drop to leave them out, or to waive with a `reason` to keep them"
-    return "\n  ".join([f"{tally.told()}.{where} {advice}. The first:", *tally.shown()])
+    return "\n  ".join([f"{tally.format_summary()}.{where} {advice}. The first:", *tally.format_first()])
 
 
-def _checked(rows: datasets.Dataset | StoredRows, tally: Tally) -> Iterator[bool]:
-    """Row after row, whether it is contaminated."""
+def _compare_rows(rows: datasets.Dataset | StoredRows, tally: Tally) -> Iterator[bool]:
+    """Whether each row is contaminated, in order; BATCH rows are in memory at once."""
     if isinstance(rows, StoredRows):
-        narrow = deduplicate.select_columns(rows, list(COMPARED))
+        narrow = deduplicate.select_columns(rows, COMPARED)
         for begin in range(0, len(rows), BATCH):
-            texts = [asked(row) for row in narrow.slice(begin, begin + BATCH)]
-            yield from tally.check(texts, narrow.numbers(begin, begin + BATCH).tolist())
+            texts = [extract_row_questions(row) for row in narrow.slice(begin, begin + BATCH)]
+            yield from tally.compare(texts, narrow.numbers(begin, begin + BATCH).tolist())
         return
     column = next(column for column in COMPARED if column in rows.column_names)
     narrow = rows.select_columns([column])
     for begin in range(0, len(rows), BATCH):
-        texts = [questions(value) for value in narrow[begin : begin + BATCH][column]]
-        yield from tally.check(texts, list(range(begin, begin + len(texts))))
+        texts = [extract_questions(value) for value in narrow[begin : begin + BATCH][column]]
+        yield from tally.compare(texts, list(range(begin, begin + len(texts))))
 
 
-def _guarded_stream(rows: datasets.IterableDataset, tally: Tally) -> datasets.IterableDataset:
+def _gate_stream(rows: datasets.IterableDataset, tally: Tally) -> datasets.IterableDataset:
     column = next(column for column in COMPARED if column in columns.list_columns(rows))
 
-    def checked(batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
-        bad = tally.check([questions(value) for value in batch[column]], numbers)
+    def filter_batch(batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
+        contaminated = tally.compare([extract_questions(value) for value in batch[column]], numbers)
         tally.write()
-        if not any(bad) or tally.config.action == "waive":
+        if not any(contaminated) or tally.config.action == "waive":
             return batch
         if tally.config.action == "fail":
             raise RecipeError(format_refusal(tally))
-        return {name: [v for v, b in zip(values, bad, strict=True) if not b] for name, values in batch.items()}
+        return {
+            name: [value for value, drop in zip(values, contaminated, strict=True) if not drop]
+            for name, values in batch.items()
+        }
 
     tally.write()
-    return rows.map(checked, batched=True, batch_size=BATCH, with_indices=True, features=rows.features)
+    return rows.map(filter_batch, batched=True, batch_size=BATCH, with_indices=True, features=rows.features)

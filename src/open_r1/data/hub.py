@@ -1,4 +1,4 @@
-"""Pushing a finished dataset to the Hugging Face hub; without a login or a network it stays in its folder."""
+"""Push a finished dataset to the Hugging Face hub; without a login or a network it stays in its folder."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from ..errors import RecipeError
 
 
 def check_push(repo_id: str | None) -> str | None:
-    """What would keep a dataset from being pushed, found out before it is made.
+    """Check before a dataset is made whether it can be pushed.
 
     Args:
-        repo_id: `hub_dataset_id` of the recipe; None needs nothing.
+        repo_id: `hub_dataset_id` of the recipe; None pushes nothing.
 
     Returns:
-        A line to be shown where there is no login, or the hub cannot be reached. The dataset is made all the same.
+        A warning if there is no login or the hub cannot be reached, which does not stop the run; else None.
 
     Raises:
-        RecipeError: it is no name of a repository.
+        RecipeError: `repo_id` is not a valid name of a repository.
     """
     if repo_id is None:
         return None
@@ -26,34 +26,36 @@ def check_push(repo_id: str | None) -> str | None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise RecipeError(f"hub_dataset_id: {repo_id!r} is no repository's name, e.g. my-name/my-dataset") from error
-    reason = _unreachable()
+        raise RecipeError(
+            f"hub_dataset_id: {repo_id!r} is not the name of a repository, e.g. my-name/my-dataset"
+        ) from error
+    reason = _find_obstacle()
     return None if reason is None else f"hub_dataset_id: {reason}; the dataset will stay in its folder"
 
 
 def push_dataset(folder: Path, repo_id: str, private: bool = False) -> str:
-    """Upload a dataset's files and its card.
+    """Upload the files and the card of a dataset.
 
     Args:
         folder: the `data` folder of a finished run.
-        repo_id: made if it is not there.
-        private: make it so, where it is made.
+        repo_id: repository, which is created if missing.
+        private: create it as a private repository.
 
     Returns:
-        A line for the user: the address, or why the dataset stayed here, and how to push it later.
+        A line for the user: the address, or why the dataset was not pushed and how to push it later.
     """
     import httpx2
     from huggingface_hub import HfApi
 
-    reason = _unreachable()
+    reason = _find_obstacle()
     if reason is None:
         api = HfApi()
         try:
             repo = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
             if private and not api.dataset_info(repo.repo_id).private:
-                # One that was there already stays as it is; what was meant to be private must not be shown by it.
+                # `private` does not change an existing repository, and private data must not become public.
                 return f"hub_private: {repo} is public already, so nothing was pushed; the dataset is in {folder}"
-            # What an earlier, larger version had more of must not stay among the rows.
+            # Files of an earlier, larger version must not stay among the rows.
             api.upload_folder(
                 repo_id=repo.repo_id,
                 folder_path=folder,
@@ -64,15 +66,15 @@ def push_dataset(folder: Path, repo_id: str, private: bool = False) -> str:
             )
             return f"pushed to {repo}"
         except (httpx2.HTTPError, OSError) as error:
-            reason = f"the hub did not take it ({_first_line(error)})"
+            reason = f"the hub refused the upload ({_read_first_line(error)})"
     return (
         f"hub_dataset_id: {reason}; the dataset is in {folder}. Push it later with: "
         f"hf upload {repo_id} {folder} --repo-type dataset{' --private' if private else ''}"
     )
 
 
-def _unreachable() -> str | None:
-    """Why nothing can be pushed from here; None if it can."""
+def _find_obstacle() -> str | None:
+    """Why this machine cannot push to the hub; None if it can."""
     import httpx2
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.utils import HfHubHTTPError
@@ -83,10 +85,10 @@ def _unreachable() -> str | None:
         HfApi().whoami()
     except (httpx2.HTTPError, OSError) as error:
         if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
-            return f"the hub refuses the login ({_first_line(error)})"
-        return f"the hub cannot be reached ({_first_line(error)})"
+            return f"the hub refuses the login ({_read_first_line(error)})"
+        return f"the hub cannot be reached ({_read_first_line(error)})"
     return None
 
 
-def _first_line(error: Exception) -> str:
+def _read_first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]

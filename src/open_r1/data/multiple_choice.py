@@ -1,4 +1,4 @@
-"""Sources that keys of a recipe cannot describe: functions for a source's `path`, called with `seed` and `args`."""
+"""Multiple-choice questions as a source: a function for `path`, which is called with `seed` and `args`."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from ..config.schema import DatasetConfig
 from ..errors import RecipeError
 from . import sources
 
-LETTERS = "ABCDEFGHIJ"  # the letters that a multiple choice's judge reads
+LETTERS = "ABCDEFGHIJ"  # the letters that the verifier of multiple choice reads
 
 
 def multiple_choice(
     seed: int, path: str, right: str, wrong: list[str], name: str | None = None, split: str = "train"
 ) -> datasets.Dataset:
-    """Questions with their options in an order of their own: columns `A`, `B`, ... and `solution`, the right letter.
+    """Questions with shuffled options: columns `A`, `B`, ... and `solution`, the letter of the right one.
 
-    The order hangs on the options alone, not on the seed: a problem must be the same in every run that is compared.
+    The order depends on the options only, not on the seed: compared runs must have the same problems.
 
     Args:
-        seed: of the run; not used.
-        path: of the source, as in `datasets`.
-        right: the column of the right option.
-        wrong: the columns of the others.
-        name: of the hub dataset's configuration.
-        split: to read.
+        seed: seed of the run; not used.
+        path: path of the source, as in `datasets`.
+        right: column of the right option.
+        wrong: columns of the wrong options.
+        name: configuration of the hub dataset.
+        split: split of the source.
 
     Raises:
-        RecipeError: a column is missing, an option is empty, the right one is also a wrong one, too many options.
+        RecipeError: a column is missing, an option is empty, the right option is also a wrong one, or there are too
+            many options.
     """
     rows = sources.load_source(DatasetConfig(path, name=name, split=split), seed)
     letters = LETTERS[: 1 + len(wrong)]
@@ -40,7 +41,7 @@ def multiple_choice(
         if column not in rows.column_names:
             raise RecipeError(f"{path}: column {column!r} is missing; it has {', '.join(rows.column_names)}")
 
-    def lettered(row: dict[str, Any], i: int) -> dict[str, Any]:
+    def shuffle_options(row: dict[str, Any], i: int) -> dict[str, Any]:
         options = [str("" if row[column] is None else row[column]).strip() for column in [right, *wrong]]
         if "" in options:
             raise RecipeError(f"{path}, row {i}: {[right, *wrong][options.index('')]!r} is empty")
@@ -49,4 +50,4 @@ def multiple_choice(
         shuffled = random.Random("\n".join(sorted(options))).sample(sorted(options), len(options))
         return dict(zip(letters, shuffled, strict=True)) | {"solution": letters[shuffled.index(options[0])]}
 
-    return rows.map(lettered, with_indices=True)
+    return rows.map(shuffle_options, with_indices=True)

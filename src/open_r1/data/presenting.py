@@ -1,4 +1,7 @@
-"""Training rows as the model sees them: prompt, solution and messages columns."""
+"""Present rows for training: from sources to the columns that a trainer reads, with prompts as the model sees them.
+
+The rows of a source are loaded, renamed, filled from templates, extracted, filtered, presented, and mixed.
+"""
 
 from __future__ import annotations
 
@@ -31,28 +34,28 @@ from .sources import load_named_columns
 def load_datasets(
     sources: list[DatasetConfig], task: str, data: DataConfig, seed: int, rewards: list[RewardConfig] | None = None
 ) -> Rows:
-    """The mixture of all sources in the columns of `task`.
+    """Load and mix all sources, with the columns that the trainer of `task` reads.
 
     Args:
         sources: the recipe's `datasets`, `eval_datasets` or `evaluation.datasets`.
         task: sft, grpo, rloo, dpo or reward.
-        data: how prompts are presented, and whether to stream.
-        seed: of the mixture and of sources that are functions.
-        rewards: of the recipe; a row must have the columns of those that apply to its kind.
+        data: how prompts are presented, and whether rows are streamed.
+        seed: seed of the mixture and of sources that are functions.
+        rewards: rewards of the recipe; a row must have the columns of those that apply to its kind.
 
     Raises:
-        RecipeError: missing file or column, malformed or empty row, empty source.
+        RecipeError: a file or column is missing, a row is malformed or empty, or a source has no rows.
     """
-    parts = [prepare(source, i, task, data, seed, rewards or []) for i, source in enumerate(sources)]
+    parts = [load_presented(source, i, task, data, seed, rewards or []) for i, source in enumerate(sources)]
     if len(parts) == 1:
         return parts[0]
     names = [list_columns(part) for part in parts]
     if task in ("dpo", "reward") and len({"prompt" in own for own in names}) > 1:
         raise RecipeError(
-            "datasets: some of these pairs have a `prompt`, some only repeat it in both answers, and in a mixture the "
-            "first would lose it; name the others' with `columns`, or take a version that has one"
+            "datasets: some sources have a column `prompt`, others only repeat the prompt in both answers; mixed, the "
+            "first would lose theirs. Name the others' prompts with `columns`, or use a version that has them"
         )
-    # Kept are the columns of all sources, and those that only rows of one kind have: others are None there.
+    # A mixture keeps the columns that all sources have, and those that rewards of one kind of rows use.
     wanted = list_used_columns(rewards or []) | {"reference"}
     if any(reward.kinds for reward in rewards or []):
         wanted.add("kind")
@@ -65,24 +68,24 @@ def load_datasets(
             return datasets.concatenate_datasets(kept)
         total = sum(source.weight or 0.0 for source in sources)
         shares = [(source.weight or 0.0) / total for source in sources]
-        # Every row of every source is seen at least once; the smaller ones repeat.
+        # Every row of every source is drawn at least once; smaller sources repeat.
         return datasets.interleave_datasets(kept, probabilities=shares, seed=seed, stopping_strategy="all_exhausted")
     except (ValueError, TypeError, pyarrow.ArrowInvalid) as error:
         raise RecipeError(
-            f"datasets: the sources cannot be mixed, because a column has not the same type in all of them: {error}"
+            f"datasets: the sources cannot be mixed, because a column has different types in them: {error}"
         ) from error
 
 
 def load_eval_datasets(recipe: Recipe, rewards: list[RewardConfig] | None = None) -> Rows | None:
-    """Rows for the trainer's own evaluation loop; None without `eval_datasets`."""
+    """Rows for the trainer's evaluation loop; None without `eval_datasets`."""
     sources = recipe.data.eval_datasets
     return load_datasets(sources, recipe.task, recipe.data, recipe.args.seed, rewards) if sources else None
 
 
-def prepare(
+def load_presented(
     source: DatasetConfig, index: int, task: str, data: DataConfig, seed: int, rewards: list[RewardConfig]
 ) -> Rows:
-    """One source, loaded and brought into the columns of `task`."""
+    """Load one source, with the columns that the trainer of `task` reads."""
     at = f"datasets.{index} ({source.path})"
     rows = load_named_columns(source, at, seed, data.streaming)
     have = [*list_columns(rows), *source.template]
@@ -90,7 +93,7 @@ def prepare(
         rows, have = rows.remove_columns("kind"), [c for c in have if c != "kind"]
     if source.kind is None and "kind" not in have and any(reward.kinds for reward in rewards):
         raise RecipeError(
-            f"{at}: some rewards apply to `kinds` of rows only, and these rows have none; add e.g. `kind: math`"
+            f"{at}: some rewards apply to certain `kinds` of rows, and these rows have no kind; add e.g. `kind: math`"
         )
 
     require_columns([*source.extract, *source.filters, *list_needed_columns(rewards, source.kind)], have, at)
@@ -99,16 +102,16 @@ def prepare(
         rows = rows.filter(build_row_filter(source.filters, at))
     if source.rows is not None:
         rows = rows.take(source.rows)
-    rows = rows.map(_presenter(source, at, layout, data, rewards), with_indices=True)
+    rows = rows.map(_build_presenter(source, at, layout, data, rewards), with_indices=True)
     if isinstance(rows, datasets.Dataset) and not len(rows):
         raise RecipeError(f"{at}: no rows" + (" are left after the filters" if source.filters else ""))
     if task not in RL_TASKS:
-        # What the trainer does not read must not reach its collator.
+        # Columns that the trainer does not read must not reach its collator.
         rows = rows.select_columns(list(layout))
     return rows
 
 
-def _presenter(
+def _build_presenter(
     source: DatasetConfig, at: str, layout: tuple[str, ...], data: DataConfig, rewards: list[RewardConfig]
 ) -> Callable[[dict[str, Any], int], dict[str, Any]]:
     prompt = PROMPTS[data.prompt]
@@ -127,20 +130,32 @@ def _presenter(
             if column == "prompt":
                 new[column] = present_prompt(value, prompt, data.system_prompt, at, i)
             elif column == "messages":
-                new[column] = _with_system(parse_messages(value, at, i), data.system_prompt)
+                new[column] = _add_system_prompt(parse_messages(value, at, i), data.system_prompt)
             elif column in ("completion", "chosen", "rejected"):
                 messages = parse_messages(value, at, i)
                 new[column] = messages[-1]["content"] if prompt.plain else messages
-        repeated = [] if prompt.plain or not {"prompt", "chosen"} <= new.keys() else _asked(new)
-        if repeated:
-            new["prompt"] = present_prompt(repeated, prompt, data.system_prompt, at, i)
-            new |= {side: new[side][len(repeated) :] for side in ("chosen", "rejected")}
+        shared = [] if prompt.plain or not {"prompt", "chosen"} <= new.keys() else _find_shared_prompt(new)
+        if shared:
+            new["prompt"] = present_prompt(shared, prompt, data.system_prompt, at, i)
+            new |= {side: new[side][len(shared) :] for side in ("chosen", "rejected")}
         return new
 
     return present
 
 
 def present_prompt(value: Any, prompt: Prompt, system_prompt: str | None, at: str, i: int) -> str | Messages:
+    """Present a question or conversation as the model sees it.
+
+    Args:
+        value: a question, or messages.
+        prompt: the presentation of `prompts.PROMPTS`; it applies to a single question.
+        system_prompt: put before the messages if they do not begin with a system message.
+        at: the source, for error messages.
+        i: number of the row.
+
+    Raises:
+        RecipeError: a plain prompt gets a conversation, or the messages are malformed.
+    """
     if isinstance(value, str):
         return prompt.present(value, system_prompt)
     messages = parse_messages(value, at, i)
@@ -148,17 +163,17 @@ def present_prompt(value: Any, prompt: Prompt, system_prompt: str | None, at: st
         return prompt.present(messages[0]["content"], system_prompt)
     if prompt.plain:
         raise RecipeError(f"{at}, row {i}: a plain prompt takes one question, and this is a conversation: {messages}")
-    return _with_system(messages, system_prompt)
+    return _add_system_prompt(messages, system_prompt)
 
 
-def _asked(pair: dict[str, Any]) -> Messages:
-    """The conversation that both sides of a preference pair repeat before their answers; empty if they do not."""
+def _find_shared_prompt(pair: dict[str, Any]) -> Messages:
+    """The messages that both sides of a preference pair repeat before their answers; empty if there are none."""
     both = zip(pair["chosen"][:-1], pair["rejected"][:-1], strict=False)
-    shared = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], both)]
+    shared = [message for message, _ in takewhile(lambda pair: pair[0] == pair[1], both)]
     return shared if shared and shared[0]["role"] != "assistant" else []
 
 
-def _with_system(messages: Messages, system_prompt: str | None) -> Messages:
+def _add_system_prompt(messages: Messages, system_prompt: str | None) -> Messages:
     if system_prompt is None or messages[0]["role"] == "system":
         return messages
     return [{"role": "system", "content": system_prompt}, *messages]

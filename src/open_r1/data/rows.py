@@ -1,4 +1,4 @@
-"""Rows of a data task, stored once and read by position."""
+"""Rows of a data task, which stay on disk and are read by position."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .columns import (
 )
 from .sources import load_named_columns
 
-LOOKED_AT = 256  # rows of a source, from all over it, by which a change of it is noticed
+FINGERPRINTED = 256  # rows of a source, evenly spaced, whose digest detects that the source has changed
 
 
 def _digest(content: bytes) -> str:
@@ -37,15 +37,15 @@ def _is_text(feature: Any) -> bool:
     return feature is None or feature == TEXT or feature == datasets.Value("large_string")
 
 
-def _joined(one: Any, other: Any) -> Any:
-    """A column's type in two sources as one, None if they do not agree; fields of mappings stand side by side."""
+def _merge_features(one: Any, other: Any) -> Any:
+    """The common type of a column that two sources have; None if there is none. Mappings get the fields of both."""
     if isinstance(one, dict) and isinstance(other, dict):
         both = {name: (one.get(name, other.get(name)), other.get(name, one.get(name))) for name in one | other}
-        fields = {name: _joined(*pair) for name, pair in both.items()}
+        fields = {name: _merge_features(*pair) for name, pair in both.items()}
         return None if None in fields.values() else fields
     if isinstance(one, datasets.List) and isinstance(other, datasets.List):
-        inner = _joined(one.feature, other.feature)
-        return None if inner is None else datasets.List(inner)
+        item = _merge_features(one.feature, other.feature)
+        return None if item is None else datasets.List(item)
     if _is_text(one) and _is_text(other):
         return TEXT
     null = datasets.Value("null")
@@ -53,14 +53,17 @@ def _joined(one: Any, other: Any) -> Any:
 
 
 class StoredRows:
-    """The sources of a data task one after another, read in slices: all their columns, prompts as they are stored.
+    """The concatenated rows of all sources of a data task, with all of their columns, read in slices.
 
-    Rows stay on disk. Each says its `source`, and its `kind` where the recipe or the source tells; columns that only
-    some of the sources have are None in the others. Text prompts beside conversations become conversations.
+    Each row gets a column `source`, and `kind` if the recipe or the source has one. A column that only some sources
+    have is None in the others. If some prompts are conversations, text prompts become conversations too.
 
     Args:
         parts: the sources, each with its rows.
-        kept: numbers of the rows that count, in order; None keeps all.
+        kept: ascending numbers of the rows to keep; None keeps all.
+
+    Raises:
+        RecipeError: a column has types in two sources that cannot be merged.
     """
 
     def __init__(self, parts: list[tuple[DatasetConfig, datasets.Dataset]], kept: np.ndarray | None = None):
@@ -69,58 +72,60 @@ class StoredRows:
         self.kept = kept
         self.features = datasets.Features()
         self.conversations = any(not _is_text(rows.features.get("prompt")) for _, rows in parts)
-        first: dict[str, str] = {}  # column -> the source that had it first
+        first: dict[str, str] = {}  # column to the first source that has it
         for i, (source, rows) in enumerate(parts):
-            told = {"source": TEXT} | ({"kind": TEXT} if source.kind is not None else {})
-            made = dict.fromkeys([*source.template, *source.extract], TEXT)
-            for column, feature in (rows.features | made | told).items():
+            added = {"source": TEXT} | ({"kind": TEXT} if source.kind is not None else {})
+            written = dict.fromkeys([*source.template, *source.extract], TEXT)
+            for column, feature in (rows.features | written | added).items():
                 if column == "prompt" and self.conversations:
                     feature = MESSAGES
                 known = self.features.get(column)
-                joined = feature if known is None else _joined(known, feature)
-                if joined is None:
+                merged = feature if known is None else _merge_features(known, feature)
+                if merged is None:
                     raise RecipeError(
                         f"datasets.{i} ({source.path}): column {column!r} is {feature}, and {known} in "
                         f"{first[column]}; rename one of them with `columns`"
                     )
-                self.features[column] = joined
+                self.features[column] = merged
                 first.setdefault(column, source.path)
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if self.kept is None else len(self.kept)
 
     def keep(self, positions: np.ndarray) -> StoredRows:
-        """Only the rows at these positions, which ascend; they keep their numbers."""
+        """The rows at these ascending positions; they keep their numbers."""
         return StoredRows(self.parts, positions if self.kept is None else self.kept[positions])
 
     def numbers(self, start: int, stop: int) -> np.ndarray:
-        """The numbers of the rows that stand at `start` to `stop` (exclusive), counted over all sources."""
-        every = np.arange(start, min(stop, len(self)))
-        return every if self.kept is None else self.kept[every]
+        """Numbers, counted over all sources, of the rows at positions `start` to `stop` (exclusive)."""
+        positions = np.arange(start, min(stop, len(self)))
+        return positions if self.kept is None else self.kept[positions]
 
     def identity(self) -> dict[str, Any]:
-        """What tells these rows from others: of each source its size and some rows, and which rows are kept."""
+        """A fingerprint: the size and a digest of some rows of each source, and a digest of the kept numbers."""
         sources = []
         for source, rows in self.parts:
-            some = rows[np.linspace(0, len(rows) - 1, min(len(rows), LOOKED_AT)).astype(int).tolist()]
-            told = json.dumps(some, default=str, sort_keys=True)
-            sources.append({"path": source.path, "rows": len(rows), "looks": _digest(told.encode())})
+            sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), FINGERPRINTED)).astype(int).tolist()]
+            text = json.dumps(sample, default=str, sort_keys=True)
+            sources.append({"path": source.path, "rows": len(rows), "looks": _digest(text.encode())})
         return {"sources": sources, "kept": None if self.kept is None else _digest(self.kept.tobytes())}
 
     def slice(self, start: int, stop: int) -> list[dict[str, Any]]:
-        """The rows that stand at `start` to `stop` (exclusive), each with every column of `features`."""
-        numbers, found = self.numbers(start, stop), []
+        """The rows at positions `start` to `stop` (exclusive), each with every column of `features`."""
+        numbers, selected = self.numbers(start, stop), []
         for i, ((source, rows), end) in enumerate(zip(self.parts, self.ends, strict=True)):
             own = numbers[(numbers >= end - len(rows)) & (numbers < end)] - (end - len(rows))
             if len(own):
-                # A range is read at once, single rows one after another.
-                whole = own[-1] - own[0] + 1 == len(own)
-                batch = rows[int(own[0]) : int(own[-1]) + 1] if whole else rows[own.tolist()]
+                # A contiguous range is read much faster than single rows.
+                contiguous = own[-1] - own[0] + 1 == len(own)
+                batch = rows[int(own[0]) : int(own[-1]) + 1] if contiguous else rows[own.tolist()]
                 at = f"datasets.{i} ({source.path})"
-                found += [self._row(source, batch, j, at, number) for j, number in enumerate(own.tolist())]
-        return found
+                selected += [self._build_row(source, batch, j, at, number) for j, number in enumerate(own.tolist())]
+        return selected
 
-    def _row(self, source: DatasetConfig, batch: dict[str, list[Any]], j: int, at: str, number: int) -> dict[str, Any]:
+    def _build_row(
+        self, source: DatasetConfig, batch: dict[str, list[Any]], j: int, at: str, number: int
+    ) -> dict[str, Any]:
         row = {column: batch[column][j] if column in batch else None for column in self.features}
         row["source"] = row["source"] or source.path
         row["kind"] = source.kind if source.kind is not None else row.get("kind")
@@ -135,14 +140,14 @@ class StoredRows:
 
 
 def load_rows(recipe: Recipe, needed: list[str] | None = None) -> StoredRows:
-    """All sources of a data task.
+    """Load all sources of a data task.
 
     Args:
-        recipe: of a data task.
-        needed: columns that every source must have, beside those of the task's layout.
+        recipe: recipe of a data task.
+        needed: columns that every source must have besides those of the task's layout.
 
     Raises:
-        RecipeError: missing file or column, a source without rows, columns of different types.
+        RecipeError: a file or column is missing, a source has no rows, or a column's types cannot be merged.
     """
     return read_stored_rows(recipe.data.datasets, recipe.task, recipe.seed, "datasets", needed)
 
@@ -150,14 +155,17 @@ def load_rows(recipe: Recipe, needed: list[str] | None = None) -> StoredRows:
 def read_stored_rows(
     sources: list[DatasetConfig], task: str, seed: int, key: str, needed: list[str] | None = None
 ) -> StoredRows:
-    """Sources as they are stored.
+    """Load sources without presenting their prompts.
 
     Args:
-        sources: one after another.
-        task: names the column layouts.
-        seed: of sources that are functions.
-        key: of the recipe, that errors name.
-        needed: columns that every source must have, beside those of the layout.
+        sources: the sources, in order.
+        task: task whose column layouts apply.
+        seed: seed of sources that are functions.
+        key: key of the recipe that holds the sources, for error messages.
+        needed: columns that every source must have besides those of the layout.
+
+    Raises:
+        RecipeError: as in `load_rows`.
     """
     parts = []
     for i, source in enumerate(sources):

@@ -1,7 +1,7 @@
-"""A dataset as parquet files that appear whole or not at all.
+"""A dataset as parquet files that are written atomically.
 
-`train-00003-of-00008.parquet` holds a fixed range of rows, so a run that was killed finds out from the folder alone
-what is left to do, and several processes share the work by the files' numbers.
+`train-00003-of-00008.parquet` holds a fixed range of rows. A restarted run sees from the folder which files are
+missing, and several processes divide the work by file number.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ import pyarrow.parquet
 from ..errors import RecipeError
 from ..system.files import replace_file
 
-ROW_GROUP_BYTES = 32 << 20  # of a file's parts that are read at once; long chains of thought make them few rows
+ROW_GROUP_BYTES = 32 << 20  # size of the part of a file that is read at once
 
 
 class Shards:
     """The files of one dataset.
 
     Args:
-        folder: made if it is not there.
-        rows: rows that are divided; what stands in a file may be more or less (`n` completions of each prompt).
-        per_shard: rows of each file, the last one excepted.
+        folder: folder of the files, which is created if missing.
+        rows: number of input rows to divide among the files. A file may have another number of output rows, e.g. `n`
+            completions of each prompt.
+        per_shard: input rows of each file but the last.
     """
 
     def __init__(self, folder: Path, rows: int, per_shard: int):
@@ -41,18 +42,18 @@ class Shards:
         return self.folder / f"train-{number:05d}-of-{self.count:05d}.parquet"
 
     def range(self, number: int) -> range:
-        """The rows that a file stands for."""
+        """The input rows of a file."""
         return range(number * self.per_shard, min((number + 1) * self.per_shard, self.rows))
 
     def missing(self, part: int = 0, parts: int = 1) -> list[int]:
-        """Numbers of the files that are not there yet, of one part of the work.
+        """Numbers of the files of one part of the work that do not exist yet.
 
-        A file that a crash of the machine has cut is deleted, and counts as missing.
+        A truncated file, as a crash of the machine may leave it, is deleted and counts as missing.
         """
         return [number for number in self.of_part(part, parts) if not is_whole(self.path(number))]
 
     def of_part(self, part: int, parts: int) -> range:
-        """Numbers of the files of one part, there or not."""
+        """Numbers of all files of one part of the work."""
         return range(part, self.count, parts)
 
     @property
@@ -61,17 +62,17 @@ class Shards:
 
 
 def is_whole(path: Path) -> bool:
-    """True if a parquet file is there and is one to its end; deletes one that is not.
+    """Whether a parquet file exists and is complete; an incomplete one is deleted.
 
     Raises:
-        OSError: the system did not let it be read, which says nothing about the file.
+        OSError: the file cannot be read because of the system, e.g. too many open files.
     """
     if not path.is_file():
         return False
     try:
         pyarrow.parquet.read_metadata(path)
     except (pyarrow.ArrowInvalid, OSError) as error:
-        # Arrow's own OSError, of a footer that is none, has no number.
+        # The OSError that Arrow raises for an invalid footer has no errno.
         if isinstance(error, OSError) and error.errno is not None:
             raise
         path.unlink()
@@ -80,7 +81,7 @@ def is_whole(path: Path) -> bool:
 
 
 def find_damaged_files(folder: Path) -> list[str]:
-    """Names of the files of a whole dataset that cannot be read, or are not there."""
+    """Names of the files of a finished dataset that are damaged or missing."""
     names = [path.name for path in folder.glob("train-*.parquet")]
     count = int(names[0][-13:-8]) if names else 0
     expected = [folder / f"train-{number:05d}-of-{count:05d}.parquet" for number in range(count)]
@@ -88,15 +89,15 @@ def find_damaged_files(folder: Path) -> list[str]:
 
 
 def write_file(path: Path, batches: Iterable[list[dict[str, Any]]], features: datasets.Features) -> int:
-    """Write batches of rows as one parquet file, which is under its name only once it is whole and on the disk.
+    """Write batches of rows to one parquet file, which gets its name when it is complete and on the disk.
 
     Args:
-        path: of the file.
-        batches: each is held in memory by itself.
-        features: every file of a dataset has the same, also where all values of a column are None.
+        path: path of the file.
+        batches: batches of rows; one is in memory at a time.
+        features: columns of the dataset, which also type a column whose values are all None.
 
     Returns:
-        how many rows.
+        The number of rows.
 
     Raises:
         RecipeError: the disk is full, or a value does not fit its column.
@@ -117,7 +118,7 @@ def write_file(path: Path, batches: Iterable[list[dict[str, Any]]], features: da
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Delete what killed processes left half written; only while no other process writes there."""
+    """Delete the partial files of killed processes; no other process may be writing to the folder."""
     for path in folder.glob(".*.partial"):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
@@ -125,32 +126,32 @@ def remove_partial_files(folder: Path) -> None:
 def read_folder(
     folder: Path, columns: list[str] | None = None, batch_rows: int = 1000
 ) -> Iterator[list[dict[str, Any]]]:
-    """The rows of a folder's parquet files in order, batch by batch."""
+    """Read the rows of a folder's parquet files in order, in batches."""
     for path in sorted(folder.glob("*.parquet")):
         yield from read_file(path, columns, batch_rows)
 
 
 def read_file(path: Path, columns: list[str] | None = None, batch_rows: int = 1000) -> Iterator[list[dict[str, Any]]]:
-    """The same of one file.
+    """Read the rows of one parquet file in batches.
 
     Raises:
-        RecipeError: it is damaged, or lacks one of the columns.
+        RecipeError: the file is damaged, or lacks one of the columns.
     """
-    again = "delete it, and the same command makes it again"
+    advice = "delete it, and the same command makes it again"
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            lacking = [name for name in columns or () if name not in file.schema_arrow.names]
-            if lacking:
-                raise RecipeError(f"{path} has no column {lacking[0]!r}; {again}")
+            missing = [name for name in columns or () if name not in file.schema_arrow.names]
+            if missing:
+                raise RecipeError(f"{path} has no column {missing[0]!r}; {advice}")
             for batch in file.iter_batches(batch_rows, columns=columns):
                 yield batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
-        # Arrow's own OSError, of bytes that it cannot read, has no number.
+        # The OSError that Arrow raises for bytes that it cannot decode has no errno.
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise RecipeError(f"{path} is damaged ({error}); {again}") from error
+        raise RecipeError(f"{path} is damaged ({error}); {advice}") from error
 
 
 def count_rows(folder: Path) -> int:
-    """Rows of a folder's parquet files, by their footers."""
+    """Number of rows of a folder's parquet files, from their footers."""
     return sum(pyarrow.parquet.read_metadata(path).num_rows for path in folder.glob("*.parquet"))

@@ -1,8 +1,6 @@
-"""From the recipe's `datasets` to the columns a trainer or a data task reads.
+"""Load the sources of a recipe's `datasets`: files, folders, functions, hub datasets, and results of other recipes.
 
-Rows of a trainer pass through: load, rename and template, extract, filter, present (prompt and chat messages), mix.
-Whatever is missing or malformed stops the run and names the source and the row. The data tasks read rows as they are
-stored (`load_rows`) and present prompts themselves.
+A missing or malformed source stops the run with an error that names the source and the row.
 """
 
 from __future__ import annotations
@@ -23,27 +21,31 @@ from ..errors import RecipeError
 from .columns import Rows, list_columns
 
 BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv", ".tsv": "csv"}
-SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}\.parquet")  # as the hub, and our own tasks, name a split's files
+SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}\.parquet")  # a split's files on the hub and from `shards`
 
 
 def load_source(source: DatasetConfig, seed: int, streaming: bool = False) -> Rows:
-    """Rows of a source as they are stored.
+    """Load the rows of a source, unchanged.
+
+    Args:
+        source: its `path` is a file, a folder, a recipe, `module:function` or the name of a hub dataset.
+        seed: seed of a function, and of the run whose result is read for a recipe.
+        streaming: return an iterable dataset.
 
     Raises:
-        RecipeError: no such file, folder, function or hub dataset; a malformed row (named by its line).
+        RecipeError: the source does not exist, has a malformed row (named by its line), or is a recipe that has not
+            finished.
     """
     if is_recipe(source.path):
-        made = find_run_dir(source.path, seed)
-        # Until it is finished its folder holds some of the rows, and looks like any other.
-        if not _is_finished(made):
+        run_dir = find_run_dir(source.path, seed)
+        # The folder of an unfinished run holds some of the rows, and looks like a complete dataset.
+        if not _is_finished(run_dir):
             command = " ".join(["open-r1 train", source.path, *override_seed(source.path, seed)])
-            raise RecipeError(
-                f"datasets: {source.path} has not been run to its end in {made}; make it with: {command}"
-            )
-        return load_source(replace(source, path=str(made / "data")), seed, streaming)
+            raise RecipeError(f"datasets: {source.path} has not finished in {run_dir}; run it with: {command}")
+        return load_source(replace(source, path=str(run_dir / "data")), seed, streaming)
     path = Path(source.path)
     if ":" in source.path and not path.exists():
-        return _call(source, seed, streaming)
+        return _call_function(source, seed, streaming)
     if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
         stored = datasets.load_from_disk(str(path))
         stored = stored[source.split] if isinstance(stored, datasets.DatasetDict) else stored
@@ -51,19 +53,20 @@ def load_source(source: DatasetConfig, seed: int, streaming: bool = False) -> Ro
     if path.is_dir():
         files = sorted(f for f in path.rglob("*") if f.suffix in BUILDERS and not f.name.startswith("."))
         if not files:
-            raise RecipeError(f"{path}: the folder holds no {', '.join(BUILDERS)} file")
-        named = [SHARD.fullmatch(f.name) for f in files]
-        if all(named):
-            # By their names: of a folder with a card, datasets' cache knows only the card and the folder's last name,
-            # and would give another run's rows.
+            raise RecipeError(f"{path}: the folder has no {', '.join(BUILDERS)} file")
+        matches = [SHARD.fullmatch(f.name) for f in files]
+        if all(matches):
+            # Named one by one: the cache of datasets identifies a folder with a card by the card and the folder's last
+            # name only, and would return the rows of another run.
             splits = {
-                match[1]: [str(f) for f, m in zip(files, named, strict=True) if m[1] == match[1]] for match in named
+                match[1]: [str(f) for f, m in zip(files, matches, strict=True) if m[1] == match[1]]
+                for match in matches
             }
             return _read("parquet", {"data_files": splits}, files, source, streaming)
         return _read(str(path), {}, files, source, streaming)
     if path.is_file():
         if path.suffix not in BUILDERS:
-            raise RecipeError(f"datasets: {path} is none of {', '.join(BUILDERS)}")
+            raise RecipeError(f"datasets: {path} must end in one of {', '.join(BUILDERS)}")
         options = {"data_files": {source.split: str(path)}} | ({"sep": "\t"} if path.suffix == ".tsv" else {})
         return _read(BUILDERS[path.suffix], options, [path], source, streaming)
     if path.suffix in BUILDERS or source.path.startswith((".", "/", "~")):
@@ -77,33 +80,37 @@ def _is_finished(run_dir: Path) -> bool:
 
 
 def load_named_columns(source: DatasetConfig, at: str, seed: int, streaming: bool = False) -> Rows:
-    """Rows of a source under the recipe's column names."""
+    """Load a source and rename its columns as the recipe's `columns` says.
+
+    Raises:
+        RecipeError: as in `load_source`, or a column is missing. The message begins with `at`.
+    """
     rows = load_source(source, seed, streaming)
     have = list_columns(rows)
-    for ours, theirs in source.columns.items():
-        if theirs not in have:
+    for new, old in source.columns.items():
+        if old not in have:
             raise RecipeError(
-                f"{at}: column {theirs!r} (for {ours!r}) is missing; it has {', '.join(have)}. "
-                f"Name the one to take with `columns: {{{ours}: <its name>}}`"
+                f"{at}: column {old!r} (for {new!r}) is missing; it has {', '.join(have)}. "
+                f"Name the one to take with `columns: {{{new}: <its name>}}`"
             )
-    taken = {theirs: ours for ours, theirs in source.columns.items() if theirs != ours}
-    # A column that ours displaces would collide with the renamed one.
-    displaced = [ours for ours in taken.values() if ours in have]
-    return rows.remove_columns(displaced).rename_columns(taken) if taken else rows
+    renamed = {old: new for new, old in source.columns.items() if old != new}
+    # A column that already has the new name would collide with the renamed one.
+    replaced = [new for new in renamed.values() if new in have]
+    return rows.remove_columns(replaced).rename_columns(renamed) if renamed else rows
 
 
-def _call(source: DatasetConfig, seed: int, streaming: bool) -> Rows:
+def _call_function(source: DatasetConfig, seed: int, streaming: bool) -> Rows:
     module, _, name = source.path.partition(":")
     try:
-        maker = getattr(importlib.import_module(module), name)
+        function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise RecipeError(f"datasets: {source.path} is neither a file nor an importable function ({error})") from error
     args = {"seed": seed} | source.args
     try:
-        inspect.signature(maker).bind(**args)
+        inspect.signature(function).bind(**args)
     except TypeError as error:
         raise RecipeError(f"datasets: {source.path} does not take these args: {source.args} ({error})") from error
-    rows = maker(**args)
+    rows = function(**args)
     return rows.to_iterable_dataset() if streaming else rows
 
 
@@ -112,17 +119,17 @@ def _from_hub(source: DatasetConfig, streaming: bool) -> Rows:
         return datasets.load_dataset(source.path, source.name, split=source.split, streaming=streaming)
     except (OSError, ValueError) as error:  # datasets' and the hub's own errors derive from these
         raise RecipeError(
-            f"datasets: {source.path} is no local file or folder, and the hub did not give it: {error}"
+            f"datasets: {source.path} is neither a local file or folder nor a dataset that the hub returns: {error}"
         ) from error
 
 
 def _read(builder: str, options: dict[str, Any], files: list[Path], source: DatasetConfig, streaming: bool) -> Rows:
-    """Files by a builder of datasets; a folder is its own, and finds the splits in the files' names."""
+    """Read files with a builder of datasets; the path of a folder as builder finds the splits in the file names."""
     for file in files:
         if not file.stat().st_size:
             raise RecipeError(f"datasets: {file} is empty")
     if streaming:
-        # A stream meets its bad row hours later; text files are cheap to read once beforehand.
+        # A stream would reach a malformed row hours later; reading text files once beforehand is cheap.
         _check_lines(files)
     try:
         return datasets.load_dataset(builder, split=source.split, streaming=streaming, **options)
@@ -134,7 +141,7 @@ def _read(builder: str, options: dict[str, Any], files: list[Path], source: Data
 
 
 def _check_lines(files: list[Path]) -> None:
-    """Find the line of a jsonl file that is no JSON object."""
+    """Raise at the first line of a jsonl file that is not a JSON object."""
     for file in files:
         if file.suffix != ".jsonl":
             continue

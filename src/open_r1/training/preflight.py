@@ -142,9 +142,9 @@ def check_contamination(recipe: Recipe, rows: columns.Rows | StoredRows, finding
     if tally.contaminated and config.action == "fail":
         findings.fatal.append(contamination.format_refusal(tally))
     elif tally.contaminated or tally.gate.missing:
-        findings.warnings.append("\n  ".join([tally.told(), *tally.shown()]))
+        findings.warnings.append("\n  ".join([tally.format_summary(), *tally.format_first()]))
     else:
-        findings.said.append(tally.told())
+        findings.said.append(tally.format_summary())
 
 
 def show_prompt(
