@@ -14,10 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from open_r1.errors import RecipeError
-from open_r1.rewards.code.extraction import answer_of, assemble_program, extract_program, fenced_blocks
+from open_r1.rewards.code.extraction import assemble_program, extract_program, find_fenced_blocks
 from open_r1.rewards.code.scorers import code, code_fraction, code_subtasks, run_program
 from open_r1.rewards.code.suites import Suite, read_suite
-from open_r1.rewards.math.extraction import extract_answer_part
 from open_r1.sandbox.cases import AssertTest, CallTest, Limits, Outcome, Program
 from open_r1.sandbox.judging import NOT_RUN
 
@@ -28,18 +27,19 @@ BAD = f"\n{F}python\nprint('bad')\n{F}\n"
 
 
 def test_fences_as_commonmark_has_them():
-    assert fenced_blocks("```\na\n\nb\n```") == [("", "a\n\nb\n")]
-    assert fenced_blocks("~~~ py\na\n~~~~") == [("py", "a\n")]
-    assert fenced_blocks("````\n```\na\n```\n````") == [("", "```\na\n```\n")]
-    assert fenced_blocks("```\na\n~~~\n```") == [("", "a\n~~~\n")]
-    assert fenced_blocks("````\na\n```") == []
-    assert fenced_blocks("```\n```") == [("", "")]
-    assert fenced_blocks("```py\r\na\r\nb\r\n```\r\n") == [("py", "a\r\nb\r\n")]
-    assert fenced_blocks("x ```py\na\n```") == []  # a fence begins its line; the last line opens one that never ends
-    assert fenced_blocks("```print(1)``` and ```\na\n```") == []
-    assert fenced_blocks("1. so:\n   ```py\n   if a:\n       b\n   ```") == [("py", "if a:\n    b\n")]
-    assert fenced_blocks("\t```py\n\ta\n\t```") == [("py", "a\n")]
-    assert fenced_blocks("```py\na\n```python\n```") == [("py", "a\n```python\n")]
+    assert find_fenced_blocks("```\na\n\nb\n```") == [("", "a\n\nb\n")]
+    assert find_fenced_blocks("~~~ py\na\n~~~~") == [("py", "a\n")]
+    assert find_fenced_blocks("````\n```\na\n```\n````") == [("", "```\na\n```\n")]
+    assert find_fenced_blocks("```\na\n~~~\n```") == [("", "a\n~~~\n")]
+    assert find_fenced_blocks("````\na\n```") == []
+    assert find_fenced_blocks("```\n```") == [("", "")]
+    assert find_fenced_blocks("```py\r\na\r\nb\r\n```\r\n") == [("py", "a\r\nb\r\n")]
+    # A fence begins its line; the last line opens one that never ends.
+    assert find_fenced_blocks("x ```py\na\n```") == []
+    assert find_fenced_blocks("```print(1)``` and ```\na\n```") == []
+    assert find_fenced_blocks("1. so:\n   ```py\n   if a:\n       b\n   ```") == [("py", "if a:\n    b\n")]
+    assert find_fenced_blocks("\t```py\n\ta\n\t```") == [("py", "a\n")]
+    assert find_fenced_blocks("```py\na\n```python\n```") == [("py", "a\n```python\n")]
 
 
 @pytest.mark.parametrize(
@@ -130,11 +130,6 @@ def test_fences_inside_the_program():
 def test_extraction_is_total(completion, language):
     program = extract_program(completion, language)
     assert program is None or all(line in completion for line in program.split("\n"))
-
-
-@given(st.lists(st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "x", " \n", GOOD]), max_size=8))
-def test_the_answer_is_the_same_part_for_programs_as_for_numbers(parts):
-    assert answer_of("".join(parts)).strip() == extract_answer_part("".join(parts))
 
 
 @given(st.text(max_size=60).filter(lambda s: "```" not in s and "</" not in s and "\r" not in s))

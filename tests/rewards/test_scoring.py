@@ -99,7 +99,7 @@ def test_a_scorer_that_raises_is_an_error_and_no_score(own):
     scores, logged = call(functions, [RIGHT, ""])
     assert scores == {"fragile": [1 / len(RIGHT), None], "think_format": [1.0, None]}
     assert logged["metrics"]["verdict/error"] == 0.5
-    assert logged["extra"]["verdict"][1].startswith("error: ZeroDivisionError in fragile (test_batch.py:")
+    assert logged["extra"]["verdict"][1].startswith("error: ZeroDivisionError in fragile (test_scoring.py:")
 
 
 def test_too_many_errors_stop_the_run(own):

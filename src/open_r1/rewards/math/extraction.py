@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+from ..answer_part import find_answer_part
 from .exact import compare, parse
 
 STATEMENT = 4000  # characters at the end of an answer in which its final statement is looked for
@@ -27,18 +28,8 @@ def extract_answer(completion: str) -> str:
 
 
 def extract_answer_part(completion: str) -> str:
-    """What stands after the reasoning, and inside the last `<answer>` if there is one."""
-    start = completion.rfind("</think>") + len("</think>")
-    if start < len("</think>"):
-        if "<think>" in completion:
-            return ""
-        start = 0
-    opening = completion.rfind("<answer>", start)
-    if opening < 0:
-        return completion[start:].strip()
-    start = opening + len("<answer>")
-    end = completion.find("</answer>", start)
-    return completion[start:end].strip() if end >= 0 else ""
+    """`find_answer_part` without the white space around it."""
+    return find_answer_part(completion).strip()
 
 
 def extract_gold(solution: str) -> str:
