@@ -6,7 +6,8 @@ import re
 
 from ...sandbox.cases import AssertTest, Language, Program, StdinTest
 from ..answer_part import find_answer_part
-from .suites import Suite, extract_helpers, find_language, find_unfinished
+from .assert_tests import extract_helpers, find_unfinished
+from .suites import Suite, find_language
 
 _FENCE = re.compile(r"([ \t]*+)(`{3,}+|~{3,}+)[ \t]*+([^\r\n]*)\r?")
 # Distinguishes a program in a block without an info string from sample output or a shell session.

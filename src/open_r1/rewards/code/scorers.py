@@ -14,8 +14,10 @@ from ...sandbox import judging, pool
 from ...sandbox.cases import CallTest, Language, Level, Limits, Outcome, Program, Test
 from ...sandbox.judging import NOT_RUN
 from ..verdict import Verdict
+from .assert_tests import Malformed
+from .call_tests import convert_to_calls, split_assertions
 from .extraction import assemble_program, extract_program, find_prompt_code
-from .suites import Malformed, Suite, convert_to_calls, find_language, read_suite, split_assertions
+from .suites import Suite, find_language, read_suite
 
 Judge = Callable[..., list[Outcome]]  # (program, tests, stop_early=...)
 
