@@ -19,12 +19,7 @@ import re
 from collections.abc import Hashable, Iterable
 from fractions import Fraction
 
-from .arithmetic import Unreadable, Value, are_proportional, number, rational, variable
-from .expression import NUMERAL, Scalar
-from .parse import (
-    INTEGER,
-    INTERVALS,
-    VERDICTS,
+from .answers import (
     Absurd,
     Answer,
     Based,
@@ -39,9 +34,12 @@ from .parse import (
     Sequence,
     Text,
     Union,
-    parse_answer,
-    read_name,
 )
+from .arithmetic import Unreadable, Value, are_proportional, number, rational, variable
+from .expression import NUMERAL, Scalar
+from .inequalities import INTERVALS
+from .names import read_name
+from .parse import INTEGER, TRUTH_WORDS, parse_answer
 from .tokens import tokenize
 from .units import ANGLE, PERCENT, TEMPERATURES
 
@@ -260,7 +258,9 @@ def _compare_texts(gold: str, answer: str) -> bool | None:
         return True
     if sorted(gold.split(" and ")) == sorted(answer.split(" and ")):
         return True
-    if (gold in VERDICTS and answer.startswith(gold + ",")) or (answer in VERDICTS and gold.startswith(answer + ",")):
+    if (gold in TRUTH_WORDS and answer.startswith(gold + ",")) or (
+        answer in TRUTH_WORDS and gold.startswith(answer + ",")
+    ):
         return True  # yes against "yes, it is"
     if len(gold.split()) > PHRASE or f" {wanted} " in f" {given} " or f" {given} " in f" {wanted} ":
         return None

@@ -186,6 +186,18 @@ def split_tokens(tokens: Tokens, at: Callable[[Token], bool]) -> tuple[list[Toke
     return pieces, separators
 
 
+def find_enclosed(tokens: Tokens, opening: str, closing: str) -> Tokens | None:
+    """What stands between the first and the last token, if these are one pair of brackets."""
+    if len(tokens) < 2 or tokens[0].text != opening or tokens[-1].text != closing:
+        return None
+    depth = 0
+    for i, token in enumerate(tokens):
+        depth += (token.text in OPEN) - (token.text in CLOSE)
+        if depth == 0 and i < len(tokens) - 1:
+            return None
+    return tokens[1:-1]
+
+
 def match_any(*texts: str) -> Callable[[Token], bool]:
     return lambda token: token.text in texts and token.kind in ("symbol", "command")
 
