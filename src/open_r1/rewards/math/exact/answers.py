@@ -12,20 +12,27 @@ from .units import PERCENT, Unit
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A value; `decimals` and `digits` (significant) where it is written as a plain decimal."""
+    """A value, with its unit.
+
+    Args:
+        value: without the unit.
+        decimals: digits after the point if it is written as a plain decimal, else None.
+        digits: significant digits of that decimal.
+        unit: dimension and factor.
+    """
 
     value: Value
     decimals: int | None = None
     digits: int = 0
     unit: Unit | None = None
 
-    def share(self) -> Value:
-        """Its value, and 0.2 for 20%."""
+    def compute_share(self) -> Value:
+        """Its value; 0.2 for 20%."""
         return self.value * rational(Fraction(1, 100)) if self.unit and self.unit[0] == PERCENT else self.value
 
 
 @dataclass(frozen=True, slots=True)
-class Infinite:
+class Infinity:
     sign: int
 
 
@@ -35,8 +42,8 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Based:
-    """Digits and the base they are written in."""
+class Numeral:
+    """Digits in a base: 101_2."""
 
     digits: str
     base: int
@@ -44,9 +51,9 @@ class Based:
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """Items in brackets, which are "()", "[]", "[)", "(]" (a point or an interval), "{}" (a set), or "" (a list).
+    """Items in brackets: "()", "[]", "[)", "(]" (a point or an interval), "{}" (a set), or "" (a list).
 
-    Those of "cases" are the points (value, condition), those of "<" and ">" a chain a < b < c.
+    The brackets "cases" hold points (value, condition); "<" and ">" hold the members of a chain a < b < c.
     """
 
     brackets: str
@@ -76,8 +83,8 @@ class Matrix:
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
-    """`name = answer`; `parameter` is the x of f(x). Also `name > 3`, whose answer is then the interval."""
+class Assignment:
+    """`name = answer`; `parameter` is the x of f(x). `name > 3` has the relation "in" and an interval as answer."""
 
     name: str
     parameter: str | None
@@ -87,29 +94,41 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Equation:
-    """left - right = 0, or > 0 or >= 0."""
+    """difference = 0, or > 0, or >= 0."""
 
     difference: Value
     relation: str = "="
 
 
 @dataclass(frozen=True, slots=True)
-class Absurd:
+class FalseEquation:
     """A false equation between numbers (0 = 1 = 42), which equals nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Extreme:
-    """A rational number with a numerator or denominator too large to be that of any `Number`."""
+class HugeNumber:
+    """A rational number whose numerator or denominator is too large for a `Number`."""
 
 
 Answer = (
-    Absurd | Extreme | Number | Infinite | Text | Based | Sequence | Union | Ratio | Clock | Matrix | Named | Equation
+    FalseEquation
+    | HugeNumber
+    | Number
+    | Infinity
+    | Text
+    | Numeral
+    | Sequence
+    | Union
+    | Ratio
+    | Clock
+    | Matrix
+    | Assignment
+    | Equation
 )
 
 
-class Parsed(NamedTuple):
-    """The cleaned text, and its readings: several where it is ambiguous (`1,234`; `5 m`), none where it has none."""
+class ParsedAnswer(NamedTuple):
+    """The cleaned text, and its readings: several if it is ambiguous (`1,234`; `5 m`), none if it cannot be read."""
 
     text: str
     readings: tuple[Answer, ...]

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 from .tokens import CLOSE, FRACTIONS, FUNCTIONS, GREEK, OPEN, Tokens
 
-_NAMING = frozenset("(){}[]|_',:") | {
-    "\\angle",
-    "\\triangle",
-    "\\overline",
-    "\\vec",
-    "\\hat",
-    "\\bar",
-    "\\mid",
-    "\\prime",
-}
-_NAMING |= {"\\mathbf", "\\frac", "\\dfrac", "\\widehat", "\\overrightarrow", "\\lvert", "\\rvert"}
+_COMMANDS = "angle triangle overline vec hat bar mid prime mathbf frac dfrac widehat overrightarrow lvert rvert"
+_NAMING = frozenset("(){}[]|_',:") | {"\\" + command for command in _COMMANDS.split()}
 
 
 def read_name(tokens: Tokens) -> tuple[str, str | None] | None:
-    """The name that `tokens` are (x, x_1, f(x), (x, y), |AB|, \\frac{NO}{BO}, ...) and the parameter of a function."""
+    """The name (x, x_1, f(x), (x, y), |AB|, \\frac{NO}{BO}, ...) and a function's parameter; None for other tokens."""
     inverse = [token.text for token in tokens[1:6]] == ["^", "{", "-", "1", "}"] and len(tokens) > 6
     if inverse and tokens[6].text == "(":  # f^{-1}(x)
         tokens = (tokens[0]._replace(text=tokens[0].text + "'"), *tokens[6:])

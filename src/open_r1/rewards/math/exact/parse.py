@@ -10,16 +10,16 @@ from fractions import Fraction
 from functools import lru_cache
 
 from .answers import (
-    Absurd,
     Answer,
+    Assignment,
     Clock,
     Equation,
-    Extreme,
-    Infinite,
+    FalseEquation,
+    HugeNumber,
+    Infinity,
     Matrix,
-    Named,
     Number,
-    Parsed,
+    ParsedAnswer,
     Sequence,
     Text,
     Union,
@@ -37,7 +37,7 @@ from .inequalities import (
     read_infinity,
 )
 from .names import read_name
-from .quantities import NUMBER_WORDS, is_extreme, read_based, read_quantity, read_ratio
+from .quantities import NUMBER_WORDS, is_huge, read_numeral, read_quantity, read_ratio
 from .tokens import (
     Token,
     Tokens,
@@ -67,7 +67,7 @@ _CLOCK = re.compile(
 
 
 def _list_variants(text: str) -> Iterator[str]:
-    """What a comma between digits may mean."""
+    """The text with each meaning that a comma or a space between digits may have."""
     if "," not in text and " " not in text:
         yield text
         return
@@ -83,16 +83,20 @@ def _list_variants(text: str) -> Iterator[str]:
 
 
 @lru_cache(maxsize=1 << 15)
-def parse_answer(text: str) -> Parsed:
-    """Read an answer; never raises."""
+def parse_answer(text: str) -> ParsedAnswer:
+    """Read an answer; never raises.
+
+    >>> parse_answer("(1, 2)").readings[0].brackets
+    '()'
+    """
     if len(text) > LENGTH:
-        return Parsed(text.strip(), ())
+        return ParsedAnswer(text.strip(), ())
     cleaned = clean_text(text)
     if INTEGER.fullmatch(cleaned):
-        return Parsed(cleaned, (Number(number(int(cleaned))),))
+        return ParsedAnswer(cleaned, (Number(number(int(cleaned))),))
     clock = _read_clock(cleaned)
     if clock is not None:
-        return Parsed(_IDLE_SPACE.sub("", cleaned), (clock,))
+        return ParsedAnswer(_IDLE_SPACE.sub("", cleaned), (clock,))
     readings: list[Answer] = []
     for variant in _list_variants(cleaned):
         try:
@@ -100,7 +104,7 @@ def parse_answer(text: str) -> Parsed:
         except Unreadable:
             continue
         readings += _list_readings(tokens)
-    return Parsed(
+    return ParsedAnswer(
         _IDLE_SPACE.sub("", cleaned).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac"), tuple(readings)
     )
 
@@ -114,13 +118,13 @@ def _read_clock(text: str) -> Clock | None:
 
 
 def _list_readings(tokens: Tokens) -> Iterator[Answer]:
-    """As mathematics, with single letters as variables and as units; as a number too large to compute; as words."""
+    """The text as mathematics (single letters as variables, then as units), as a huge number, and as words."""
     may_be_unit = any(t.kind == "word" and t.spaced and len(t.text) == 1 and is_unit(t.text) for t in tokens)
     for letters_are_units in (False, True)[: 1 + may_be_unit]:
         with contextlib.suppress(Unreadable, RecursionError):
             yield _read_answer(tokens, letters_are_units)
-    if is_extreme(tokens):
-        yield Extreme()
+    if is_huge(tokens):
+        yield HugeNumber()
     words = _read_words(tokens)
     if words is not None:
         yield words
@@ -131,14 +135,14 @@ _PHRASES = dict.fromkeys(("all real numbers", "all reals", "real numbers", "all 
 _PHRASES |= dict.fromkeys(
     ("no solution", "no solutions", "empty set", "no real solution", "no real solutions"), Sequence("{}", ())
 )
-_PHRASES |= dict.fromkeys(("infinity", "infinite", "infinitely many", "infinitely many solutions"), Infinite(1))
+_PHRASES |= dict.fromkeys(("infinity", "infinite", "infinitely many", "infinitely many solutions"), Infinity(1))
 _SYNONYMS = dict.fromkeys(("dne", "limit does not exist"), "does not exist")
 _OPENING = re.compile(r"(?:there (?:is|are|exists?) |the )")
 TRUTH_WORDS = frozenset(("yes", "no", "true", "false"))
 
 
 def _read_words(tokens: Tokens) -> Text | None:
-    """Words and nothing else."""
+    """The words of a text that has nothing else."""
     if not any(token.kind in ("word", "text") and len(token.text) > 1 for token in tokens):
         return None
     if any(token.kind not in ("word", "text") and token.text not in "-'.,:()\"?!;" for token in tokens):
@@ -148,12 +152,17 @@ def _read_words(tokens: Tokens) -> Text | None:
     words = [token.text.lower() for token in tokens if token.kind in ("word", "text")]
     if words[0] in TRUTH_WORDS and len(words) > 1 and tokens[1].text in ",.;:":  # "Yes, it is", but not "no solution"
         words[0] += ","
-    said = _OPENING.sub("", " ".join(words), count=1) if words[0] in ("the", "there") else " ".join(words)
-    return Text(_SYNONYMS.get(said, said))
+    text = " ".join(words)
+    text = _OPENING.sub("", text, count=1) if words[0] in ("the", "there") else text
+    return Text(_SYNONYMS.get(text, text))
 
 
 def _read_answer(tokens: Tokens, letters_are_units: bool = False, depth: int = 0) -> Answer:
-    """A list, or one item."""
+    """A list, or its only item.
+
+    Raises:
+        Unreadable: the tokens are neither.
+    """
     if depth > 4 or not tokens:
         raise Unreadable("nesting" if tokens else "nothing")
     inner = find_enclosed(tokens, "{", "}")
@@ -172,18 +181,18 @@ def _read_answer(tokens: Tokens, letters_are_units: bool = False, depth: int = 0
     items = [item for items in items_GI for item in items]
     if (compound := _add_quantities(items)) is not None:
         return compound
-    name = items[0].name if isinstance(items[0], Named) else None
-    if name is not None and all(isinstance(i, Named) and i.name == name for i in items):
+    name = items[0].name if isinstance(items[0], Assignment) else None
+    if name is not None and all(isinstance(i, Assignment) and i.name == name for i in items):
         if all(i.relation == "in" and is_interval(i.answer) for i in items):
-            return Named(name, None, join_intervals([i.answer for i in items], conjunctions), "in")
-        return Named(name, items[0].parameter, Sequence("", tuple(_flatten(map(_drop_name, items)))))
-    if name is not None and not any(isinstance(i, Named) for i in items[1:]):  # n = 1, 2, 3
-        return Named(name, items[0].parameter, Sequence("", tuple(_flatten(map(_drop_name, items)))))
+            return Assignment(name, None, join_intervals([i.answer for i in items], conjunctions), "in")
+        return Assignment(name, items[0].parameter, Sequence("", tuple(_flatten(map(_drop_name, items)))))
+    if name is not None and not any(isinstance(i, Assignment) for i in items[1:]):  # n = 1, 2, 3
+        return Assignment(name, items[0].parameter, Sequence("", tuple(_flatten(map(_drop_name, items)))))
     return Sequence("", tuple(_flatten(items)))
 
 
 def _add_quantities(items: list[Answer]) -> Number | None:
-    """5 hours and 30 minutes, in the first unit: one quantity, if the units are of one kind and get smaller."""
+    """5 hours and 30 minutes as one quantity in the first unit, if the units have one dimension and get smaller."""
     units = [item.unit for item in items if isinstance(item, Number) and item.unit]
     if len(units) < len(items) or len(units) < 2 or len({dimension for dimension, _ in units}) > 1:
         return None
@@ -201,19 +210,19 @@ def _split_items(tokens: Tokens) -> list[Tokens]:
 
 
 def _are_records(items_GI: list[list[Answer]], conjunctions: list[Token]) -> bool:
-    """Several groups of as many items each, told apart by semicolons or by their names."""
+    """True for several groups of equal size, separated by semicolons or by their names."""
     sizes = {len(items) for items in items_GI}
     if len(items_GI) < 2 or len(sizes) != 1 or sizes == {1}:
         return False
     if all(token.text == ";" for token in conjunctions):
         return True
-    return all(isinstance(item, Named) for items in items_GI for item in items) and all(
-        len({item.name for item in items if isinstance(item, Named)}) == len(items) for items in items_GI
+    return all(isinstance(item, Assignment) for items in items_GI for item in items) and all(
+        len({item.name for item in items if isinstance(item, Assignment)}) == len(items) for items in items_GI
     )
 
 
 def _flatten(items: Iterable[Answer]) -> Iterator[Answer]:
-    """Lists inside a list (from a plus-minus sign) are part of it."""
+    """The items, with those of lists inside the list (from a plus-minus sign)."""
     for item in items:
         if isinstance(item, Sequence) and not item.brackets:
             yield from item.items
@@ -222,7 +231,7 @@ def _flatten(items: Iterable[Answer]) -> Iterator[Answer]:
 
 
 def _drop_name(answer: Answer) -> Answer:
-    return answer.answer if isinstance(answer, Named) else answer
+    return answer.answer if isinstance(answer, Assignment) else answer
 
 
 def _read_item(tokens: Tokens, letters_are_units: bool, depth: int) -> Answer:
@@ -232,7 +241,7 @@ def _read_item(tokens: Tokens, letters_are_units: bool, depth: int) -> Answer:
     relations = [find_relation(sign) for sign in signs]
     if not relations:
         return _read_object(tokens, letters_are_units, depth)
-    if "~" in relations:  # what is exact stands before; after a name it is all there is
+    if "~" in relations:  # keep what stands before it, unless that is only a name
         at = relations.index("~")
         head = tuple(token for i in range(at + 1) for token in (*parts[i], *signs[i : i + (i < at)]))
         if read_name(head) is not None:
@@ -247,7 +256,7 @@ def _read_item(tokens: Tokens, letters_are_units: bool, depth: int) -> Answer:
         answer = (
             _read_answer(parts[1], depth=depth + 1) if relations == ["in"] else exclude_point(read_bound(parts[1]))
         )
-        return Named(name[0], name[1], answer, "in")
+        return Assignment(name[0], name[1], answer, "in")
     return read_inequality(parts, relations)
 
 
@@ -255,17 +264,17 @@ def _read_equation(parts: list[Tokens], letters_are_units: bool, depth: int) -> 
     names = [read_name(part) for part in parts]
     if not parts[0] or not parts[-1]:
         raise Unreadable("half an equation")
-    if parts[0][0].text in _OPERATORS and len(parts) == 2:  # what is evaluated names the value
-        return Named(
+    if parts[0][0].text in _OPERATORS and len(parts) == 2:  # \max f = 3: the operator is the name
+        return Assignment(
             "".join(token.text for token in parts[0]), None, _read_answer(parts[1], letters_are_units, depth + 1)
         )
     if names[0] is not None:  # x = ..., x = y = ..., x = 1 + 1 = 2
         answer = _read_answer(parts[-1], letters_are_units, depth + 1)
-        return Named(names[0][0], names[0][1], answer)
+        return Assignment(names[0][0], names[0][1], answer)
     if names[-1] is not None and len(parts) == 2:  # 5 = x
-        return Named(names[-1][0], names[-1][1], _read_answer(parts[0], letters_are_units, depth + 1))
+        return Assignment(names[-1][0], names[-1][1], _read_answer(parts[0], letters_are_units, depth + 1))
     quantities = [read_quantity(part, letters_are_units) for part in parts]
-    values = [quantity.share() for quantity in quantities]
+    values = [quantity.compute_share() for quantity in quantities]
     if any(value.variables() - {"\\pi", "e"} for value in values):
         if len(values) != 2:
             if values[-1] == values[-2] and not values[-1].variables() - {"\\pi", "e"}:
@@ -276,11 +285,11 @@ def _read_equation(parts: list[Tokens], letters_are_units: bool, depth: int) -> 
         return quantities[-1]  # 2 + 2 = 4
     if all(_is_near(values[0], quantity) for quantity in quantities):
         return quantities[0]  # 1/3 = 0.33
-    return Absurd()
+    return FalseEquation()
 
 
 def _is_near(exact: Value, quantity: Number) -> bool:
-    """Is it the exact value itself, or a decimal within one unit of its last place?"""
+    """True for the exact value, or a decimal within one unit of its last place."""
     if quantity.value == exact:
         return True
     wanted, given = exact.approximate(), quantity.value.rational()
@@ -293,7 +302,7 @@ _OPERATORS = frozenset(("\\lim", "\\max", "\\min", "\\sum", "\\prod", "\\int", "
 
 
 def _read_object(tokens: Tokens, letters_are_units: bool, depth: int) -> Answer:
-    """Anything without a relation."""
+    """A set, an interval, a matrix, a number or another answer without a relation."""
     if not tokens:
         raise Unreadable("nothing")
     parts, _ = split_tokens(tokens, match_any("\\setminus", "\\backslash"))
@@ -328,10 +337,10 @@ def _read_object(tokens: Tokens, letters_are_units: bool, depth: int) -> Answer:
     ):
         point = _read_bracketed(tokens[1:], depth)  # P(2, -3)
         if isinstance(point, Sequence):
-            return Named(texts[0], None, point)
+            return Assignment(texts[0], None, point)
     if any(token.text in ("\\pm", "\\mp") for token in tokens):
         return _expand_plus_minus(tokens, letters_are_units, depth)
-    return read_based(texts) or read_ratio(tokens) or read_quantity(tokens, letters_are_units)
+    return read_numeral(texts) or read_ratio(tokens) or read_quantity(tokens, letters_are_units)
 
 
 def _expand_plus_minus(tokens: Tokens, letters_are_units: bool, depth: int) -> Answer:
@@ -355,7 +364,7 @@ def _read_set(inner: Tokens, depth: int) -> Answer:
     parts, _ = split_tokens(inner, match_any("|", "\\mid", ":"))
     if len(parts) == 2 and read_name(split_tokens(parts[0], match_any("\\in"))[0][0]) is not None:  # {x | 0 < x < 1}
         condition = _read_answer(parts[1], depth=depth + 1)
-        if isinstance(condition, Named) and condition.relation == "in":
+        if isinstance(condition, Assignment) and condition.relation == "in":
             return condition.answer
         raise Unreadable("set builder")
     answer = _read_answer(inner, depth=depth + 1)
@@ -375,7 +384,7 @@ def _read_bracketed(tokens: Tokens, depth: int) -> Answer | None:
                 answers = tuple(_read_answer(item, depth=depth + 1) for item in items)
                 if any(isinstance(answer, Sequence) and not answer.brackets for answer in answers):
                     raise Unreadable("a list as a coordinate")
-                if all(isinstance(answer, Named) and answer.relation == "=" for answer in answers):
+                if all(isinstance(answer, Assignment) and answer.relation == "=" for answer in answers):
                     return Sequence(opening + closing, tuple(map(_drop_name, answers)))
                 return Sequence(opening + closing, answers)
             if len(items) == 1 and items[0] and items[0][0].text in ("\\begin", "(", "["):
@@ -387,7 +396,7 @@ _ENVIRONMENTS = frozenset(("pmatrix", "bmatrix", "matrix", "Bmatrix", "cases"))
 
 
 def _read_matrix(tokens: Tokens, depth: int) -> Matrix | Sequence:
-    """pmatrix, bmatrix, matrix: `\\begin { pmatrix } ... \\end { pmatrix }`."""
+    """A matrix or cases environment: `\\begin { pmatrix } ... \\end { pmatrix }`."""
     kind = tokens[2].text if len(tokens) > 8 else ""
     end = tokens[-4:]
     if kind not in _ENVIRONMENTS or [t.text for t in end] != ["\\end", "{", kind, "}"]:
@@ -413,12 +422,14 @@ def _read_cases(cells_RC: list[list[Tokens]], depth: int) -> Sequence:
     answers = [tuple(_read_words(cell) or _read_answer(cell, depth=depth + 1) for cell in cells) for cells in trimmed]
     if answers and all(len(cells) == 2 for cells in answers):
         return Sequence("cases", tuple(Sequence("()", cells) for cells in answers))
-    if len(answers) > 1 and all(len(c) == 1 and isinstance(c[0], Named) and c[0].relation == "=" for c in answers):
+    if len(answers) > 1 and all(
+        len(c) == 1 and isinstance(c[0], Assignment) and c[0].relation == "=" for c in answers
+    ):
         return Sequence("()", tuple(_drop_name(cells[0]) for cells in answers))
     raise Unreadable("cases")
 
 
 def _trim_cell(cell: Tokens) -> Tokens:
-    """Without the comma at its end, or the "if" at its start."""
+    """The cell without a comma at its end and an "if" at its start."""
     cell = cell[:-1] if cell and cell[-1].text in (",", ";", ".") else cell
     return cell[1:] if cell and cell[0].kind in ("word", "text") and cell[0].text in _IF else cell
