@@ -545,13 +545,13 @@ def test_a_level_is_there_only_if_a_program_runs_in_it(tmp_path: Path, monkeypat
 
 def test_both_architectures_have_a_filter():
     for machine in seccomp.AUDIT_ARCH:
-        code = seccomp.program(1, files=True, machine=machine)
+        code = seccomp.build_filter(1, files=True, machine=machine)
         assert len(code) < 4096 and all(0 <= jump < 256 for _, true, false, _ in code for jump in (true, false))
         wanted = {"read", "write", "mmap", "futex", "exit_group", "clock_gettime", "getrandom", "rt_sigaction"}
-        assert wanted <= seccomp.numbers(seccomp.TABLE, machine).keys()
+        assert wanted <= seccomp.read_table(seccomp.TABLE, machine).keys()
         forbidden = {"socket", "ptrace", "chmod", "fchmodat", "truncate", "memfd_create", "io_uring_setup", "kill"}
         assert (
-            not forbidden & (seccomp.numbers(seccomp.TABLE, machine) | seccomp.numbers(seccomp.FILES, machine)).keys()
+            not forbidden & (seccomp.read_table(seccomp.TABLE, machine) | seccomp.read_table(seccomp.FILES, machine)).keys()
         )
 
 

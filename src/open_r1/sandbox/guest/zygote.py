@@ -199,7 +199,7 @@ def main() -> None:
         sys.exit(1)
     for name in ("exit", "quit"):  # the site module, left out by -S, would have put them there
         setattr(builtins, name, _sitebuiltins.Quitter(name, ""))
-    seccomp.prepared(files=configuration["level"] != "seccomp")
+    seccomp.pack_filter(files=configuration["level"] != "seccomp")
     gc.collect()
     gc.freeze()
     gc.disable()
