@@ -153,15 +153,13 @@ def code(completion: str, tests: Any, *, max_tests: int | None = None, **setting
     Raises:
         RecipeError: a setting is impossible.
     """
-    task = _make_task(completion, tests, Settings(**settings))
-    return task if isinstance(task, Verdict) else _judge_all(task, max_tests)
+    return _judge_all(_make_task(completion, tests, Settings(**settings)), max_tests)
 
 
 @_takes_settings
 def run_program(program: str, tests: Any, *, max_tests: int | None = None, **settings: Any) -> Verdict:
     """`code` for a bare program, without a completion around it."""
-    task = _make_task(program, tests, Settings(**settings), bare=True)
-    return task if isinstance(task, Verdict) else _judge_all(task, max_tests)
+    return _judge_all(_make_task(program, tests, Settings(**settings), bare=True), max_tests)
 
 
 @_takes_settings
@@ -173,10 +171,7 @@ def code_fraction(completion: str, tests: Any, *, max_tests: int | None = None, 
     Returns:
         the share, 0 without a program; a verdict (unknown or error) if any test gave no evidence.
     """
-    task = _make_task(completion, tests, Settings(**settings))
-    if isinstance(task, Verdict):
-        return task if task.score is None else task.score
-    return _find_best(_score_tests, task._replace(suite=split_assertions(task.suite)), max_tests)
+    return _find_best(_score_tests, _make_task(completion, tests, Settings(**settings), split=True), max_tests)
 
 
 @_takes_settings
@@ -190,10 +185,7 @@ def code_subtasks(completion: str, tests: Any, **settings: Any) -> float | Verdi
     Returns:
         the share, 0 without a program; a verdict (unknown or error) if a subtask could not be decided.
     """
-    task = _make_task(completion, tests, Settings(**settings))
-    if isinstance(task, Verdict):
-        return task if task.score is None else task.score
-    return _find_best(_score_subtasks, task, None)
+    return _find_best(_score_subtasks, _make_task(completion, tests, Settings(**settings)), None)
 
 
 class _Task(NamedTuple):
@@ -204,8 +196,11 @@ class _Task(NamedTuple):
     judge: Judge
 
 
-def _make_task(text: str, tests: Any, settings: Settings, bare: bool = False) -> _Task | Verdict:
-    """The task of a completion (or a bare program), or the verdict if there is nothing to run."""
+def _make_task(text: str, tests: Any, settings: Settings, bare: bool = False, split: bool = False) -> _Task | Verdict:
+    """The task of a completion (or a `bare` program), or the verdict if there is nothing to run.
+
+    Each assertion is a test of its own if `split`.
+    """
     judge = settings.make_judge()
     try:
         suite = settings.read_suite(tests)
@@ -214,7 +209,7 @@ def _make_task(text: str, tests: Any, settings: Settings, bare: bool = False) ->
     source = text if bare else extract_program(text, suite.language)
     if source is None:
         return Verdict("wrong", f"no code block ({suite.language})")
-    return _Task(assemble_program(source, suite), suite, judge)
+    return _Task(assemble_program(source, suite), split_assertions(suite) if split else suite, judge)
 
 
 def _choose_tests(suite: Suite, max_tests: int | None) -> Iterator[tuple[list[int], list[Test], int]]:
@@ -232,8 +227,10 @@ def _choose_tests(suite: Suite, max_tests: int | None) -> Iterator[tuple[list[in
         yield chosen, [tests[i] for i in chosen], count
 
 
-def _judge_all(task: _Task, max_tests: int | None) -> Verdict:
+def _judge_all(task: _Task | Verdict, max_tests: int | None) -> Verdict:
     """The verdict on a program; if the tests have two readings, it is correct by either."""
+    if isinstance(task, Verdict):
+        return task
     verdict = Verdict("unknown", "no tests")
     for chosen, tests, count in _choose_tests(task.suite, max_tests):
         verdict = combine_outcomes(task.judge(task.program, tests, stop_early=True), chosen, count)
@@ -260,9 +257,11 @@ def combine_outcomes(outcomes: list[Outcome], numbers: list[int], total: int) ->
 
 
 def _find_best(
-    score: Callable[[Program, list[Test], Judge], float | Verdict], task: _Task, max_tests: int | None
+    score: Callable[[Program, list[Test], Judge], float | Verdict], task: _Task | Verdict, max_tests: int | None
 ) -> float | Verdict:
     """A partial score; if the tests have two readings, the better one."""
+    if isinstance(task, Verdict):
+        return task if task.score is None else task.score
     best = 0.0
     for _, tests, _ in _choose_tests(task.suite, max_tests):
         found = score(task.program, tests, task.judge)
