@@ -24,7 +24,7 @@ from .runner import Execution, Runner
 
 NOT_RUN = Outcome("unknown", "not run after the first failure")
 _ERROR_LINE = re.compile(r"(?:Uncaught )?[\w.]*(?:Error|Exception|Interrupt)\b")
-SLOWEST = 3  # tests of a program that may each use up their time; waiting for all of many would block everybody
+SLOWEST = 3  # tests of a program that may each use up their time; to wait for more would block other programs
 STARVED = "the machine was too busy to judge the program's speed"
 _SLOW = re.compile(rf"more than \S+ s of CPU time|waited for|{STARVED}")
 Outcomes = dict[int, Outcome]  # by the number of the test

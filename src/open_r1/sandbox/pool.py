@@ -36,83 +36,16 @@ CORES = len(os.sched_getaffinity(0))
 START_SECONDS = 20  # within which a zygote must answer
 SLACK_SECONDS = 15  # beyond the longest run, after which a zygote counts as hung
 PATIENCE = 3  # wall limits that a run may last while it computes; as in zygote.py
-# Imported once per zygote instead of once per run; at level seccomp a program can import nothing else.
-PRELOAD = [
-    "__future__",
-    "abc",
-    "array",
-    "ast",
-    "bisect",
-    "builtins",
-    "calendar",
-    "cmath",
-    "codecs",
-    "collections",
-    "collections.abc",
-    "contextlib",
-    "copy",
-    "copyreg",
-    "csv",
-    "dataclasses",
-    "datetime",
-    "decimal",
-    "difflib",
-    "enum",
-    "errno",
-    "fractions",
-    "functools",
-    "gc",
-    "genericpath",
-    "graphlib",
-    "hashlib",
-    "heapq",
-    "html",
-    "inspect",
-    "io",
-    "itertools",
-    "json",
-    "keyword",
-    "linecache",
-    "locale",
-    "math",
-    "numbers",
-    "operator",
-    "os",
-    "os.path",
-    "pickle",
-    "pprint",
-    "queue",
-    "random",
-    "re",
-    "reprlib",
-    "secrets",
-    "select",
-    "shlex",
-    "signal",
-    "stat",
-    "statistics",
-    "string",
-    "struct",
-    "sys",
-    "tempfile",
-    "textwrap",
-    "threading",
-    "time",
-    "timeit",
-    "token",
-    "tokenize",
-    "traceback",
-    "types",
-    "typing",
-    "unicodedata",
-    "unittest",
-    "unittest.mock",
-    "uuid",
-    "warnings",
-    "weakref",
-    "zlib",
-    "zoneinfo",
-]
+# Imported once for each zygote instead of each run. At the level seccomp a program can import nothing else.
+_MODULES = """
+__future__ abc array ast bisect builtins calendar cmath codecs collections collections.abc contextlib copy
+copyreg csv dataclasses datetime decimal difflib enum errno fractions functools gc genericpath graphlib hashlib
+heapq html inspect io itertools json keyword linecache locale math numbers operator os os.path pickle pprint
+queue random re reprlib secrets select shlex signal stat statistics string struct sys tempfile textwrap
+threading time timeit token tokenize traceback types typing unicodedata unittest unittest.mock uuid warnings
+weakref zlib zoneinfo
+"""
+PRELOAD = _MODULES.split()
 
 
 class SandboxError(Exception):
@@ -353,9 +286,9 @@ def _run_trial(isolation: Isolation) -> None:
 
 def list_interpreters() -> list[str]:
     """This interpreter (outside its virtual environment), then the system's."""
-    own = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+    this = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     system = shutil.which("python3", path="/usr/bin:/usr/local/bin:/bin")
-    return list(dict.fromkeys([own, *([os.path.realpath(system)] if system else [])]))
+    return list(dict.fromkeys([this, *([os.path.realpath(system)] if system else [])]))
 
 
 @functools.cache

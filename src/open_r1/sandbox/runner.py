@@ -38,7 +38,23 @@ class Runner(Protocol):
 
     A provider is a class that is called with the recipe's `url` and makes a Runner. The recipe names it as
     `provider: package.module:Class`, or by an entry point in the group `open_r1.sandbox_providers`. `services.Service`
-    sends the requests of a provider over HTTP, with retries.
+    sends the requests of a provider over HTTP, with retries:
+
+    ```python
+    class Cloud:
+        def __init__(self, url: str):
+            self.service = Service("cloud", url, "/run")
+
+        def run(self, program, stdins, limits):
+            for stdin in stdins:
+                request = {"code": program.source, "language": program.language, "stdin": stdin.decode()}
+                yield self.service.execute(request, self.read, limits)
+
+        def read(self, answer, limits):
+            if "exit_code" not in answer:
+                raise Outage("cloud: an answer without exit_code")
+            return Execution("exit", answer["exit_code"], answer["stdout"].encode())
+    ```
     """
 
     def run(self, program: Program, stdins: Sequence[bytes], limits: Limits) -> Iterable[Execution]: ...

@@ -24,9 +24,9 @@ ENTRY_POINTS = "open_r1.sandbox_providers"  # the group under which other packag
 ATTEMPTS = 5  # for a request to a service that is down or busy; pauses of 0.5, 1, 2, 4 s, or as long as it asks for
 ATTEMPTS_INSIDE = 2  # for a request that fails inside the service: this program may always make it fail
 LONGEST_WAIT = 20.0  # seconds between two attempts
-DOWN_SECONDS = 10.0  # after its last attempt failed, a service that is down gets no further requests for this long
+DOWN_SECONDS = 10.0  # without requests, after the last attempt found the service down
 CONNECT_SECONDS = 10.0
-QUEUE_SECONDS = 60.0  # that a request may wait in the service, beyond its own limits
+QUEUE_SECONDS = 60.0  # for a request's wait in the service, beyond the limits of its run
 
 # Piston's name of each language, and the name of the program's file.
 _PISTON: dict[Language, tuple[str, str]] = {

@@ -212,7 +212,7 @@ class Scalar:
             index = self.sum().rational() or Fraction(0)
             self.need("]")
         token = self.peek()
-        # `√12` is the root of 12; in LaTeX `\sqrt12` is \sqrt{1}2, which nobody means.
+        # `√12` is the root of 12; in LaTeX `\sqrt12` is \sqrt{1}2, which is never meant.
         if token is not None and token.kind == "number":
             self.position += 1
             argument = rational(literal(token.text))
