@@ -589,28 +589,28 @@ def test_leetcode(step):
 def test_the_helpers_of_a_prompt_are_the_tests_own(number, source):
     """A program may redefine them, but not for the test; a test without its prompt cannot tell."""
     row = rows("code", "HumanEval.jsonl.gz")[number]
-    told = {"tests": row["test"], "entry_point": row["entry_point"]}
-    assert code(fenced(source), **told, prefix=row["prompt"]).outcome == "wrong"
-    assert code(fenced(source), **told).outcome == "unknown"
-    assert code(fenced(row["canonical_solution"]), **told, prefix=row["prompt"]).outcome == "correct"
+    columns = {"tests": row["test"], "entry_point": row["entry_point"]}
+    assert code(fenced(source), **columns, prefix=row["prompt"]).outcome == "wrong"
+    assert code(fenced(source), **columns).outcome == "unknown"
+    assert code(fenced(row["canonical_solution"]), **columns, prefix=row["prompt"]).outcome == "correct"
 
 
 def test_a_starter_does_not_stand_in_for_the_program():
-    told = {"tests": "def check(f):\n    x = f(2)\n    assert x == 4\n", "entry_point": "square"}
+    columns = {"tests": "def check(f):\n    x = f(2)\n    assert x == 4\n", "entry_point": "square"}
     starter = "def one():\n    return 1\ndef square(x):\n    return one()\n"
-    assert code(fenced("def square(x): return x * x"), **told, prefix=starter).outcome == "correct"
+    assert code(fenced("def square(x): return x * x"), **columns, prefix=starter).outcome == "correct"
 
 
 @pytest.mark.parametrize("step", [8, pytest.param(1, marks=long)])
 def test_humaneval(step):
     """References pass: the whole function, and only its body after the prompt."""
     found = rows("code", "HumanEval.jsonl.gz")[::step]
-    told = [{"tests": row["test"], "entry_point": row["entry_point"], "prefix": row["prompt"]} for row in found]
+    columns = [{"tests": row["test"], "entry_point": row["entry_point"], "prefix": row["prompt"]} for row in found]
     whole = [
         partial(code, fenced(row["prompt"] + row["canonical_solution"]), **more)
-        for row, more in zip(found, told, strict=True)
+        for row, more in zip(found, columns, strict=True)
     ]
-    body = [partial(code, fenced(row["canonical_solution"]), **more) for row, more in zip(found, told, strict=True)]
+    body = [partial(code, fenced(row["canonical_solution"]), **more) for row, more in zip(found, columns, strict=True)]
     assert set(verdicts(whole)) == set(verdicts(body)) == {"correct"}
 
 

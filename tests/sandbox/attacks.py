@@ -786,9 +786,6 @@ ATTACKS: list[Attack] = [
 ]  # fmt: skip
 
 
-# --- the range: what there is to be damaged, and whether it was
-
-
 class Range:
     """A secret file, listening sockets, a process to be killed; and the level that is to keep them safe."""
 

@@ -73,8 +73,6 @@ def one(source: str, test: object, language: str = "python", limits: Limits = QU
     return outcome
 
 
-# --- stdin and stdout
-
 STDIN = [
     (DOUBLE, "3", "6", "passed"),
     (DOUBLE, "3", "6\n\n", "passed"),
@@ -188,8 +186,6 @@ def test_output_equals_itself_and_trailing_space_does_not_matter(text: str):
     assert not is_same_output(text + "x", data)
 
 
-# --- calls
-
 CALLS = [
     ("def f(x): return x + 1", (1,), 2, "passed"),
     ("def f(x): return x + 1", (1,), 3, "failed"),
@@ -239,7 +235,7 @@ def test_right_calls_count_though_a_later_one_fails():
     assert statuses(source, *tests, stop_early=False) == "ppfp"
 
 
-def test_arguments_that_cannot_be_told_are_unknown():
+def test_arguments_that_are_not_plain_data_are_unknown():
     assert one("def f(x): return x", CallTest("f", (object(),), 1)).status == "unknown"
 
 
@@ -312,8 +308,6 @@ def test_tests_at_a_limit_of_time_do_not_add_up():
     assert [outcome.status for outcome in outcomes.values()].count("failed") == 99
 
 
-# --- asserts
-
 POINT = "class Point:\n    def __init__(self, x): self.x = x\n    def __eq__(self, other): return True\n    def moved(self, by): return Point(self.x + by)"
 ASSERTS = [
     ("def f(x): return x + 1", "assert f(1) == 2\nassert f(2) == 3", "passed"),
@@ -380,8 +374,6 @@ def test_assert_tests_share_a_process_only_while_they_pass():
     assert statuses(source, AssertTest("assert f() == 2"), AssertTest("assert f() == 1")) == "f-"
 
 
-# --- checkers
-
 ANY_ORDER = "import sys\na, b, c = (open(p).read().split() for p in sys.argv[1:])\nprint(1 if sorted(b) == sorted(c) else 0.25)"
 
 
@@ -408,8 +400,6 @@ def test_checker(source: str, checker: str, status: str, score: float | None):
 def test_what_is_no_score(said: bytes):
     assert read_score(Execution("exit", 0, said)) is None
 
-
-# --- other languages
 
 CPP = "#include <iostream>\nint main() { long long n; std::cin >> n; std::cout << n * 2 << std::endl; }"
 JAVASCRIPT = "console.log(2 * Number(require('fs').readFileSync(0, 'utf8')))"
@@ -500,9 +490,6 @@ def test_a_missing_toolchain_is_an_error_that_names_it(monkeypatch: pytest.Monke
         assert outcome.status == "error" and name in outcome.reason
 
 
-# --- every level
-
-
 def test_each_level_judges(sandbox: Sandbox):
     assert statuses(DOUBLE, StdinTest("3", "6"), StdinTest("4", "9"), runner=sandbox) == "pf"
     tests = CallTest("f", (1,), 2), AssertTest("assert f(1) == 2"), CallTest("f", (1,), 3)
@@ -584,9 +571,6 @@ print(*[o.status + o.reason for o in judge_program(program, tests, runner=Sandbo
     if "error" in done.stdout and name == "namespaces":
         pytest.skip(f"no user namespaces for ordinary users here: {done.stdout}")
     assert done.stdout.strip() == "passed|passed|passed|failedwrong output: expected '2', got '1'", done.stderr
-
-
-# --- when the infrastructure fails
 
 
 def test_many_threads_at_once():
@@ -747,9 +731,6 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-# --- other runners
 
 
 class Elsewhere:

@@ -58,7 +58,7 @@ def extract_program(completion: str, language: Language = "python") -> str | Non
     """
     fallback = None
     for info, source in reversed(find_fenced_blocks(find_answer_part(completion))):
-        if info and _find_language(info) == language:
+        if info and _read_info_language(info) == language:
             return source
         if not info:
             if _LIKE_CODE[language].search(source):
@@ -68,7 +68,7 @@ def extract_program(completion: str, language: Language = "python") -> str | Non
 
 
 def find_fenced_blocks(text: str) -> list[tuple[str, str]]:
-    """Info string and contents of each complete fenced block, in order, in time linear in the length of the text.
+    r"""Info string and contents of each complete fenced block, in order, in time linear in the length of the text.
 
     >>> find_fenced_blocks("So:\n```py\nprint(1)\n```")
     [('py', 'print(1)\n')]
@@ -101,7 +101,7 @@ def _closes_block(fence: re.Match[str], opened: re.Match[str]) -> bool:
     )
 
 
-def _find_language(info: str) -> Language | None:
+def _read_info_language(info: str) -> Language | None:
     """The language of an info string: `python`, `Python3 title=x`, `{.cpp .numberLines}`, `solution.py`."""
     word = info.lstrip("{.").split()[0] if info.lstrip("{.").split() else ""
     word = word.rstrip("}")
