@@ -27,7 +27,7 @@ from open_r1.sandbox import pool as sandbox_pool
 from open_r1.sandbox.cases import AssertTest, CallTest, Program, StdinTest
 from open_r1.sandbox.judging import judge_program
 from open_r1.sandbox.local import Sandbox
-from open_r1.sandbox.pool import CORES, LEVELS, ZYGOTE, Broken, Pool, Zygote, _pools, describe_isolation
+from open_r1.sandbox.pool import CORES, LEVELS, ZYGOTE, Pool, SandboxError, Zygote, _pools, describe_isolation
 
 TESTS = 20  # per program
 FUNCTIONS = {
@@ -116,7 +116,7 @@ def bare_fork() -> Sandbox:
         f"import sys\nsys.path.insert(0, {str(here)!r})\nimport seccomp\nseccomp.install = lambda **options: None\n"
         "import zygote\nzygote.main()\n"
     )
-    isolation = sandbox_pool.isolation("seccomp")
+    isolation = sandbox_pool.find_isolation("seccomp")
     kept, sandbox_pool.ZYGOTE = ZYGOTE, script
     try:
         pool = Pool(isolation)
@@ -139,9 +139,9 @@ def main() -> None:
     sides = {"bare fork": sandboxed(bare_fork())}
     for level in LEVELS:
         try:
-            sandbox_pool.isolation(level)
+            sandbox_pool.find_isolation(level)
             sides[level] = sandboxed(Sandbox(level))
-        except Broken as cause:
+        except SandboxError as cause:
             print(f"{level}: {cause}")
     stored: dict[str, dict[str, dict[str, float]]] = {}
     for kind in ("stdin", "call", "assert"):

@@ -14,10 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from open_r1.errors import RecipeError
-from open_r1.rewards.code.extraction import answer_of, assemble_program, extract_program, fenced_blocks
+from open_r1.rewards.code.extraction import assemble_program, extract_program, find_fenced_blocks
 from open_r1.rewards.code.scorers import code, code_fraction, code_subtasks, run_program
 from open_r1.rewards.code.suites import Suite, read_suite
-from open_r1.rewards.math.extraction import extract_answer_part
 from open_r1.sandbox.cases import AssertTest, CallTest, Limits, Outcome, Program
 from open_r1.sandbox.judging import NOT_RUN
 
@@ -28,18 +27,19 @@ BAD = f"\n{F}python\nprint('bad')\n{F}\n"
 
 
 def test_fences_as_commonmark_has_them():
-    assert fenced_blocks("```\na\n\nb\n```") == [("", "a\n\nb\n")]
-    assert fenced_blocks("~~~ py\na\n~~~~") == [("py", "a\n")]
-    assert fenced_blocks("````\n```\na\n```\n````") == [("", "```\na\n```\n")]
-    assert fenced_blocks("```\na\n~~~\n```") == [("", "a\n~~~\n")]
-    assert fenced_blocks("````\na\n```") == []
-    assert fenced_blocks("```\n```") == [("", "")]
-    assert fenced_blocks("```py\r\na\r\nb\r\n```\r\n") == [("py", "a\r\nb\r\n")]
-    assert fenced_blocks("x ```py\na\n```") == []  # a fence begins its line; the last line opens one that never ends
-    assert fenced_blocks("```print(1)``` and ```\na\n```") == []
-    assert fenced_blocks("1. so:\n   ```py\n   if a:\n       b\n   ```") == [("py", "if a:\n    b\n")]
-    assert fenced_blocks("\t```py\n\ta\n\t```") == [("py", "a\n")]
-    assert fenced_blocks("```py\na\n```python\n```") == [("py", "a\n```python\n")]
+    assert find_fenced_blocks("```\na\n\nb\n```") == [("", "a\n\nb\n")]
+    assert find_fenced_blocks("~~~ py\na\n~~~~") == [("py", "a\n")]
+    assert find_fenced_blocks("````\n```\na\n```\n````") == [("", "```\na\n```\n")]
+    assert find_fenced_blocks("```\na\n~~~\n```") == [("", "a\n~~~\n")]
+    assert find_fenced_blocks("````\na\n```") == []
+    assert find_fenced_blocks("```\n```") == [("", "")]
+    assert find_fenced_blocks("```py\r\na\r\nb\r\n```\r\n") == [("py", "a\r\nb\r\n")]
+    # A fence begins its line; the last line opens one that never ends.
+    assert find_fenced_blocks("x ```py\na\n```") == []
+    assert find_fenced_blocks("```print(1)``` and ```\na\n```") == []
+    assert find_fenced_blocks("1. so:\n   ```py\n   if a:\n       b\n   ```") == [("py", "if a:\n    b\n")]
+    assert find_fenced_blocks("\t```py\n\ta\n\t```") == [("py", "a\n")]
+    assert find_fenced_blocks("```py\na\n```python\n```") == [("py", "a\n```python\n")]
 
 
 @pytest.mark.parametrize(
@@ -130,11 +130,6 @@ def test_fences_inside_the_program():
 def test_extraction_is_total(completion, language):
     program = extract_program(completion, language)
     assert program is None or all(line in completion for line in program.split("\n"))
-
-
-@given(st.lists(st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "x", " \n", GOOD]), max_size=8))
-def test_the_answer_is_the_same_part_for_programs_as_for_numbers(parts):
-    assert answer_of("".join(parts)).strip() == extract_answer_part("".join(parts))
 
 
 @given(st.text(max_size=60).filter(lambda s: "```" not in s and "</" not in s and "\r" not in s))
@@ -594,28 +589,28 @@ def test_leetcode(step):
 def test_the_helpers_of_a_prompt_are_the_tests_own(number, source):
     """A program may redefine them, but not for the test; a test without its prompt cannot tell."""
     row = rows("code", "HumanEval.jsonl.gz")[number]
-    told = {"tests": row["test"], "entry_point": row["entry_point"]}
-    assert code(fenced(source), **told, prefix=row["prompt"]).outcome == "wrong"
-    assert code(fenced(source), **told).outcome == "unknown"
-    assert code(fenced(row["canonical_solution"]), **told, prefix=row["prompt"]).outcome == "correct"
+    columns = {"tests": row["test"], "entry_point": row["entry_point"]}
+    assert code(fenced(source), **columns, prefix=row["prompt"]).outcome == "wrong"
+    assert code(fenced(source), **columns).outcome == "unknown"
+    assert code(fenced(row["canonical_solution"]), **columns, prefix=row["prompt"]).outcome == "correct"
 
 
 def test_a_starter_does_not_stand_in_for_the_program():
-    told = {"tests": "def check(f):\n    x = f(2)\n    assert x == 4\n", "entry_point": "square"}
+    columns = {"tests": "def check(f):\n    x = f(2)\n    assert x == 4\n", "entry_point": "square"}
     starter = "def one():\n    return 1\ndef square(x):\n    return one()\n"
-    assert code(fenced("def square(x): return x * x"), **told, prefix=starter).outcome == "correct"
+    assert code(fenced("def square(x): return x * x"), **columns, prefix=starter).outcome == "correct"
 
 
 @pytest.mark.parametrize("step", [8, pytest.param(1, marks=long)])
 def test_humaneval(step):
     """References pass: the whole function, and only its body after the prompt."""
     found = rows("code", "HumanEval.jsonl.gz")[::step]
-    told = [{"tests": row["test"], "entry_point": row["entry_point"], "prefix": row["prompt"]} for row in found]
+    columns = [{"tests": row["test"], "entry_point": row["entry_point"], "prefix": row["prompt"]} for row in found]
     whole = [
         partial(code, fenced(row["prompt"] + row["canonical_solution"]), **more)
-        for row, more in zip(found, told, strict=True)
+        for row, more in zip(found, columns, strict=True)
     ]
-    body = [partial(code, fenced(row["canonical_solution"]), **more) for row, more in zip(found, told, strict=True)]
+    body = [partial(code, fenced(row["canonical_solution"]), **more) for row, more in zip(found, columns, strict=True)]
     assert set(verdicts(whole)) == set(verdicts(body)) == {"correct"}
 
 

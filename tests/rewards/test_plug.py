@@ -88,7 +88,9 @@ def test_the_worker_pool():
     # Not for the exact path: these go to Math-Verify.
     completions = [f"</think> $\\boxed{{\\sin({i + 1}) + \\ln({i + 2})}}$" for i in range(BATCH)]
     golds = [f"\\ln({i + 2}) + \\sin({i + 1})" for i in range(BATCH)]
-    outcomes = judged_while(lambda: kill("rewards.pool"), 4.0, RewardConfig("accuracy"), completions, solution=golds)
+    outcomes = judged_while(
+        lambda: kill("system.worker_pool"), 4.0, RewardConfig("accuracy"), completions, solution=golds
+    )
     assert outcomes["wrong"] == 0 and outcomes["correct"] > 0 and outcomes.total() == BATCH
 
 

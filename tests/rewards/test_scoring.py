@@ -99,7 +99,7 @@ def test_a_scorer_that_raises_is_an_error_and_no_score(own):
     scores, logged = call(functions, [RIGHT, ""])
     assert scores == {"fragile": [1 / len(RIGHT), None], "think_format": [1.0, None]}
     assert logged["metrics"]["verdict/error"] == 0.5
-    assert logged["extra"]["verdict"][1].startswith("error: ZeroDivisionError in fragile (test_batch.py:")
+    assert logged["extra"]["verdict"][1].startswith("error: ZeroDivisionError in fragile (test_scoring.py:")
 
 
 def test_too_many_errors_stop_the_run(own):
@@ -162,18 +162,18 @@ def test_rewards_of_some_kinds_of_rows():
 
 
 def test_context_of_a_sample(own):
-    def told(completion: str, tokens: int, max_tokens: int, verdict: Verdict | None, prompt: str) -> float:
+    def context_reader(completion: str, tokens: int, max_tokens: int, verdict: Verdict | None, prompt: str) -> float:
         assert verdict is not None and prompt == "what is it?"
         return tokens / max_tokens * (verdict.score or -1.0)
 
-    own(told)
+    own(context_reader)
     # Listed first, and still called after the verifier.
-    entries = [RewardConfig("own_rewards:told"), RewardConfig("accuracy")]
+    entries = [RewardConfig("own_rewards:context_reader"), RewardConfig("accuracy")]
     question = [[{"role": "system", "content": "think"}, {"role": "user", "content": "what is it?"}]] * 2
     built = scoring.build_rewards(entries, max_tokens=4)
     scores, _ = call(built, [RIGHT, WRONG], prompts=question, solution=["2", "2"],
                      completion_ids=[[5], [5, 6]])  # fmt: skip
-    assert scores["told"] == [0.25, -0.5]
+    assert scores["context_reader"] == [0.25, -0.5]
 
 
 def test_a_batch_scorer_sees_groups(own):

@@ -13,7 +13,9 @@ from conftest import shared
 from hypothesis import given
 from hypothesis import strategies as st
 
-from open_r1.rewards.code.suites import Malformed, convert_to_calls, find_language, read_suite, split_assertions
+from open_r1.rewards.code.assert_tests import Malformed
+from open_r1.rewards.code.call_tests import convert_to_calls, split_assertions
+from open_r1.rewards.code.suites import find_language, read_suite
 from open_r1.sandbox.cases import AssertTest, CallTest, StdinTest
 
 CHECKER = "print(1)"

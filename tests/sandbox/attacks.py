@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from open_r1.sandbox.cases import AssertTest, CallTest, Limits, Outcome, Program, StdinTest
-from open_r1.sandbox.judging import judge_program, stdin_outcome
+from open_r1.sandbox.judging import judge_output, judge_program
 from open_r1.sandbox.local import Sandbox, encode_text
 from open_r1.sandbox.pool import get_pool
 from open_r1.sandbox.runner import Execution
@@ -786,9 +786,6 @@ ATTACKS: list[Attack] = [
 ]  # fmt: skip
 
 
-# --- the range: what there is to be damaged, and whether it was
-
-
 class Range:
     """A secret file, listening sockets, a process to be killed; and the level that is to keep them safe."""
 
@@ -880,7 +877,7 @@ class Range:
         )
 
     def _judged(self, execution: Execution, limits: Limits) -> Outcome:
-        return stdin_outcome(StdinTest("", self.token), execution, limits, self.sandbox)
+        return judge_output(StdinTest("", self.token), execution, limits, self.sandbox)
 
     def damage(self, stdout: bytes) -> list[str]:
         found = []

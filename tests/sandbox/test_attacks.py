@@ -13,7 +13,7 @@ import pytest
 
 from open_r1.sandbox.cases import Limits, Program
 from open_r1.sandbox.local import Sandbox
-from open_r1.sandbox.pool import LEVELS, Broken, isolation
+from open_r1.sandbox.pool import LEVELS, SandboxError, find_isolation
 from open_r1.sandbox.runner import Execution
 
 HERE = Path(__file__).parent
@@ -23,8 +23,8 @@ from attacks import ATTACKS, Attack, Range, allowed, range_at  # noqa: E402
 
 def available(level: str) -> None:
     try:
-        isolation(level)
-    except Broken as cause:
+        find_isolation(level)
+    except SandboxError as cause:
         pytest.skip(f"{level}: {cause}")
 
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from conftest import shared
 
-from open_r1.rewards.code.suites import with_helpers
+from open_r1.rewards.code.assert_tests import add_helpers
 from open_r1.sandbox.cases import AssertTest, Limits, Program
 from open_r1.sandbox.judging import judge_program
 
@@ -38,7 +38,7 @@ def verdict(row: dict) -> str:
     test = row["test"] if row["benchmark"] == "MBPP" else f"{row['test']}\ncheck({row['entry_point']})\n"
     source = row["solution"] if whole else row["prompt"] + row["solution"]
     prompt = "" if row["benchmark"] == "MBPP" else row["prompt"]
-    asserts = with_helpers(AssertTest(test), prompt, row["entry_point"])
+    asserts = add_helpers(AssertTest(test), prompt, row["entry_point"])
     return judge_program(Program(source), [asserts], Limits(seconds=4.0, wall_seconds=30.0))[0].status
 
 
@@ -72,7 +72,7 @@ def test_reference_programs_pass():
     cases = [
         (
             row["prompt"] + row["canonical_solution"],
-            with_helpers(
+            add_helpers(
                 AssertTest(f"{row['test']}\ncheck({row['entry_point']})\n"), row["prompt"], row["entry_point"]
             ),
             row["task_id"],

@@ -24,8 +24,16 @@ from open_r1.errors import RecipeError
 from open_r1.sandbox import pool, toolchains
 from open_r1.sandbox.cases import AssertTest, CallTest, Limits, Outcome, Program, StdinTest
 from open_r1.sandbox.guest import plain, seccomp
-from open_r1.sandbox.judging import NOT_RUN, SLOWEST, checker_score, in_batches, judge_program, run_fault, same_output
-from open_r1.sandbox.local import Sandbox, execution
+from open_r1.sandbox.judging import (
+    NOT_RUN,
+    SLOWEST,
+    find_fault,
+    is_same_output,
+    judge_in_batches,
+    judge_program,
+    read_score,
+)
+from open_r1.sandbox.local import Sandbox, make_execution
 from open_r1.sandbox.pool import describe_isolation, find_level
 from open_r1.sandbox.runner import Execution
 
@@ -44,8 +52,8 @@ def isolated():
 @pytest.fixture(params=pool.LEVELS)
 def sandbox(request: pytest.FixtureRequest) -> Sandbox:
     try:
-        return Sandbox(pool.isolation(request.param).level)
-    except pool.Broken as cause:
+        return Sandbox(pool.find_isolation(request.param).level)
+    except pool.SandboxError as cause:
         pytest.skip(str(cause))
 
 
@@ -64,8 +72,6 @@ def one(source: str, test: object, language: str = "python", limits: Limits = QU
     (outcome,) = judge_program(Program(source, language), [test], limits, **more)
     return outcome
 
-
-# --- stdin and stdout
 
 STDIN = [
     (DOUBLE, "3", "6", "passed"),
@@ -140,7 +146,7 @@ def test_a_program_is_limited_by_cpu_time_not_by_wall_time():
 def test_only_a_busy_machine_excuses_a_slow_program(preempted: bool, load: float, status: str, monkeypatch):
     monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
     report = {"ended": "starved", "code": -9, "seconds": 1.0, "preempted": preempted}
-    assert run_fault(execution(report, b"", "", QUICK), QUICK).status == status
+    assert find_fault(make_execution(report, b"", "", QUICK), QUICK).status == status
 
 
 def test_more_threads_than_descriptors():
@@ -176,11 +182,9 @@ def test_limits_are_each_tests_own():
 @settings(max_examples=50, deadline=None)
 def test_output_equals_itself_and_trailing_space_does_not_matter(text: str):
     data = text.encode()
-    assert same_output(text, data) and same_output(text + " \n\n", data)
-    assert not same_output(text + "x", data)
+    assert is_same_output(text, data) and is_same_output(text + " \n\n", data)
+    assert not is_same_output(text + "x", data)
 
-
-# --- calls
 
 CALLS = [
     ("def f(x): return x + 1", (1,), 2, "passed"),
@@ -231,7 +235,7 @@ def test_right_calls_count_though_a_later_one_fails():
     assert statuses(source, *tests, stop_early=False) == "ppfp"
 
 
-def test_arguments_that_cannot_be_told_are_unknown():
+def test_arguments_that_are_not_plain_data_are_unknown():
     assert one("def f(x): return x", CallTest("f", (object(),), 1)).status == "unknown"
 
 
@@ -299,12 +303,10 @@ def test_tests_at_a_limit_of_time_do_not_add_up():
         first = {indices[0]: Outcome(status, "" if status == "passed" else "more than 1 s of CPU time")}
         return dict.fromkeys(indices, NOT_RUN) | first
 
-    outcomes = in_batches(range(100), run, stop_early=False)
+    outcomes = judge_in_batches(range(100), run, stop_early=False)
     assert len(outcomes) == 100 and len(runs) == 1 + SLOWEST
     assert [outcome.status for outcome in outcomes.values()].count("failed") == 99
 
-
-# --- asserts
 
 POINT = "class Point:\n    def __init__(self, x): self.x = x\n    def __eq__(self, other): return True\n    def moved(self, by): return Point(self.x + by)"
 ASSERTS = [
@@ -372,8 +374,6 @@ def test_assert_tests_share_a_process_only_while_they_pass():
     assert statuses(source, AssertTest("assert f() == 2"), AssertTest("assert f() == 1")) == "f-"
 
 
-# --- checkers
-
 ANY_ORDER = "import sys\na, b, c = (open(p).read().split() for p in sys.argv[1:])\nprint(1 if sorted(b) == sorted(c) else 0.25)"
 
 
@@ -398,10 +398,8 @@ def test_checker(source: str, checker: str, status: str, score: float | None):
 
 @pytest.mark.parametrize("said", [b"", b"nan", b"2", b"-1", b"inf", b"x"])
 def test_what_is_no_score(said: bytes):
-    assert checker_score(Execution("exit", 0, said)) is None
+    assert read_score(Execution("exit", 0, said)) is None
 
-
-# --- other languages
 
 CPP = "#include <iostream>\nint main() { long long n; std::cin >> n; std::cout << n * 2 << std::endl; }"
 JAVASCRIPT = "console.log(2 * Number(require('fs').readFileSync(0, 'utf8')))"
@@ -486,13 +484,10 @@ def test_javascript_in_the_form_of_multipl_e():
 
 
 def test_a_missing_toolchain_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(toolchains, "tool", lambda name: None)
+    monkeypatch.setattr(toolchains, "find_tool", lambda name: None)
     for language, name in (("cpp", "g++"), ("javascript", "node")):
         outcome = one("x", StdinTest("", ""), language)
         assert outcome.status == "error" and name in outcome.reason
-
-
-# --- every level
 
 
 def test_each_level_judges(sandbox: Sandbox):
@@ -503,16 +498,16 @@ def test_each_level_judges(sandbox: Sandbox):
 
 def test_a_start_that_took_too_long_is_tried_again(monkeypatch: pytest.MonkeyPatch):
     found = pool.Isolation("namespaces", "python", ())
-    answers = [pool.Late("no answer"), found]
+    answers = [pool.SandboxTimeout("no answer"), found]
     monkeypatch.setattr(pool, "_isolations", {})
     monkeypatch.setattr(pool, "_try_level", lambda level: answers.pop(0))
-    with pytest.raises(pool.Broken, match="no answer"):
-        pool.isolation("namespaces")
-    assert pool.isolation("namespaces") is pool.isolation("namespaces") is found
+    with pytest.raises(pool.SandboxError, match="no answer"):
+        pool.find_isolation("namespaces")
+    assert pool.find_isolation("namespaces") is pool.find_isolation("namespaces") is found
 
 
 def test_weaker_isolation_is_refused_by_name(monkeypatch: pytest.MonkeyPatch):
-    found = dict(pool._isolations) | {"namespaces": pool.Broken("unshare: not permitted")}
+    found = dict(pool._isolations) | {"namespaces": pool.SandboxError("unshare: not permitted")}
     monkeypatch.setattr(pool, "_isolations", found)
     if pool.find_level() != "landlock":
         pytest.skip("no Landlock here")
@@ -523,7 +518,7 @@ def test_weaker_isolation_is_refused_by_name(monkeypatch: pytest.MonkeyPatch):
     assert statuses(DOUBLE, StdinTest("3", "6"), weakest="landlock") == "p"
     assert statuses(DOUBLE, StdinTest("3", "6"), weakest="seccomp") == "p"
     assert "isolated by landlock" in describe_isolation()
-    found |= dict.fromkeys(pool.LEVELS, pool.Broken("nothing works"))
+    found |= dict.fromkeys(pool.LEVELS, pool.SandboxError("nothing works"))
     monkeypatch.setattr(pool, "_isolations", found)
     with pytest.raises(RecipeError, match=r"no kind of isolation works.*seccomp: nothing works"):
         judge_program(Program(DOUBLE), [StdinTest("3", "6")], weakest="seccomp")
@@ -545,13 +540,14 @@ def test_a_level_is_there_only_if_a_program_runs_in_it(tmp_path: Path, monkeypat
 
 def test_both_architectures_have_a_filter():
     for machine in seccomp.AUDIT_ARCH:
-        code = seccomp.program(1, files=True, machine=machine)
+        code = seccomp.build_filter(1, files=True, machine=machine)
         assert len(code) < 4096 and all(0 <= jump < 256 for _, true, false, _ in code for jump in (true, false))
         wanted = {"read", "write", "mmap", "futex", "exit_group", "clock_gettime", "getrandom", "rt_sigaction"}
-        assert wanted <= seccomp.numbers(seccomp.TABLE, machine).keys()
+        assert wanted <= seccomp.read_table(seccomp.TABLE, machine).keys()
         forbidden = {"socket", "ptrace", "chmod", "fchmodat", "truncate", "memfd_create", "io_uring_setup", "kill"}
         assert (
-            not forbidden & (seccomp.numbers(seccomp.TABLE, machine) | seccomp.numbers(seccomp.FILES, machine)).keys()
+            not forbidden
+            & (seccomp.read_table(seccomp.TABLE, machine) | seccomp.read_table(seccomp.FILES, machine)).keys()
         )
 
 
@@ -566,7 +562,7 @@ from open_r1.sandbox import *
 from open_r1.sandbox.local import Sandbox
 tests = [StdinTest("1", "1"), CallTest("f", (1,), 1), AssertTest("assert f(1) == 1"), StdinTest("1", "2")]
 program = Program("def f(x): return x\\nif __name__ == '__main__': print(input())")
-print(*[o.status + o.reason for o in judge(program, tests, runner=Sandbox("{name}"), stop_early=False)], sep="|")
+print(*[o.status + o.reason for o in judge_program(program, tests, runner=Sandbox("{name}"), stop_early=False)], sep="|")
 """
     done = subprocess.run(
         [python, "-c", source], user=12345, group=12345, extra_groups=[], cwd="/", capture_output=True, text=True,
@@ -575,9 +571,6 @@ print(*[o.status + o.reason for o in judge(program, tests, runner=Sandbox("{name
     if "error" in done.stdout and name == "namespaces":
         pytest.skip(f"no user namespaces for ordinary users here: {done.stdout}")
     assert done.stdout.strip() == "passed|passed|passed|failedwrong output: expected '2', got '1'", done.stderr
-
-
-# --- when the infrastructure fails
 
 
 def test_many_threads_at_once():
@@ -603,7 +596,7 @@ def test_a_retry_starts_afresh(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
         reports = run(self, request, files)
         if len(broken) % 2 == 0:
             broken.append(request["kind"])
-            raise pool.Broken("killed after the run")
+            raise pool.SandboxError("killed after the run")
         broken.append("")
         return reports
 
@@ -651,7 +644,7 @@ def test_a_run_killed_from_outside_is_no_failure():
                 for child in children.read_text().split() if children.exists() else []:
                     os.kill(int(child), signal.SIGKILL)
 
-    if isinstance(pool._isolations.get("landlock"), pool.Broken):
+    if isinstance(pool._isolations.get("landlock"), pool.SandboxError):
         pytest.skip("no Landlock here")
     sandbox = Sandbox("landlock")
     one(DOUBLE, StdinTest("3", "6"), runner=sandbox)
@@ -700,12 +693,12 @@ def test_nothing_is_left_when_the_judging_process_is_killed(name: str, sandbox: 
 import os, sys, threading
 from open_r1.sandbox import *
 from open_r1.sandbox.local import Sandbox
-from open_r1.sandbox.zygotes import pool
+from open_r1.sandbox.pool import get_pool
 box = Sandbox("{name}")
-judge(Program("print(1)"), [StdinTest("", "1")], runner=box)
+judge_program(Program("print(1)"), [StdinTest("", "1")], runner=box)
 sleeper = Program("import time; time.sleep(100)")
-threading.Thread(target=judge, args=(sleeper, [StdinTest("", "")], Limits(wall_seconds=99)), kwargs=dict(runner=box)).start()
-print(*[zygote.process.pid for zygote in pool("{name}").all], flush=True)
+threading.Thread(target=judge_program, args=(sleeper, [StdinTest("", "")], Limits(wall_seconds=99)), kwargs=dict(runner=box)).start()
+print(*[zygote.process.pid for zygote in get_pool("{name}").all], flush=True)
 if os.fork() == 0:  # one that keeps every descriptor
     import time; time.sleep(30)
 """
@@ -738,9 +731,6 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-# --- other runners
 
 
 class Elsewhere:

@@ -1,14 +1,15 @@
-"""Services that run programs: played by a local server, in the formats that their documentation gives."""
+"""Piston, played by a local server in the format of its documentation, and a provider of another package."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import subprocess
 import sys
 import threading
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -20,6 +21,7 @@ from open_r1.rewards.code.scorers import code, code_fraction
 from open_r1.sandbox import services
 from open_r1.sandbox.cases import Limits, Program, StdinTest
 from open_r1.sandbox.judging import judge_program
+from open_r1.sandbox.runner import Execution
 
 LIMITS = Limits(seconds=2, wall_seconds=5)
 ADD = "a, b = map(int, input().split())\nprint(a + b)"
@@ -42,19 +44,6 @@ def piston(request: dict[str, Any]) -> dict[str, Any]:
         run = {"stdout": "", "stderr": "", "code": None, "signal": "SIGKILL", "status": "TO", "cpu_time": 2003}
     run |= {"output": run["stdout"] + run["stderr"], "message": None, "memory": 9000000, "wall_time": 20}
     return {"run": run, "language": "python", "version": "3.12.0"}
-
-
-def fusion(request: dict[str, Any]) -> dict[str, Any]:
-    """SandboxFusion's answer for a Python program (RunCodeResponse)."""
-    answer: dict[str, Any] = {"message": "", "compile_result": None, "executor_pod_name": None, "files": {}}
-    try:
-        done = executed(request["code"], request["stdin"], request["run_timeout"])
-    except subprocess.TimeoutExpired:
-        run = {"status": "TimeLimitExceeded", "execution_time": 2.0, "return_code": None, "stdout": "", "stderr": ""}
-        return answer | {"status": "Failed", "run_result": run}
-    run = {"status": "Finished", "execution_time": 0.02, "return_code": done.returncode,
-           "stdout": done.stdout, "stderr": done.stderr}  # fmt: skip
-    return answer | {"status": "Failed" if done.returncode else "Success", "run_result": run}
 
 
 Answer = tuple[int, dict[str, str], bytes] | Callable[[dict[str, Any]], dict[str, Any]]
@@ -110,8 +99,8 @@ def as_json(**answer: Any) -> Answer:
     return 200, {"Content-Type": "application/json"}, json.dumps(answer).encode()
 
 
-def outcomes(played: Played, name: str, source: str = ADD, **limits: Any) -> list[str]:
-    runner = services.get_runner(name, played.url)
+def outcomes(played: Played, source: str = ADD, **limits: Any) -> list[str]:
+    runner = services.get_runner("piston", played.url)
     return [
         f"{outcome.status}: {outcome.reason}"
         for outcome in judge_program(
@@ -120,10 +109,6 @@ def outcomes(played: Played, name: str, source: str = ADD, **limits: Any) -> lis
     ]
 
 
-BOTH = pytest.mark.parametrize("name,play", [("piston", piston), ("sandboxfusion", fusion)])
-
-
-@BOTH
 @pytest.mark.parametrize(
     "source,first,second",
     [
@@ -137,39 +122,32 @@ BOTH = pytest.mark.parametrize("name,play", [("piston", piston), ("sandboxfusion
         ("while True: pass", "failed: more than 0.3 s", ""),
     ],
 )
-def test_programs(served, name, play, source, first, second):
-    served.otherwise = play
-    found = outcomes(served, name, source, seconds=0.3 if "while" in source else 10)
+def test_programs(served, source, first, second):
+    found = outcomes(served, source, seconds=0.3 if "while" in source else 10)
     assert found[0].startswith(first) and found[1].startswith(second)
 
 
-@BOTH
-def test_expected_outputs_are_never_sent(served, name, play):
-    served.otherwise = play
-    assert outcomes(served, name) == ["passed: ", "passed: "]
+def test_expected_outputs_are_never_sent(served):
+    assert outcomes(served) == ["passed: ", "passed: "]
     sent = json.dumps([request for _, request in served.requests])
     assert "30 12" in sent and "42" not in sent
 
 
-@BOTH
-def test_what_assertions_expect_is_never_sent_either(served, name, play):
+def test_what_assertions_expect_is_never_sent_either(served):
     """`f(x) == y` becomes a call: the service runs f(x), and the comparison is ours."""
-    served.otherwise = play
     tests = "def check(c):\n    assert c(3, n=2) == 987654\n    assert c(1) == [1]\ncheck(f)"
     right = "```python\ndef f(x, n=1): return 987654 if n > 1 else [x]\n```"
-    assert code(right, tests, provider=name, url=served.url, seconds=10).outcome == "correct"
+    assert code(right, tests, provider="piston", url=served.url, seconds=10).outcome == "correct"
     assert "987654" not in json.dumps([request for _, request in served.requests]).replace("return 987654", "")
     wrong = right.replace("[x]", "x")
-    assert code(wrong, tests, provider=name, url=served.url, seconds=10).outcome == "wrong"
-    assert code_fraction(wrong, tests, provider=name, url=served.url, seconds=10) == 0.5
+    assert code(wrong, tests, provider="piston", url=served.url, seconds=10).outcome == "wrong"
+    assert code_fraction(wrong, tests, provider="piston", url=served.url, seconds=10) == 0.5
 
 
 def test_where_requests_go(served):
     for url in (served.url, served.url + "/", served.url + "/api/v2", served.url + "/api/v2/execute"):
         list(services.get_runner("piston", url).run(Program("print(1)"), [b""], LIMITS))
-    served.otherwise = fusion
-    list(services.get_runner("sandboxfusion", served.url).run(Program("print(1)"), [b""], LIMITS))
-    assert [path for path, _ in served.requests] == ["/api/v2/execute"] * 4 + ["/run_code"]
+    assert [path for path, _ in served.requests] == ["/api/v2/execute"] * 4
 
 
 def test_languages_by_the_names_that_services_give_them(served):
@@ -178,63 +156,41 @@ def test_languages_by_the_names_that_services_give_them(served):
         list(services.get_runner("piston", served.url).run(Program("x", language), [b""], LIMITS))
     sent = [(request["language"], request["files"][0]["name"]) for _, request in served.requests]
     assert sent == [("python", "main.py"), ("c++", "main.cpp"), ("javascript", "main.js")]
-    served.requests.clear()
-    served.otherwise = as_json(status="Success", run_result=FUSED)
-    for language in ("python", "cpp", "javascript"):
-        list(services.get_runner("sandboxfusion", served.url).run(Program("x", language), [b""], LIMITS))
-    assert [request["language"] for _, request in served.requests] == ["python", "cpp", "nodejs"]
 
 
 RUN = {"stdout": "3\n", "stderr": "", "output": "", "code": 0, "signal": None}
-FUSED = {"status": "Finished", "execution_time": 0.1, "return_code": 0, "stdout": "3\n", "stderr": ""}
 
 
 @pytest.mark.parametrize(
-    "name,answer,expected",
+    "answer,expected",
     [
-        ("piston", {"run": RUN}, "passed"),
-        ("piston", {"run": RUN, "compile": RUN}, "passed"),
-        ("piston", {"run": RUN, "compile": RUN | {"code": 1, "stderr": "expected ';'"}},
+        ({"run": RUN}, "passed"),
+        ({"run": RUN, "compile": RUN}, "passed"),
+        ({"run": RUN, "compile": RUN | {"code": 1, "stderr": "expected ';'"}},
          "failed: does not compile: expected ';'"),
-        ("piston", {"run": RUN | {"code": None, "signal": "SIGSEGV", "status": "SG"}}, "failed: exit code 1: SIGSEGV"),
-        ("piston", {"run": RUN, "compile": RUN | {"code": None, "signal": "SIGKILL", "status": "TO"}},
+        ({"run": RUN | {"code": None, "signal": "SIGSEGV", "status": "SG"}}, "failed: exit code 1: SIGSEGV"),
+        ({"run": RUN, "compile": RUN | {"code": None, "signal": "SIGKILL", "status": "TO"}},
          "error: piston: the compiler ran out of time"),
-        ("piston", {"run": RUN | {"status": "TO", "cpu_time": 700}}, "unknown: the machine was too busy"),
-        ("piston", {"run": RUN | {"status": "TO", "cpu_time": 1990}}, "failed: more than 2 s of CPU time"),
-        ("sandboxfusion", {"status": "Failed", "run_result": None,
-                           "compile_result": FUSED | {"status": "TimeLimitExceeded", "return_code": None}},
-         "error: sandboxfusion: the compiler ran out of time"),
-        ("piston", {"run": {key: RUN[key] for key in RUN if key != "cpu_time"} | {"code": None, "signal": "SIGKILL"}},
+        ({"run": RUN | {"status": "TO", "cpu_time": 700}}, "unknown: the machine was too busy"),
+        ({"run": RUN | {"status": "TO", "cpu_time": 1990}}, "failed: more than 2 s of CPU time"),
+        ({"run": {key: RUN[key] for key in RUN if key != "cpu_time"} | {"code": None, "signal": "SIGKILL"}},
          "failed: more than 2 s"),
-        ("piston", {"run": RUN | {"code": None, "signal": "SIGKILL", "stdout": "3\n" * 900}}, "error: piston: killed"),
-        ("piston", {"run": RUN | {"code": None, "signal": "SIGKILL", "status": "OL"}}, "error: piston: it cuts"),
-        ("piston", {"run": RUN | {"stdout": "3\n" * 600_000, "status": "OL"}}, "failed: more than 1048576 bytes"),
-        ("piston", {"run": RUN | {"status": "XX", "message": "isolate"}}, "error: piston: internal error: isolate"),
-        ("piston", {"run": RUN | {"code": 1, "stdout": "", "stderr": "bash: fork: Resource temporarily unavailable"}},
+        ({"run": RUN | {"code": None, "signal": "SIGKILL", "stdout": "3\n" * 900}}, "error: piston: killed"),
+        ({"run": RUN | {"code": None, "signal": "SIGKILL", "status": "OL"}}, "error: piston: it cuts"),
+        ({"run": RUN | {"stdout": "3\n" * 600_000, "status": "OL"}}, "failed: more than 1048576 bytes"),
+        ({"run": RUN | {"status": "XX", "message": "isolate"}}, "error: piston: internal error: isolate"),
+        ({"run": RUN | {"code": 1, "stdout": "", "stderr": "bash: fork: Resource temporarily unavailable"}},
          "error: piston: overloaded"),
-        ("piston", {"run": RUN | {"code": None}}, "error: piston: neither"),
-        ("piston", {"run": RUN | {"code": "0"}}, "error: piston: neither"),
-        ("piston", {"run": RUN | {"stdout": None}}, "error: piston: an answer without"),
-        ("piston", {"run": None}, "error: piston: an answer without"),
-        ("piston", {"message": "busy"}, "error: piston: an answer without run.stdout: busy"),
-        ("sandboxfusion", {"status": "Success", "run_result": FUSED, "compile_result": None}, "passed"),
-        ("sandboxfusion", {"status": "Success", "run_result": FUSED, "compile_result": FUSED}, "passed"),
-        ("sandboxfusion", {"status": "Failed", "run_result": None,
-                           "compile_result": FUSED | {"return_code": 1, "stderr": "expected ';'"}},
-         "failed: does not compile: expected ';'"),
-        ("sandboxfusion", {"status": "SandboxError", "message": "no pod"},
-         "error: sandboxfusion: SandboxError: no pod"),
-        ("sandboxfusion", {"status": "Failed", "run_result": FUSED | {"status": "Error"}},
-         "error: sandboxfusion: the program did not run"),
-        ("sandboxfusion", {"status": "Failed", "run_result": None}, "error: sandboxfusion: the program did not run"),
-        ("sandboxfusion", {"status": "Success", "run_result": FUSED | {"return_code": None}},
-         "error: sandboxfusion: an answer without"),
-        ("sandboxfusion", {}, "error: sandboxfusion: None"),
+        ({"run": RUN | {"code": None}}, "error: piston: neither"),
+        ({"run": RUN | {"code": "0"}}, "error: piston: neither"),
+        ({"run": RUN | {"stdout": None}}, "error: piston: an answer without"),
+        ({"run": None}, "error: piston: an answer without"),
+        ({"message": "busy"}, "error: piston: an answer without run.stdout: busy"),
     ],
 )  # fmt: skip
-def test_what_answers_mean(served, name, answer, expected):
+def test_what_answers_mean(served, answer, expected):
     served.otherwise = as_json(**answer)
-    assert outcomes(served, name)[0].startswith(expected)
+    assert outcomes(served)[0].startswith(expected)
 
 
 HTML: Answer = (200, {"Content-Type": "text/html"}, b"<html>Bad gateway</html>")
@@ -251,49 +207,40 @@ OUTAGES: dict[str, tuple[Answer, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", ["piston", "sandboxfusion"])
 @pytest.mark.parametrize("outage", OUTAGES)
-def test_an_outage_is_an_error(served, name, outage):
+def test_an_outage_is_an_error(served, outage):
     served.otherwise, message = OUTAGES[outage]
-    for found in outcomes(served, name):
-        assert found.startswith(f"error: {name}") and message in found
+    for found in outcomes(served):
+        assert found.startswith("error: piston") and message in found
     completion = f"```python\n{ADD}\n```"
     tests = {"inputs": ["1 2"], "outputs": ["3"]}
-    assert code(completion, tests, provider=name, url=served.url).outcome == "error"
-    assert code_fraction(completion, tests, provider=name, url=served.url).outcome == "error"
+    assert code(completion, tests, provider="piston", url=served.url).outcome == "error"
+    assert code_fraction(completion, tests, provider="piston", url=served.url).outcome == "error"
 
 
-@BOTH
 @pytest.mark.parametrize("outage", ["html", "429", "503"])
-def test_a_short_outage_is_waited_out(served, name, play, outage):
-    served.otherwise = play
+def test_a_short_outage_is_waited_out(served, outage):
     served.script = [OUTAGES[outage][0]] * (services.ATTEMPTS - 1)
-    assert outcomes(served, name) == ["passed: ", "passed: "]
+    assert outcomes(served) == ["passed: ", "passed: "]
     assert len(served.requests) == services.ATTEMPTS - 1 + len(TESTS)
 
 
 def test_attempts_are_bounded_and_others_are_spared_the_wait(served):
     served.otherwise = OUTAGES["503"][0]
-    assert all(found.startswith("error: piston: HTTP 503") for found in outcomes(served, "piston"))
+    assert all(found.startswith("error: piston: HTTP 503") for found in outcomes(served))
     assert len(served.requests) == services.ATTEMPTS  # the second test fails at once
 
 
-@pytest.mark.parametrize(
-    "name,answer",
-    [("piston", {"run": {"status": "XX", "stdout": "", "code": None}}), ("sandboxfusion", {"status": "SandboxError"}),
-     ("piston", None), ("sandboxfusion", None)],
-)  # fmt: skip
-def test_a_program_that_makes_the_service_fail_does_not_spoil_it_for_others(served, name, answer):
-    fails = as_json(**answer) if answer else OUTAGES["500"][0]
-    served.otherwise = {"piston": piston, "sandboxfusion": fusion}[name]
-    served.script = [fails] * services.ATTEMPTS_INSIDE
-    assert [found[:6] for found in outcomes(served, name)] == ["error:", "passed"]
+@pytest.mark.parametrize("answer", [as_json(run={"status": "XX", "stdout": "", "code": None}), OUTAGES["500"][0]])
+def test_a_program_that_makes_the_service_fail_does_not_spoil_it_for_others(served, answer):
+    served.script = [answer] * services.ATTEMPTS_INSIDE
+    assert [found[:6] for found in outcomes(served)] == ["error:", "passed"]
 
 
 def test_it_comes_back(served, monkeypatch):
     monkeypatch.setattr(services, "DOWN_SECONDS", 0.0)
     served.script = [OUTAGES["503"][0]] * services.ATTEMPTS
-    assert [found[:6] for found in outcomes(served, "piston")] == ["error:", "passed"]
+    assert [found[:6] for found in outcomes(served)] == ["error:", "passed"]
 
 
 def test_pauses_grow_and_follow_what_the_service_asks_for(served, monkeypatch):
@@ -302,7 +249,7 @@ def test_pauses_grow_and_follow_what_the_service_asks_for(served, monkeypatch):
     sleeps(monkeypatch, pauses.append)
     busy = (429, {}, b"")
     served.script = [busy, busy, (429, {"Retry-After": "7"}, b""), (503, {"Retry-After": "9999"}, b"")]
-    assert outcomes(served, "piston")[0] == "passed: "
+    assert outcomes(served)[0] == "passed: "
     assert pauses == [0.5, 1.0, 7.0, services.LONGEST_WAIT]
 
 
@@ -323,7 +270,7 @@ def test_a_service_that_hangs(served, monkeypatch):
 
     served.otherwise = hang
     start = time.monotonic()
-    found = outcomes(served, "piston", wall_seconds=0.2)
+    found = outcomes(served, wall_seconds=0.2)
     release.set()
     assert all(outcome.startswith("error: piston: http://") and "Timeout" in outcome for outcome in found)
     assert time.monotonic() - start < 5 and len(served.requests) == 1
@@ -349,8 +296,10 @@ def test_from_many_threads(served):
     "name,url,message",
     [("piston", "http://", "piston needs `url`"), ("piston", "http://a\n", "piston needs `url`"),
      ("piston", "ftp://host", "piston needs `url`"),
-     ("pistol", "", "known: local, piston, sandboxfusion, e2b"), ("piston", "", "piston needs `url`"),
-     ("sandboxfusion", "localhost:8080", "needs `url`, such as http://localhost:8080; got 'localhost:8080'")],
+     ("pistol", "", "known: local, piston; name a class"), ("piston", "", "piston needs `url`"),
+     ("no_such_package:Class", "", "no_such_package:Class cannot be imported"),
+     ("json:Class", "", "json:Class cannot be imported"),
+     ("piston", "localhost:8080", "needs `url`, such as http://localhost:8080; got 'localhost:8080'")],
 )  # fmt: skip
 def test_mistakes_in_the_recipe(name, url, message):
     with pytest.raises(RecipeError, match=message):
@@ -359,117 +308,35 @@ def test_mistakes_in_the_recipe(name, url, message):
         code("```python\n```", {"inputs": ["1"], "outputs": ["1"]}, provider=name, url=url)
 
 
-def test_e2b_without_its_package_or_key(monkeypatch):
-    services.get_runner.cache_clear()
-    monkeypatch.setitem(sys.modules, "e2b_code_interpreter", None)
-    with pytest.raises(RecipeError, match="pip install e2b-code-interpreter"):
-        services.get_runner("e2b")
-    monkeypatch.setitem(sys.modules, "e2b_code_interpreter", types.ModuleType("e2b_code_interpreter"))
-    monkeypatch.delenv("E2B_API_KEY", raising=False)
-    with pytest.raises(RecipeError, match="E2B_API_KEY"):
-        services.get_runner("e2b")
+class Mirror:
+    """A provider of another package, by HTTP: its programs print their input in capitals, whatever they are."""
+
+    def __init__(self, url: str):
+        self.service = services.Service("mirror", url, "/mirror")
+
+    def run(self, program: Program, stdins: Sequence[bytes], limits: Limits) -> Iterator[Execution]:
+        for stdin in stdins:
+            yield self.service.execute({"text": stdin.decode()}, self.read, limits)
+
+    def read(self, answer: dict[str, Any], limits: Limits) -> Execution:
+        if "text" not in answer:
+            raise services.Outage("mirror: an answer without text")
+        return Execution("exit", 0, answer["text"].encode())
 
 
-class E2BPackage(types.ModuleType):
-    """The part of e2b-code-interpreter 2.x that is used, over real shell commands in a folder."""
-
-    class SandboxException(Exception): ...
-
-    class RateLimitException(SandboxException): ...
-
-    class AuthenticationException(Exception): ...
-
-    @dataclass
-    class CommandExitException(SandboxException):
-        stderr: str
-        stdout: str
-        exit_code: int
-
-    def __init__(self, folder):
-        super().__init__("e2b_code_interpreter")
-        self.folder, self.failures, self.made, self.opened = folder, [], 0, 0
-        self.Sandbox = types.SimpleNamespace(create=self.create)
-
-    def create(self, timeout: int, **options: Any):
-        self.made += 1
-        if self.failures:
-            raise self.failures.pop(0)
-        self.opened += 1
-        self.files = self.commands = self
-        return self
-
-    def kill(self) -> None:
-        self.opened -= 1
-
-    def write(self, path: str, data: str | bytes) -> None:
-        (self.folder / path).parent.mkdir(exist_ok=True)
-        (self.folder / path).write_bytes(data.encode() if isinstance(data, str) else data)
-
-    def run(self, command: str, timeout: float):
-        done = subprocess.run(
-            ["bash", "-c", command], cwd=self.folder, capture_output=True, text=True, timeout=timeout
-        )
-        if done.returncode:
-            raise self.CommandExitException(done.stderr, done.stdout, done.returncode)
-        return types.SimpleNamespace(exit_code=0, stdout=done.stdout, stderr=done.stderr)
-
-
-@pytest.fixture
-def e2b(monkeypatch, tmp_path):
-    package = E2BPackage(tmp_path)
-    monkeypatch.setitem(sys.modules, "e2b_code_interpreter", package)
-    monkeypatch.setenv("E2B_API_KEY", "e2b_key")
-    sleeps(monkeypatch, lambda seconds: None)
-    services.get_runner.cache_clear()
-    yield package
-    services.get_runner.cache_clear()
-
-
-def judged_by_e2b(source: str, language: str = "python", seconds: float = 5, wall: float = 10) -> list[str]:
-    limits = Limits(seconds=seconds, wall_seconds=wall, memory_mb=1024)
-    found = judge_program(Program(source, language), TESTS, limits, runner=services.get_runner("e2b"))
-    return [f"{outcome.status}: {outcome.reason}" for outcome in found]
-
-
-def test_e2b_programs(e2b):
-    assert judged_by_e2b(ADD) == ["passed: ", "passed: "]
-    assert judged_by_e2b("print(3)")[1].startswith("failed: wrong output")
-    assert judged_by_e2b("import sys; sys.exit(7)")[0].startswith("failed: exit code 7")
-    assert judged_by_e2b("while True: pass", seconds=1)[0].startswith("failed: more than 1 s of CPU")
-    assert judged_by_e2b("import time; time.sleep(9)", wall=0.3)[0].startswith("failed: waited for more than")
-    assert judged_by_e2b("process.stdin.on('data', d => console.log(String(d).split(' ').reduce((a, b) => +a + +b)))",
-                         "javascript") == ["passed: ", "passed: "]  # fmt: skip
-    cpp = '#include <cstdio>\nint main() { int a, b; scanf("%d %d", &a, &b); printf("%d", a + b); }'
-    assert judged_by_e2b(cpp, "cpp") == ["passed: ", "passed: "]
-    assert judged_by_e2b("int main() {", "cpp")[0].startswith("failed: does not compile")
-    assert e2b.opened == 0 and e2b.made == 8  # one for each program, and every one ended
-
-
-def test_e2b_outages(e2b, monkeypatch):
-    e2b.failures = [e2b.RateLimitException("429")] * (services.ATTEMPTS - 1)
-    assert judged_by_e2b(ADD) == ["passed: ", "passed: "]
-    for failure in (e2b.SandboxException("gone"), e2b.AuthenticationException("bad key"), ValueError("surprise")):
-        e2b.failures = [failure]
-        assert judged_by_e2b(ADD) == [f"error: e2b: {type(failure).__name__}: {failure}"] * 2
-    e2b.failures = [e2b.RateLimitException("429")] * 99
-    assert judged_by_e2b(ADD) == ["error: e2b: 429 (5 attempts)"] * 2
-    assert len(e2b.failures) == 99 - services.ATTEMPTS
-
-
-def test_e2b_that_goes_away_in_the_middle(e2b, monkeypatch):
-    run = e2b.run
-
-    def gone(command: str, timeout: float):
-        if "run1" in command:
-            raise e2b.SandboxException("the sandbox was not found")
-        return run(command, timeout)
-
-    monkeypatch.setattr(e2b, "run", gone)
-    first, second = judged_by_e2b(ADD)
-    assert first == "passed: " and second == "error: e2b: SandboxException: the sandbox was not found"
-    assert e2b.opened == 0
-
-
-def test_e2b_without_the_language(e2b, monkeypatch):
-    monkeypatch.setitem(services._E2B, "cpp", ("main.cpp", "no-such-compiler", "", ""))
-    assert judged_by_e2b("int main() {}", "cpp") == ["error: e2b: its template has no no-such-compiler"] * 2
+def test_a_provider_of_another_package(served, monkeypatch):
+    """By its name in an entry point, or by where it is; with the retries of the built-in one."""
+    point = importlib.metadata.EntryPoint("mirror", f"{__name__}:Mirror", services.ENTRY_POINTS)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [point] if group == point.group else [])
+    served.otherwise = lambda request: {"text": request["text"].upper()}
+    program, tests = f"```python\n{ADD}\n```", {"inputs": ["ab", "cd"], "outputs": ["AB", "CD"]}
+    for provider in ("mirror", f"{__name__}:Mirror"):
+        served.script = [OUTAGES["503"][0]]
+        assert code(program, tests, provider=provider, url=served.url).outcome == "correct"
+        assert code(program, tests | {"outputs": ["AB", "cd"]}, provider=provider, url=served.url).outcome == "wrong"
+    assert {path for path, _ in served.requests} == {"/mirror"}
+    served.otherwise = as_json(message="?")
+    verdict = code(program, tests, provider="mirror", url=served.url)
+    assert str(verdict) == "error: test 1 of 2: mirror: an answer without text"
+    with pytest.raises(RecipeError, match="known: local, piston, mirror"):
+        code(program, tests, provider="mirrors")

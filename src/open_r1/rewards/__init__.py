@@ -1,9 +1,9 @@
 """Rewards: pure scorers over strings, and the adapter that gives them TRL's batch signature.
 
-A scorer is `(completion, <dataset columns>, <parameters>) -> Verdict | float | None`. Its arguments without a default
-are dataset columns, or one of `CONTEXT`; those with a default are parameters that stand beside its name in the recipe.
-A first argument named `completions` makes it a batch scorer: called once, with a list for each argument. A class is
-made once with its parameters and then called.
+A scorer is `(completion, <dataset columns>, <parameters>) -> Verdict | float | None`. Arguments without a default are
+dataset columns, or one of `CONTEXT`; arguments with a default are parameters, which a recipe sets beside its name. A
+scorer whose first argument is named `completions` is called once for a batch, with a list for each argument. A class
+is constructed once with its parameters and then called.
 
 Nothing here imports torch or trl.
 """

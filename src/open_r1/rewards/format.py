@@ -1,6 +1,6 @@
-"""Is the reasoning where it should be, and the answer after it?
+"""Is the reasoning in its tags, and the answer after it?
 
-Scorers see `<think>` even where the prompt's template had already opened it.
+Scorers see `<think>` even if the prompt's template has already opened it.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 def think_format(completion: str) -> float:
     """1.0 for reasoning inside one pair of think tags, then an answer; else 0.0.
 
-    The format of R1. The completion must begin with `<think>` (white space aside), and have each tag once, in this
-    order, with text in both parts; answer tags may stand in it, but are no text.
+    The format of R1. The completion must begin with `<think>` (after optional white space) and have each tag once, in
+    this order, with text in both parts. Answer tags are allowed, but are not text.
     """
-    parts = _between(completion, TAGS[:2])
+    parts = _split_at_tags(completion, TAGS[:2])
     if parts is None:
         return 0.0
     before, reasoning, answer = parts
-    return float(not before.strip() and _reasons(_untagged(reasoning)) and not _blank(_untagged(answer)))
+    return float(not before.strip() and _has_text(_remove_tags(reasoning)) and not _is_blank(_remove_tags(answer)))
 
 
 def think_answer_format(completion: str) -> float:
@@ -26,20 +26,23 @@ def think_answer_format(completion: str) -> float:
 
     The format of R1-Zero: each of the four tags once, in this order, with text inside both pairs.
     """
-    parts = _between(completion, TAGS)
+    parts = _split_at_tags(completion, TAGS)
     if parts is None:
         return 0.0
     before, reasoning, gap, answer, after = parts
     outside = before + gap + after
-    return float(not outside.strip() and _reasons(reasoning) and not _blank(answer))
+    return float(not outside.strip() and _has_text(reasoning) and not _is_blank(answer))
 
 
 def tag_count(completion: str) -> float:
-    """A quarter for each of R1-Zero's four tags that is in its place; 1.0 just where `think_answer_format` gives it.
+    """A quarter for each of R1-Zero's four tags in its place; 1.0 exactly where `think_answer_format` returns 1.0.
 
-    A tag counts if it is there exactly once, on the right side of every other tag that is there once, and where it
-    belongs: `<think>` opens the completion, `<answer>` follows `</think>` directly (if that is there), `</answer>`
-    ends the completion, and a closing tag has something to close.
+    A tag counts if it occurs exactly once, in the right order with every other tag that occurs once, and in its place:
+    `<think>` opens the completion, `<answer>` directly follows `</think>` (if that counts), `</answer>` ends the
+    completion, and a closing tag follows some text.
+
+    >>> tag_count("<think>1 + 1</think> 2")
+    0.5
     """
     at = {tag: completion.index(tag) for tag in TAGS if completion.count(tag) == 1}
     placed = 0
@@ -52,19 +55,19 @@ def tag_count(completion: str) -> float:
         before, after = completion[start : at[tag]], completion[at[tag] + len(tag) :]
         placed += {
             "<think>": not before.strip(),
-            "</think>": _reasons(before),
+            "</think>": _has_text(before),
             "<answer>": "</think>" not in at or not before.strip(),
-            "</answer>": not _blank(before) and not after.strip(),
+            "</answer>": not _is_blank(before) and not after.strip(),
         }[tag]
     return placed / len(TAGS)
 
 
 def extract_reasoning(completion: str) -> str:
-    """What stands before the last `</think>`; all of a completion that never closes its reasoning, or has no tags."""
+    """The text before the last `</think>`; the whole completion without that tag."""
     return completion.rsplit("</think>", 1)[0]
 
 
-def _between(text: str, tags: tuple[str, ...]) -> list[str] | None:
+def _split_at_tags(text: str, tags: tuple[str, ...]) -> list[str] | None:
     """The texts before, between and after the tags; None unless each is there exactly once, in this order."""
     if any(text.count(tag) != 1 for tag in tags):
         return None
@@ -77,17 +80,17 @@ def _between(text: str, tags: tuple[str, ...]) -> list[str] | None:
     return [*parts, text]
 
 
-def _untagged(text: str) -> str:
+def _remove_tags(text: str) -> str:
     for tag in TAGS:
         text = text.replace(tag, " ")
     return text
 
 
-def _reasons(text: str) -> bool:
-    """Not empty, and more than dots or dashes."""
+def _has_text(text: str) -> bool:
+    """True if there is more than dots or dashes."""
     return any(character.isalnum() for character in text)
 
 
-def _blank(text: str) -> bool:
-    """Nothing that can be seen: white space, zero-width and control characters."""
+def _is_blank(text: str) -> bool:
+    """True if nothing is visible: white space, zero-width and control characters."""
     return not any(character.isprintable() and not character.isspace() for character in text)

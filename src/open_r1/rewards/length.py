@@ -1,4 +1,4 @@
-"""Is the completion as long as it should be? Lengths are in tokens."""
+"""Rewards for the length of a completion, in tokens."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ def cosine_length(
 ) -> float | None:
     """The cosine-scaled reward of "Demystifying Long Chain-of-Thought Reasoning" (arXiv 2502.03373, appendix C.1).
 
-    A correct completion earns more if it is short, a wrong one loses less if it is long: it should go on trying.
+    A correct completion earns more if it is short. A wrong one loses less if it is long: it should keep trying.
 
     Args:
         completion: the whole completion; only its length matters.
-        tokens: its length; beyond the limit it counts as the limit, so that the cosine never climbs again.
+        tokens: its length; a longer one than the limit counts as the limit.
         max_tokens: the recipe's limit.
-        verdict: what the recipe's verifiers said.
+        verdict: the verdict of the recipe's verifiers.
         min_correct: reward of a correct completion at the limit.
-        max_correct: reward of a correct completion of no length.
-        min_wrong: reward of a wrong completion of no length.
+        max_correct: reward of a correct completion of length 0.
+        min_wrong: reward of a wrong completion of length 0.
         max_wrong: reward of a wrong completion at the limit.
         exceeded: reward of any completion that reached the limit, in place of the cosine (the paper's r_e: -10).
 
@@ -80,19 +80,19 @@ def cosine_length(
 def kimi_length(
     completions: list[str], tokens: list[int], verdict: list[Verdict | None], group: list[int]
 ) -> list[float | None]:
-    """Kimi k1.5's length reward (arXiv 2501.12599, section 2.3.3): short for its prompt is good, if it is correct.
+    """Kimi k1.5's length reward (arXiv 2501.12599, section 2.3.3): more for short correct completions of a prompt.
 
     lambda = 0.5 - (length - min) / (max - min), over the samples of the same prompt. A correct sample gets lambda, a
-    wrong one min(0, lambda), and all get 0 where they are equally long.
+    wrong one min(0, lambda). All get 0 if they are equally long.
 
     Args:
         completions: the batch's completions; only their lengths matter.
         tokens: their lengths.
-        verdict: what the recipe's verifiers said of each.
-        group: which prompt each belongs to, in any order.
+        verdict: the verdict of the recipe's verifiers on each.
+        group: number of each one's prompt, in any order.
 
     Returns:
-        one reward for each completion; None without evidence, and such a sample is no part of min and max.
+        one reward for each completion; None without evidence, and such a sample does not count in min and max.
     """
     scores = [None if v is None else v.score for v in verdict]
     lengths: dict[int, list[int]] = {}
@@ -100,7 +100,7 @@ def kimi_length(
         if score is not None:
             lengths.setdefault(prompt, []).append(count)
     return [
-        None if score is None else _shortness(count, lengths[prompt], bool(score))
+        None if score is None else _score_length(count, lengths[prompt], bool(score))
         for count, score, prompt in zip(tokens, scores, group, strict=True)
     ]
 
@@ -110,7 +110,7 @@ def _check_limit(name: str, max_tokens: int) -> None:
         raise RecipeError(f"{name}: needs a limit of tokens (max_completion_length) and has {max_tokens}")
 
 
-def _shortness(tokens: int, group: list[int], correct: bool) -> float:
+def _score_length(tokens: int, group: list[int], correct: bool) -> float:
     shortest, longest = min(group), max(group)
     if shortest == longest:
         return 0.0

@@ -1,4 +1,4 @@
-"""Does the completion repeat itself, and does its reasoning go step by step?"""
+"""Rewards for repetition and for explicit steps of reasoning."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 from ..errors import RecipeError
 from .format import TAGS, extract_reasoning
 
-# Scripts written without spaces: Han and its marks, kana, Thai, Lao, Burmese, Khmer. Two characters are a word there:
-# taken one by one, the Chinese problems of MGSM would repeat 3 times as many of their trigrams as the English ones.
+# Scripts without spaces: Han and its marks, kana, Thai, Lao, Burmese, Khmer. Two characters count as a word: by single
+# characters, the Chinese problems of MGSM repeat 3 times as many of their trigrams as the English ones.
 _SPACELESS = "々〇\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003134fぁ-ゖァ-ヺー\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
 WORD = re.compile(rf"[{_SPACELESS}]{{1,2}}|[^\s{_SPACELESS}]+")
 _TAG = re.compile("|".join(TAGS))
@@ -23,14 +23,14 @@ _STEP = re.compile(rf"(?:{_ITEM}\**(?:{_WORDS})?|(?:^[ \t]*|(?<=[.!?;][ ])|(?<=[
 
 
 def repetition(completion: str, *, ngram: int = 3, max_penalty: float = -1.0) -> float:
-    """`max_penalty` times the share of n-grams of words that have occurred before; 0.0 without any.
+    """`max_penalty` times the share of repeated n-grams of words; 0.0 without any n-gram.
 
     (1 - unique / all) * max_penalty, "Demystifying Long Chain-of-Thought Reasoning" (arXiv 2502.03373, appendix C.2),
-    over lower-case words rather than tokens: stored answers have none, and a tokenizer spells a word in several ways.
-    In scripts without spaces two characters are a word.
+    over lower-case words in place of tokens: stored answers have no tokens, and a tokenizer splits one word in several
+    ways. In scripts without spaces two characters are a word.
 
     Raises:
-        RecipeError: `ngram` is less than 1, or `max_penalty` would be a prize.
+        RecipeError: `ngram` is less than 1, or `max_penalty` is positive.
     """
     if ngram < 1:
         raise RecipeError(f"repetition: ngram {ngram} must be at least 1")
@@ -42,16 +42,16 @@ def repetition(completion: str, *, ngram: int = 3, max_penalty: float = -1.0) ->
 
 
 def reasoning_steps(completion: str, *, wanted: int = 3) -> float:
-    """How many of the `wanted` explicit steps the reasoning has, from 0.0 to 1.0.
+    """The explicit steps of the reasoning as a share of `wanted`, at most 1.0.
 
     A step is a numbered line, a bullet, a heading, "Step 2", or a sentence opened by "First,", "Next,", "Finally,",
-    第二步, 首先, 接下来, 最后 and the like, and says something that no other step has said. The answer does not count.
+    第二步, 首先, 接下来, 最后 and the like. Equal steps count once, and the answer does not count.
 
     Raises:
         RecipeError: `wanted` is less than 1.
     """
     if wanted < 1:
         raise RecipeError(f"reasoning_steps: wanted {wanted} must be at least 1")
-    said = _STEP.split(_TAG.sub(" ", extract_reasoning(completion)))[1:]
-    steps = {" ".join(re.findall(r"\w+", step.lower())) for step in said} - {""}
+    texts = _STEP.split(_TAG.sub(" ", extract_reasoning(completion)))[1:]
+    steps = {" ".join(re.findall(r"\w+", text.lower())) for text in texts} - {""}
     return min(1.0, len(steps) / wanted)

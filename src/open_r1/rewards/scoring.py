@@ -1,4 +1,4 @@
-"""A batch of completions, scored by all rewards of a recipe at once."""
+"""Scores a batch of completions with all rewards of a recipe."""
 
 from __future__ import annotations
 
@@ -26,9 +26,8 @@ def build_rewards(rewards: list[RewardConfig], **settings: Any) -> list[Reward]:
 
     Args:
         rewards: entries of the recipe.
-        settings: of `batch.ScoredBatch`.
+        settings: of `ScoredBatch`.
     """
-
     scored = ScoredBatch(rewards, **settings)
     return [Reward(reward.metric, scored) for reward in rewards]
 
@@ -36,8 +35,8 @@ def build_rewards(rewards: list[RewardConfig], **settings: Any) -> list[Reward]:
 Completion = str | list[dict[str, Any]]
 Result = Verdict | float | None
 
-THREADS = 32  # scorers that wait (worker pools, sandboxes, judges over HTTP) wait side by side
-MOST_RECORDS = 32 << 20  # bytes of each file of records: enough to see and to replay what went wrong
+THREADS = 32  # samples scored at a time: most scorers wait for worker pools, sandboxes or judges over HTTP
+MOST_RECORDS = 32 << 20  # bytes of each file of records
 
 
 class ScoredBatch:
@@ -49,14 +48,14 @@ class ScoredBatch:
 
     Args:
         rewards: entries of the recipe.
-        opens_think: the prompt already ends in `<think>`; scorers then see it put back before the completion.
+        opens_think: the prompt already ends in `<think>`; scorers then get it back before the completion.
         max_tokens: the recipe's limit for a completion, in tokens.
-        max_error_share: the run stops when the judges themselves failed on more than this share of a batch, the parts
-            of all processes together.
-        records: folder that gets `withheld.jsonl` (samples without evidence, to be judged again) and
-            `second_opinions.jsonl` (disagreements); None keeps none.
-        gather: joins lists of all processes (`accelerate.utils.gather_object`), so that they stop together; every
-            process must then score its part of each batch.
+        max_error_share: the run stops if more than this share of a batch has the verdict error, counted over all
+            processes.
+        records: folder for `withheld.jsonl` (samples without evidence, which can be judged again) and
+            `second_opinions.jsonl` (disagreements); None keeps no records.
+        gather: joins lists of all processes (`accelerate.utils.gather_object`), so they stop together; every process
+            must then score its part of each batch.
     """
 
     def __init__(
@@ -75,25 +74,25 @@ class ScoredBatch:
         self.max_error_share = max_error_share
         self.records = records
         self.gather = gather
-        self.reasons: Counter[str] = Counter()  # of verdicts without evidence, since they were last drained
+        self.reasons: Counter[str] = Counter()  # why samples had no evidence, since the last `drain_reasons`
         self.signatures = [read_signature(find_reward(reward.name)) for reward in rewards]
-        self.seconds: list[float] = []  # wall time that each sample of the last batch took to judge
-        self._calls: list[Callable[..., Any]] | None = None  # the scorers with their parameters filled in
-        self._of: list[Completion] | None = None
+        self.seconds: list[float] = []  # wall time of scoring, for each sample of the last batch
+        self._calls: list[Callable[..., Any]] | None = None  # the scorers with their parameters
+        self._completions: list[Completion] | None = None  # that `_scores` belong to
         self._scores: dict[str, list[float | None]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_of": None, "_scores": {}, "_calls": None}
+        return self.__dict__ | {"_completions": None, "_scores": {}, "_calls": None}
 
     def scores(self, completions: list[Completion], batch: dict[str, Any]) -> dict[str, list[float | None]]:
-        """Scores by metric name; TRL calls each reward with the same list, which is scored on the first call.
+        """Scores by metric name. TRL calls each reward with the same list, which is scored on the first call.
 
         Raises:
-            RecipeError: the judges failed on more than `max_error_share` of the batch.
+            RecipeError: more than `max_error_share` of the batch have the verdict error.
         """
-        if self._of is not completions:
+        if self._completions is not completions:
             results_RS = self.results(completions, batch)
-            verdict_S = self._verdicts(results_RS)
+            verdict_S = self._combine_verdicts(results_RS)
             self._scores = {
                 reward.metric: [
                     None if verdict is not None and verdict.score is None else read_score(result)
@@ -101,48 +100,48 @@ class ScoredBatch:
                 ]
                 for reward, results_S in zip(self.rewards, results_RS, strict=True)
             }
-            self._of = completions
+            self._completions = completions
             self._report(completions, results_RS, verdict_S, batch)
         return self._scores
 
     def results(self, completions: list[Completion], batch: dict[str, Any]) -> list[list[Result]]:
-        """What every reward says of every sample; None where it does not apply. Nothing is withheld or logged."""
-        texts = [self._text(completion) for completion in completions]
-        values = batch | self._context(completions, batch)
+        """The result of every reward for every sample; None if it does not apply. Nothing is withheld or logged."""
+        texts = [self._extract_text(completion) for completion in completions]
+        values = batch | self._build_context(completions, batch)
         self._make_calls()
         results_RS: list[list[Result]] = [[None] * len(texts) for _ in self.rewards]
         self.seconds = [0.0] * len(texts)
-        asks = ["verdict" in signature.context for signature in self.signatures]
+        needs_verdict = ["verdict" in signature.context for signature in self.signatures]
         for late in (False, True):
-            chosen = [r for r in range(len(self.rewards)) if asks[r] == late]
+            chosen = [r for r in range(len(self.rewards)) if needs_verdict[r] == late]
             if chosen:
-                values["verdict"] = self._verdicts(results_RS)
-                self._score(chosen, texts, values, results_RS)
+                values["verdict"] = self._combine_verdicts(results_RS)
+                self._score_rewards(chosen, texts, values, results_RS)
         return results_RS
 
-    def _text(self, completion: Completion) -> str:
+    def _extract_text(self, completion: Completion) -> str:
         text = completion if isinstance(completion, str) else completion[-1]["content"] if completion else ""
         return "<think>" + text if self.opens_think else text
 
-    def _context(self, completions: list[Completion], batch: dict[str, Any]) -> dict[str, list[Any]]:
+    def _build_context(self, completions: list[Completion], batch: dict[str, Any]) -> dict[str, list[Any]]:
         prompts = batch.get("prompt") or [""] * len(completions)
         context: dict[str, list[Any]] = {
             "prompt": [prompt if isinstance(prompt, str) else prompt[-1]["content"] for prompt in prompts],
             "conversation": prompts,
-            "group": _groups(prompts),
+            "group": _number_groups(prompts),
             "max_tokens": [self.max_tokens] * len(completions),
         }
         if "completion_ids" in batch:
             context["tokens"] = [len(ids) for ids in batch["completion_ids"]]
         return context
 
-    def _score(
+    def _score_rewards(
         self, chosen: list[int], texts: list[str], values: dict[str, list[Any]], results_RS: list[list[Result]]
     ) -> None:
         kinds = values.get("kind") or [None] * len(texts)
         applying_R = [[i for i, kind in enumerate(kinds) if reward.applies(kind)] for reward in self.rewards]
         single = [r for r in chosen if not self.signatures[r].batch]
-        columns_R = {r: self._arguments(r, values) for r in chosen if applying_R[r]}
+        columns_R = {r: self._select_arguments(r, values) for r in chosen if applying_R[r]}
 
         def one_sample(i: int) -> None:
             began = time.perf_counter()
@@ -152,24 +151,28 @@ class ScoredBatch:
                     # A row that leaves a parameter's column empty takes the default.
                     own = self.signatures[r].parameters
                     arguments = {k: v for k, v in arguments.items() if v is not None or k not in own}
-                    results_RS[r][i] = self._called(r, texts[i], arguments, 1)[0]
+                    results_RS[r][i] = self._call_reward(r, texts[i], arguments, 1)[0]
             self.seconds[i] += time.perf_counter() - began
 
         if single:
-            list(_threads().map(one_sample, range(len(texts))))
+            list(_get_threads().map(one_sample, range(len(texts))))
         for r in set(chosen) - set(single):
             rows = applying_R[r]
             if rows:
                 arguments = {name: [column[i] for i in rows] for name, column in columns_R[r].items()}
                 began = time.perf_counter()
-                found = self._called(r, [texts[i] for i in rows], arguments, len(rows))
+                found = self._call_reward(r, [texts[i] for i in rows], arguments, len(rows))
                 share = (time.perf_counter() - began) / len(rows)
                 for i, result in zip(rows, found, strict=True):
                     results_RS[r][i] = result
                     self.seconds[i] += share
 
-    def _arguments(self, r: int, values: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """The columns that a reward is called with."""
+    def _select_arguments(self, r: int, values: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """The columns that a reward takes.
+
+        Raises:
+            RecipeError: the rows lack one.
+        """
         wanted = self.signatures[r]
         names = [*wanted.columns, *wanted.context]
         missing = [name for name in names if name not in values]
@@ -181,11 +184,11 @@ class ScoredBatch:
                 given[parameter] = values[column]
         return given
 
-    def _called(self, r: int, texts: str | list[str], arguments: dict[str, Any], count: int) -> list[Result]:
-        """A reward's results; a scorer that raises, or returns no score, has failed as a judge and says so.
+    def _call_reward(self, r: int, texts: str | list[str], arguments: dict[str, Any], count: int) -> list[Result]:
+        """A reward's results; the verdict error if the scorer raises or returns something else.
 
         Raises:
-            RecipeError: of the scorer, if it is the recipe's mistake; a mistake in a row is a verdict unknown.
+            RecipeError: from the scorer, for a mistake in the recipe; a mistake in a row is a verdict unknown.
         """
         name = self.rewards[r].metric
         try:
@@ -194,7 +197,7 @@ class ScoredBatch:
             own = {k: v for k, v in arguments.items() if k not in self.signatures[r].parameters}
             if own.keys() == arguments.keys():
                 raise
-            self._called(r, texts, own, count)  # raises if the mistake is not the row's
+            self._call_reward(r, texts, own, count)  # raises if the mistake is not the row's
             return [Verdict("unknown", f"a value of the row: {error}")] * count
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
@@ -203,10 +206,10 @@ class ScoredBatch:
         results = found if self.signatures[r].batch else [found]
         if not isinstance(results, list | tuple) or len(results) != count:
             return [Verdict("error", f"{name} returned no list of {count} results: {str(results)[:100]}")] * count
-        return [_checked(result, name) for result in results]
+        return [_check_result(result, name) for result in results]
 
     def _make_calls(self) -> None:
-        """Fill the parameters in, and make those scorers that are classes; once, and before any thread asks."""
+        """Bind the scorers' parameters and construct classes, once, before any thread needs them."""
         if self._calls is None:
             found = [(find_reward(reward.name), reward.parameters) for reward in self.rewards]
             self._calls = [
@@ -214,8 +217,8 @@ class ScoredBatch:
                 for scorer, parameters in found
             ]
 
-    def _verdicts(self, results_RS: list[list[Result]]) -> list[Verdict | None]:
-        """Each sample's verdict: the gravest of its verifiers'; None if it has none."""
+    def _combine_verdicts(self, results_RS: list[list[Result]]) -> list[Verdict | None]:
+        """The gravest verdict on each sample; None without a verifier."""
         return [pick_gravest(results_R) for results_R in zip(*results_RS, strict=True)]
 
     def _report(
@@ -226,19 +229,19 @@ class ScoredBatch:
         batch: dict[str, Any],
     ) -> None:
         withheld = [i for i, verdict in enumerate(verdict_S) if verdict is not None and verdict.score is None]
-        # A reason names the cause first and, after a colon, the case.
+        # A reason is the cause and, after a colon, the case.
         self.reasons.update(": ".join(str(verdict_S[i]).split(": ", 2)[:2]) for i in withheld)
         for i in withheld:
             self._record("withheld.jsonl", completions[i], i, batch, verdict_S[i])
         if "log_metric" in batch:
-            # Also of a batch without verifiers: TRL lays the column beside the completions by position.
+            # Even without verifiers: TRL matches the column with the completions by position.
             for outcome in ("unknown", "error"):
                 share = sum(v is not None and v.outcome == outcome for v in verdict_S) / len(verdict_S)
                 batch["log_metric"](f"verdict/{outcome}", share)
             batch["log_extra"]("verdict", ["" if verdict is None else str(verdict) for verdict in verdict_S])
         for r, reward in enumerate(self.rewards):
             if reward.second_opinion:
-                self._second_opinion(r, completions, results_RS[r], batch)
+                self._compare_second_opinion(r, completions, results_RS[r], batch)
         failed = [verdict.reason for verdict in verdict_S if verdict is not None and verdict.outcome == "error"]
         parts = self.gather([(failed, len(verdict_S))])
         reasons, samples = Counter(reason for part, _ in parts for reason in part), sum(count for _, count in parts)
@@ -246,38 +249,38 @@ class ScoredBatch:
             reason, times = reasons.most_common(1)[0]
             raise RecipeError(
                 f"rewards: the judge itself failed on {reasons.total()} of {samples} completions, more than "
-                f"max_error_share: {self.max_error_share:g} allows. {times} times: {reason}. The run stops rather "
-                "than training on the rest; once the cause is gone, the same command goes on from the last checkpoint"
+                f"max_error_share: {self.max_error_share:g} allows. {times} times: {reason}. The run stops instead of "
+                "training on the rest; remove the cause, and the same command continues from the last checkpoint"
             )
 
-    def _second_opinion(
+    def _compare_second_opinion(
         self, r: int, completions: list[Completion], results_S: list[Result], batch: dict[str, Any]
     ) -> None:
         reward = self.rewards[r]
         second = import_scorer(SECOND_OPINIONS[reward.name], f"rewards.{r}.second_opinion")
         wanted = read_signature(second).columns
-        texts = [self._text(completion) for completion in completions]
-        # By the text, so that a run that is repeated asks about the same samples.
-        asked = [
+        texts = [self._extract_text(completion) for completion in completions]
+        # By a hash of the text: a repeated run compares the same samples.
+        chosen = [
             i
             for i, result in enumerate(results_S)
             if isinstance(result, Verdict)
             and result.score is not None
             and zlib.crc32(texts[i].encode("utf-8", "surrogatepass")) < reward.second_opinion * 2**32
         ]
-        opinions = _threads().map(lambda i: second(texts[i], **{name: batch[name][i] for name in wanted}), asked)
-        compared = [(i, opinion) for i, opinion in zip(asked, opinions, strict=True) if opinion.score is not None]
+        opinions = _get_threads().map(lambda i: second(texts[i], **{name: batch[name][i] for name in wanted}), chosen)
+        compared = [(i, opinion) for i, opinion in zip(chosen, opinions, strict=True) if opinion.score is not None]
         differing = [(i, opinion) for i, opinion in compared if opinion.score != read_score(results_S[i])]
         if compared and "log_metric" in batch:
             batch["log_metric"](f"second_opinion/{reward.metric}", len(differing) / len(compared))
         for i, opinion in differing:
-            told = {"second_opinion": str(opinion)}
-            self._record("second_opinions.jsonl", completions[i], i, batch, results_S[i], told)
+            more = {"second_opinion": str(opinion)}
+            self._record("second_opinions.jsonl", completions[i], i, batch, results_S[i], more)
 
     def _record(
         self, name: str, completion: Completion, i: int, batch: dict[str, Any], verdict: Any, more: Any = None
     ) -> None:
-        """Append one sample with its columns: `open-r1 judge` reads it back."""
+        """Append one sample with its columns, in the format that `open-r1 judge` reads."""
         path = self.records and self.records / name
         if path is None or (path.exists() and path.stat().st_size > MOST_RECORDS):
             return
@@ -285,14 +288,14 @@ class ScoredBatch:
         columns = {name for wanted in self.signatures for name in wanted.columns if name in batch}
         row = {
             "step": None if state is None else state.global_step + 1,
-            "completion": self._text(completion),
+            "completion": self._extract_text(completion),
             **{column: batch[column][i] for column in sorted(columns)},
             "prompt": (batch.get("prompt") or [None] * (i + 1))[i],
             "verdict": verdict.outcome,
             "reason": verdict.reason,
             **(more or {}),
         }
-        # One write to a file opened for appending: several processes keep their lines whole.
+        # One write to a file opened for appending: lines of several processes do not mix.
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             os.write(file, (json.dumps(row, default=str) + "\n").encode())
@@ -300,7 +303,7 @@ class ScoredBatch:
             os.close(file)
 
     def drain_reasons(self) -> dict[str, int]:
-        """How often each reason left a sample without evidence since the last call."""
+        """The number of samples without evidence for each reason, since the last call."""
         drained, self.reasons = dict(self.reasons), Counter()
         return drained
 
@@ -317,14 +320,14 @@ class Reward:
 
 
 def pick_gravest(results: tuple[Result, ...]) -> Verdict | None:
-    """Of several verdicts on one sample the one that decides: any failure, any doubt, any wrong, else correct."""
+    """The verdict that decides among several on one sample: any error, any unknown, any wrong, else correct."""
     verdicts = [result for result in results if isinstance(result, Verdict)]
     order = ("error", "unknown", "wrong", "correct")
     return min(verdicts, key=lambda verdict: order.index(verdict.outcome), default=None)
 
 
-def _checked(result: Any, name: str) -> Result:
-    """A result that is none of a verdict, None and a finite number is the scorer's failure."""
+def _check_result(result: Any, name: str) -> Result:
+    """The result; a verdict error unless it is a verdict, None or a finite number."""
     if result is None or isinstance(result, Verdict):
         return result
     try:
@@ -339,8 +342,8 @@ def read_score(result: Result) -> float | None:
     return result.score if isinstance(result, Verdict) else result
 
 
-def _groups(prompts: list[Any]) -> list[int]:
-    """Number of each sample's group: TRL lays the completions of one prompt side by side."""
+def _number_groups(prompts: list[Any]) -> list[int]:
+    """Number of each sample's group: in TRL the completions of one prompt are adjacent."""
     numbers: list[int] = []
     for i, prompt in enumerate(prompts):
         numbers.append(0 if i == 0 else numbers[-1] + (prompt != prompts[i - 1]))
@@ -348,8 +351,8 @@ def _groups(prompts: list[Any]) -> list[int]:
 
 
 @cache
-def _threads() -> ThreadPoolExecutor:
+def _get_threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(THREADS, thread_name_prefix="reward")
 
 
-os.register_at_fork(after_in_child=_threads.cache_clear)  # a forked child has none of the threads
+os.register_at_fork(after_in_child=_get_threads.cache_clear)  # a forked child has none of the threads

@@ -1,4 +1,4 @@
-"""What a verifier says of a completion."""
+"""The verdict of a verifier on a completion."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Outcome = Literal["correct", "wrong", "unknown", "error"]
 class Verdict:
     """One judgement, with its reason.
 
-    `correct` and `wrong` are evidence. `unknown` (it cannot be judged) and `error` (the judge itself failed) are none:
+    `correct` and `wrong` are evidence. `unknown` (it cannot be judged) and `error` (the judge itself failed) are not:
     they withhold every reward of the sample.
     """
 
@@ -21,12 +21,12 @@ class Verdict:
 
     @property
     def score(self) -> float | None:
-        """1 for correct, 0 for wrong, None where there is no evidence."""
+        """1 for correct, 0 for wrong, None without evidence."""
         return {"correct": 1.0, "wrong": 0.0}.get(self.outcome)
 
     def __str__(self) -> str:
         return f"{self.outcome}: {self.reason}" if self.reason else self.outcome
 
 
-# Without a reason; shared, because most verdicts are one of these.
+# Shared, because most verdicts are one of these, without a reason.
 CORRECT, WRONG = Verdict("correct"), Verdict("wrong")

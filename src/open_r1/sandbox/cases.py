@@ -1,4 +1,4 @@
-"""What a program is judged by: programs, tests, limits and the outcome of each test, as plain data."""
+"""Programs, tests, limits and the outcomes of tests, as plain data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Language = Literal["python", "cpp", "javascript"]
-# From the strongest to the weakest; what each keeps out is said in `zygotes.MEANING`.
+# From the strongest to the weakest; `pool.MEANING` describes them.
 Level = Literal["namespaces", "landlock", "seccomp"]
 
 
@@ -20,12 +20,12 @@ class Program:
 
 @dataclass(frozen=True)
 class StdinTest:
-    """Text in, text out.
+    """A text to read and the text to print.
 
     Args:
-        stdin: what the program reads.
-        expected: what it must print; lines are compared without trailing white space.
-        checker: a Python program that decides instead, where several outputs are right. It is run as
+        stdin: the input.
+        expected: the output; lines are compared without trailing white space.
+        checker: a Python program that decides instead, if several outputs are right. It runs as
             `checker.py input.txt expected.txt output.txt` and prints a score from 0 to 1 (1 is right).
         points: the test's share in a weighted score.
         subtask: tests of one subtask earn its points together.
@@ -44,12 +44,12 @@ class CallTest:
 
     Args:
         function: its name.
-        arguments: positional ones.
-        expected: its value.
-        keywords: other arguments.
+        arguments: positional arguments.
+        expected: the value that it must return.
+        keywords: keyword arguments.
         points: the test's share in a weighted score.
         subtask: tests of one subtask earn its points together.
-        exact: compare as `==` does in Python, instead of taking floats that are nearly equal, and a tuple for a list.
+        exact: compare by Python's `==`; otherwise nearly equal floats pass, and a tuple for a list.
     """
 
     function: str
@@ -83,7 +83,7 @@ Test = StdinTest | CallTest | AssertTest
 
 @dataclass(frozen=True)
 class Limits:
-    """What one test may use; more ends it."""
+    """The most that one test may use; a test that uses more ends."""
 
     seconds: float = 4.0  # CPU time
     wall_seconds: float = 10.0
@@ -95,7 +95,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One test's result. `unknown` and `error` are no evidence against the program."""
+    """The result of one test. `unknown` and `error` are no evidence against the program."""
 
     status: Literal["passed", "failed", "unknown", "error"]
     reason: str = ""

@@ -1,4 +1,4 @@
-"""Programs built around a program: for call tests and assert tests where only whole programs can be run."""
+"""Programs built around a program, for call tests and assert tests where only whole programs can run."""
 
 from __future__ import annotations
 
@@ -69,29 +69,29 @@ JAVASCRIPT_CALLS = """
 """
 
 
-def python_calls(program: Program) -> Program:
-    """Reads calls as JSON from stdin and prints a marked line of JSON for each answer."""
+def add_python_calls(program: Program) -> Program:
+    """The program with code that reads calls (JSON) from stdin and prints a marked line of JSON for each answer."""
     source = inspect.getsource(plain)
     return Program(f"{source}\n{PYTHON_CALLS}\n_run({json.dumps(program.source)})\n")
 
 
-def javascript_calls(program: Program) -> Program:
+def add_javascript_calls(program: Program) -> Program:
     return Program(program.source + JAVASCRIPT_CALLS, "javascript")
 
 
-def whole_python(program: Program, test: AssertTest, secret: str) -> Program:
+def join_python_test(program: Program, test: AssertTest, secret: str) -> Program:
     return Program(f"{program.source}\n\n{test.helpers}\n{test.source}\n\nprint({secret!r})\n")
 
 
-def whole_cpp(program: Program, test: AssertTest, secret: str) -> Program:
-    """The tests' `main` gets another name and is called by one that then prints what was on stdin: the secret.
+def join_cpp_test(program: Program, test: AssertTest, secret: str) -> Program:
+    """A program whose `main` calls the `main` of the tests and then prints the secret from stdin.
 
-    It is read before anything of the program runs, and an assertion that does not hold ends the process by itself.
-    Still forgeable by a program that returns objects which equal everything, or that searches its own memory.
+    The secret is read before any code of the program runs, and a failed assertion ends the process. A program can
+    still forge its result: by objects that equal everything, or by a search of its memory.
     """
     # A test in MultiPL-E's form begins with the brace that closes the program's function.
     closing, rest = ("}\n", test.source.lstrip()[1:]) if test.source.lstrip().startswith("}") else ("", test.source)
-    own = f"open_r1_{secrets.token_hex(8)}"  # a name that no program can know beforehand
+    own = f"open_r1_{secrets.token_hex(8)}"  # a name that no program can know
     return Program(
         f"#include <cassert>\n#include <cstdio>\n#include <unistd.h>\nnamespace {own} {{\n"
         "static char secret[64];\nstatic ssize_t length;\n"
@@ -100,26 +100,26 @@ def whole_cpp(program: Program, test: AssertTest, secret: str) -> Program:
         "static void require(bool holds, const char* text) {\n"
         '  if (!holds) { ::dprintf(2, "Assertion failed: %s\\n", text); ::_exit(134); }\n}\n}\n'
         f"{program.source}\n{closing}"
-        # Our own, whatever the program made of it; assert.h, which the tests may include again, is not read twice so.
+        # Our `assert`, whatever the program defined. The tests must not include assert.h again, which would undo it.
         "#undef NDEBUG\n#include <assert.h>\n#undef assert\n"
         f"#define assert(...) {own}::require(static_cast<bool>(__VA_ARGS__), #__VA_ARGS__)\n"
         # Only `main` may end without a return; unoptimised, so that another function may too.
         '#define main __attribute__((optimize("O0"))) tests_of_the_program\n'
-        f"{_without_assert_h(rest)}\n#undef main\nint main() {{ tests_of_the_program(); {own}::give(); return 0; }}\n",
+        f"{_remove_assert_h(rest)}\n#undef main\nint main() {{ tests_of_the_program(); {own}::give(); return 0; }}\n",
         "cpp",
     )
 
 
-def _without_assert_h(source: str) -> str:
+def _remove_assert_h(source: str) -> str:
     return re.sub(r"^[ \t]*#[ \t]*include[ \t]*<(?:cassert|assert\.h)>", "", source, flags=re.MULTILINE)
 
 
-def whole_javascript(program: Program, test: AssertTest, secret: str) -> Program:
-    """What ends the tests and what they assert by is taken before the program runs; the secret is read from stdin.
+def join_javascript_test(program: Program, test: AssertTest, secret: str) -> Program:
+    """A program that prints the secret from stdin after the tests; `assert` is frozen before the program runs.
 
-    Still forgeable by a program that reads its own source for the name of the function that prints the secret.
+    A program can still forge its result: by reading its source for the name of the function that prints the secret.
     """
-    own = f"open_r1_{secrets.token_hex(8)}"  # a name that no program can know beforehand
+    own = f"open_r1_{secrets.token_hex(8)}"  # a name that no program can know
     return Program(
         f"const {own} = ((load) => {{\n"
         '  const { readFileSync, writeSync } = load("fs"), assert = load("assert");\n'
@@ -134,9 +134,9 @@ def whole_javascript(program: Program, test: AssertTest, secret: str) -> Program
     )
 
 
-CALLS: dict[Language, Callable[[Program], Program]] = {"python": python_calls, "javascript": javascript_calls}
+CALLS: dict[Language, Callable[[Program], Program]] = {"python": add_python_calls, "javascript": add_javascript_calls}
 WHOLE: dict[Language, Callable[[Program, AssertTest, str], Program]] = {
-    "python": whole_python,
-    "cpp": whole_cpp,
-    "javascript": whole_javascript,
+    "python": join_python_test,
+    "cpp": join_cpp_test,
+    "javascript": join_javascript_test,
 }

@@ -1,9 +1,9 @@
 """The verdict on a program: what it printed or returned, against what was expected.
 
-Expected values exist only here, and for assert tests in the tester's process; never where the program runs. A test is
-passed only by positive evidence: the right answer, and where a run stands for the test, its clean end. Exit codes
-alone prove nothing. A limit that the program reached is a failure (too slow is wrong); a limit reached because the
-machine was busy is unknown; an infrastructure that failed is an error.
+Expected values exist only here, and for assert tests in the tester's process; never where the program runs. A test
+passes only by positive evidence: the right answer, and if one run is the test, its clean end. Exit codes alone prove
+nothing. A limit that the program reached is a failure (too slow is wrong); a limit reached because the machine was
+busy is unknown; an infrastructure that failed is an error.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .runner import Execution, Runner
 
 NOT_RUN = Outcome("unknown", "not run after the first failure")
 _ERROR_LINE = re.compile(r"(?:Uncaught )?[\w.]*(?:Error|Exception|Interrupt)\b")
-SLOWEST = 3  # tests of a program that may each use up their time; waiting for all of many would block everybody
+SLOWEST = 3  # tests of a program that may each use up their time; to wait for more would block other programs
 STARVED = "the machine was too busy to judge the program's speed"
 _SLOW = re.compile(rf"more than \S+ s of CPU time|waited for|{STARVED}")
 Outcomes = dict[int, Outcome]  # by the number of the test
@@ -43,18 +43,18 @@ def judge_program(
 
     Args:
         limits: for each test.
-        weakest: the weakest isolation that will do; without meaning if there is a `runner`.
-        stop_early: after the first failure the other tests may be left out; their outcome is `NOT_RUN`.
-        runner: where to run it instead of the local sandbox.
+        weakest: the weakest isolation that is allowed; ignored with a `runner`.
+        stop_early: skip tests after the first failure; their outcome is `NOT_RUN`.
+        runner: runs the program in place of the local sandbox.
 
     Returns:
         One outcome per test, in order. `passed` and `failed` are evidence; `unknown` (it could not be judged) and
         `error` (the infrastructure failed, or the language's tools are missing) are none.
 
     Raises:
-        RecipeError: this machine gives only weaker isolation than `weakest`.
+        RecipeError: this machine offers only weaker isolation than `weakest`.
     """
-    runner = runner or local_sandbox(weakest)
+    runner = runner or find_local_sandbox(weakest)
     outcomes: Outcomes = {}
     for kind, judge_kind in JUDGES.items():
         chosen = {index: test for index, test in enumerate(tests) if isinstance(test, kind)}
@@ -63,11 +63,11 @@ def judge_program(
     return [outcomes.get(index, NOT_RUN) for index in range(len(tests))]
 
 
-def local_sandbox(weakest: Level) -> Sandbox:
-    """The local sandbox at the strongest level there is.
+def find_local_sandbox(weakest: Level) -> Sandbox:
+    """The local sandbox at this machine's strongest level.
 
     Raises:
-        RecipeError: that is weaker than `weakest`.
+        RecipeError: that level is weaker than `weakest`.
     """
     strongest = pool.find_level()
     if pool.LEVELS.index(strongest) > pool.LEVELS.index(weakest):
@@ -78,12 +78,12 @@ def local_sandbox(weakest: Level) -> Sandbox:
     return Sandbox(strongest)
 
 
-def in_batches(indices: Iterable[int], run: Callable[[list[int]], Outcomes], stop_early: bool) -> Outcomes:
-    """Judge many tests in one process, and alone each that did not pass there.
+def judge_in_batches(indices: Iterable[int], run: Callable[[list[int]], Outcomes], stop_early: bool) -> Outcomes:
+    """Judge many tests in one process, then each test that did not pass there in a process of its own.
 
-    A process of its own decides, since in a shared one an earlier test may have left something behind. `run` judges
-    some tests together; what it says passed must be sound. After `SLOWEST` tests that ended alone at a limit of time,
-    the rest get the outcome of the last of them without a run.
+    The second run decides, because in a shared process an earlier test may have left something behind. `run` judges
+    some tests together; its `passed` must be sound. After `SLOWEST` tests that reached a time limit alone, the rest
+    get the outcome of the last of them without a run.
     """
     outcomes: Outcomes = {}
     slow: list[Outcome] = []
@@ -94,7 +94,7 @@ def in_batches(indices: Iterable[int], run: Callable[[list[int]], Outcomes], sto
         final = {"passed", "error"} if len(batch) > 1 else {"passed", "error", "failed", "unknown"}
         outcomes |= {index: outcome for index, outcome in together.items() if outcome.status in final}
         doubtful = [index for index in batch if index not in outcomes]
-        # The test that failed among the others first: very likely it fails alone.
+        # First the test that failed among the others: it very likely fails alone too.
         doubtful.sort(key=lambda index: index not in together or together[index].status != "failed")
         for index in doubtful:
             if len(slow) >= SLOWEST:
@@ -115,49 +115,49 @@ def judge_stdin(
 ) -> Outcomes:
     if isinstance(runner, Sandbox) and program.language == "python":
 
-        def together(indices: list[int]) -> Outcomes:
+        def run_batch(indices: list[int]) -> Outcomes:
             stdins = [encode_text(tests[index].stdin) for index in indices]
             executions = runner.run_together(program, stdins, limits)
             outcomes = {
-                index: stdin_outcome(tests[index], execution, limits, runner)
+                index: judge_output(tests[index], execution, limits, runner)
                 for index, execution in zip(indices, executions, strict=True)
             }
-            # Empty output is no evidence that the process came as far as this test.
+            # Empty output does not prove that the process reached this test.
             for index, execution in zip(indices, executions, strict=True):
                 if len(indices) > 1 and outcomes[index].status == "passed" and not execution.stdout.strip():
                     outcomes[index] = NOT_RUN
             return outcomes
 
-        return in_batches(tests, together, stop_early)
+        return judge_in_batches(tests, run_batch, stop_early)
     outcomes: Outcomes = {}
     executions = runner.run(program, [encode_text(test.stdin) for test in tests.values()], limits)
     for (index, test), execution in zip(tests.items(), executions, strict=False):
-        outcomes[index] = stdin_outcome(test, execution, limits, runner)
+        outcomes[index] = judge_output(test, execution, limits, runner)
         if stop_early and outcomes[index].status == "failed":
             break
     return outcomes
 
 
-def stdin_outcome(test: StdinTest, execution: Execution, limits: Limits, runner: Runner) -> Outcome:
-    fault = run_fault(execution, limits)
+def judge_output(test: StdinTest, execution: Execution, limits: Limits, runner: Runner) -> Outcome:
+    fault = find_fault(execution, limits)
     if fault:
         return fault
     if test.checker is not None:
-        return checked(test, execution, limits, runner)
-    if same_output(test.expected, execution.stdout):
+        return run_checker(test, execution, limits, runner)
+    if is_same_output(test.expected, execution.stdout):
         return Outcome("passed", "", execution.seconds)
-    expected, got = shown(test.expected), shown(execution.stdout.decode(errors="replace"))
+    expected, got = shorten_text(test.expected), shorten_text(execution.stdout.decode(errors="replace"))
     return Outcome("failed", f"wrong output: expected {expected}, got {got}", execution.seconds)
 
 
-def shown(text: str, most: int = 60) -> str:
-    """Text on one line, shortened."""
+def shorten_text(text: str, most: int = 60) -> str:
+    """The start of a text, on one line."""
     text = text.strip()
     return ascii(text if len(text) <= most else text[:most] + "...")
 
 
-def run_fault(execution: Execution, limits: Limits) -> Outcome | None:
-    """The outcome of a run that did not come to a good end, whatever it has shown; None if it did."""
+def find_fault(execution: Execution, limits: Limits) -> Outcome | None:
+    """The outcome of a run that did not end well, whatever its output; None if it did."""
     if execution.ended == "error":
         return Outcome("error", execution.cause)
     if execution.ended == "starved":
@@ -166,65 +166,68 @@ def run_fault(execution: Execution, limits: Limits) -> Outcome | None:
         "cpu": f"more than {limits.seconds:g} s of CPU time",
         "wall": f"waited for more than {max(limits.wall_seconds, limits.seconds):g} s",
         "output": f"more than {limits.output_bytes} bytes of output",
-        "compile": f"does not compile: {first_error(execution.stderr)}",
+        "compile": f"does not compile: {find_first_error(execution.stderr)}",
     }
     if execution.ended in reasons:
         return Outcome("failed", reasons[execution.ended], execution.seconds)
     if execution.exit_code:
         code = execution.exit_code
         reason = f"exit code {code}" if code > 0 else f"ended by signal {-code}"
-        said = execution.stderr.strip()
-        return Outcome("failed", f"{reason}: {shortened(said)}" if said else reason, execution.seconds)
+        message = execution.stderr.strip()
+        return Outcome("failed", f"{reason}: {shorten_message(message)}" if message else reason, execution.seconds)
     return None
 
 
-def shortened(message: str, most: int = 300) -> str:
-    """What an interpreter says of an error, up to the line with its name (which ends Python's, but not node's)."""
+def shorten_message(message: str, most: int = 300) -> str:
+    """An interpreter's error message, up to the line that names the error (the last one in Python, not in node)."""
     lines = message.splitlines()
     named = [number for number, line in enumerate(lines) if _ERROR_LINE.match(line)]
     text = "\n".join(lines[: named[-1] + 1] if named else lines)
     return text if len(text) <= most else "..." + text[-most:]
 
 
-def first_error(message: str, most: int = 300) -> str:
-    """A compiler's first error; what follows are mostly its consequences."""
+def find_first_error(message: str, most: int = 300) -> str:
+    """A compiler's first error; the others are mostly its consequences."""
     lines = message.strip().splitlines()
     start = next((number for number, line in enumerate(lines) if "error" in line), 0)
     return "\n".join(lines[start:])[:most]
 
 
-def same_output(expected: str, output: bytes) -> bool:
-    """Equal line by line, without white space at the end of lines and of the text."""
-    return _lines(encode_text(expected)) == _lines(output)
+def is_same_output(expected: str, output: bytes) -> bool:
+    """True if all lines are equal, except for white space at the end of lines and of the text."""
+    return _split_lines(encode_text(expected)) == _split_lines(output)
 
 
-def _lines(text: bytes) -> list[bytes]:
+def _split_lines(text: bytes) -> list[bytes]:
     return [line.rstrip() for line in text.rstrip().split(b"\n")]
 
 
-def checked(test: StdinTest, execution: Execution, limits: Limits, runner: Runner) -> Outcome:
-    """What a checker says. One that fails on the program's output is itself tried on the expected output: if it
-    works there, the output was at fault, otherwise the checker."""
+def run_checker(test: StdinTest, execution: Execution, limits: Limits, runner: Runner) -> Outcome:
+    """The outcome by a test's checker.
+
+    A checker that fails on the program's output is tried on the expected output: if it works there, the output was at
+    fault, otherwise the checker.
+    """
     assert test.checker is not None
     if not isinstance(runner, Sandbox):
         return Outcome("unknown", "checkers run only in the local sandbox")
     files = [encode_text(test.stdin), encode_text(test.expected)]
     given = runner.check(test.checker, [*files, execution.stdout], limits)
-    score = checker_score(given)
+    score = read_score(given)
     if score is None and given.ended not in ("error", "starved"):
-        if checker_score(runner.check(test.checker, [*files, encode_text(test.expected)], limits)) == 1:
+        if read_score(runner.check(test.checker, [*files, encode_text(test.expected)], limits)) == 1:
             return Outcome("failed", "the checker cannot read the output", execution.seconds, 0.0)
-        fault = run_fault(given, limits)
+        fault = find_fault(given, limits)
         cause = fault.reason if fault else f"it prints no score from 0 to 1 but {given.stdout[:100]!r}"
         return Outcome("error", f"the checker fails even on the expected output: {cause}")
     if score is None:
-        return run_fault(given, limits) or Outcome("error", "the checker gave no score")
+        return find_fault(given, limits) or Outcome("error", "the checker gave no score")
     status = "passed" if score == 1 else "failed"
     return Outcome(status, "" if score == 1 else f"the checker gives {score:g}", execution.seconds, score)
 
 
-def checker_score(execution: Execution) -> float | None:
-    """The last word that a checker printed as a score from 0 to 1; None if it failed or that is none."""
+def read_score(execution: Execution) -> float | None:
+    """The last word that a checker printed, as a score from 0 to 1; None if it failed or printed no score."""
     words = execution.stdout.split()
     if execution.ended != "exit" or execution.exit_code or not words:
         return None
@@ -250,23 +253,23 @@ def judge_calls(
                 "keywords": plain.encode(test.keywords),
             }
         except plain.NotPlain as error:
-            outcomes[index] = Outcome("unknown", f"the test's arguments cannot be told: {error}")
+            outcomes[index] = Outcome("unknown", f"the test's arguments are not plain data: {error}")
 
-    def together(indices: list[int]) -> Outcomes:
+    def run_batch(indices: list[int]) -> Outcomes:
         calls = [data[index] for index in indices]
         execution, lines = run_calls(runner, program, calls, limits)
         return {
-            index: call_outcome(tests[index], line, execution, limits)
+            index: judge_answer(tests[index], line, execution, limits)
             for index, line in zip(indices, [*lines, *[None] * len(indices)], strict=False)
         }
 
-    return outcomes | in_batches(data, together, stop_early)
+    return outcomes | judge_in_batches(data, run_batch, stop_early)
 
 
 def run_calls(
     runner: Runner, program: Program, calls: list[dict[str, Any]], limits: Limits
 ) -> tuple[Execution, list[bytes]]:
-    """Make the calls in one process; the lines of JSON that it answered, as far as it came."""
+    """Make the calls in one process; the execution, and a line of JSON for each call that it answered."""
     if isinstance(runner, Sandbox) and program.language == "python":
         execution = runner.call(program, json.dumps(calls).encode(), limits)
         return execution, execution.stdout.split(b"\n")[:-1]
@@ -277,18 +280,18 @@ def run_calls(
     return execution, [answer for _, found, answer in lines if found]
 
 
-def call_outcome(test: CallTest, line: bytes | None, execution: Execution, limits: Limits) -> Outcome:
-    """A right answer is evidence by itself, however the process ended later."""
+def judge_answer(test: CallTest, line: bytes | None, execution: Execution, limits: Limits) -> Outcome:
+    """A right answer is evidence, however the process ended later."""
     if execution.ended in ("error", "starved") and line is None:
-        return run_fault(execution, limits) or Outcome("error", execution.cause)
+        return find_fault(execution, limits) or Outcome("error", execution.cause)
     if line is None:
-        fault = run_fault(execution, limits)
+        fault = find_fault(execution, limits)
         return fault or Outcome("failed", "the program ended before it returned", execution.seconds)
     try:
         answer = json.loads(line)
         if "value" in answer:
             right = plain.matches(test.expected, answer["value"], test.exact)
-            reason = "" if right else f"{test.function} returned {shortened(json.dumps(answer['value']), 200)}"
+            reason = "" if right else f"{test.function} returned {shorten_message(json.dumps(answer['value']), 200)}"
             return Outcome("passed" if right else "failed", reason, execution.seconds)
         return Outcome("failed", f"{answer['raised']}: {answer['text']}"[:300], execution.seconds)
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -299,40 +302,40 @@ def judge_asserts(
     runner: Runner, program: Program, tests: dict[int, AssertTest], limits: Limits, stop_early: bool
 ) -> Outcomes:
     if not (isinstance(runner, Sandbox) and program.language == "python"):
-        return judge_whole(runner, program, tests, limits, stop_early)
+        return judge_whole_programs(runner, program, tests, limits, stop_early)
 
-    def together(indices: list[int]) -> Outcomes:
+    def run_batch(indices: list[int]) -> Outcomes:
         sources = [f"{tests[index].helpers}\n{tests[index].source}".lstrip("\n") for index in indices]
-        ofprogram, oftester = runner.run_asserts(program, sources, limits)
-        lines = [*oftester.stdout.split(b"\n")[:-1], *[None] * len(indices)]
+        program_end, tester_end = runner.run_asserts(program, sources, limits)
+        lines = [*tester_end.stdout.split(b"\n")[:-1], *[None] * len(indices)]
         return {
-            index: assert_outcome(line, ofprogram, oftester, limits)
+            index: judge_report(line, program_end, tester_end, limits)
             for index, line in zip(indices, lines, strict=False)
         }
 
-    return in_batches(tests, together, stop_early)
+    return judge_in_batches(tests, run_batch, stop_early)
 
 
-def assert_outcome(line: bytes | None, program: Execution, tester: Execution, limits: Limits) -> Outcome:
-    """What the tester reported, which the program's process cannot reach."""
+def judge_report(line: bytes | None, program: Execution, tester: Execution, limits: Limits) -> Outcome:
+    """The outcome in the tester's report, which the program's process cannot reach."""
     seconds = program.seconds + tester.seconds
     status, reason = json.loads(line) if line else ("ended", "")
     if status in ("passed", "failed", "unknown"):
         return Outcome(status, reason, seconds)
     for execution in (tester, program):
-        fault = run_fault(execution, limits)
+        fault = find_fault(execution, limits)
         if fault:
             return fault
     return Outcome("failed", "the program ended before the test did", seconds)
 
 
-def judge_whole(
+def judge_whole_programs(
     runner: Runner, program: Program, tests: dict[int, AssertTest], limits: Limits, stop_early: bool
 ) -> Outcomes:
-    """Program and test code as one program, which has passed if it ends well and prints a secret after the tests.
+    """Run program and test code as one program, which passes if it ends well and prints a secret after the tests.
 
-    Weaker than everything else here: the expected values, and the secret, lie in the program's own process. It is used
-    where the two cannot be kept apart: C++ and JavaScript, and runners that only run whole programs.
+    This is weaker than the other ways: the expected values and the secret are in the program's process. It is used
+    where the two cannot be separated: C++ and JavaScript, and runners that only run whole programs.
     """
     outcomes: Outcomes = {}
     for index, test in tests.items():
@@ -340,7 +343,7 @@ def judge_whole(
         whole = drivers.WHOLE[program.language](program, test, secret)
         stdin = b"" if program.language == "python" else secret.encode()
         (execution,) = runner.run(whole, [stdin], limits)
-        fault = run_fault(execution, limits)
+        fault = find_fault(execution, limits)
         if fault:
             outcomes[index] = fault
         elif secret.encode() in execution.stdout:

@@ -1,4 +1,4 @@
-"""A pool of zygotes, one per core, and the isolation that this machine gives."""
+"""A pool of zygotes, one per core, and the isolation that this machine offers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..errors import RecipeError
 from . import toolchains
 from .cases import Level
 
-Report = dict[str, Any]  # how one process of a run ended, see zygote.py
+Report = dict[str, Any]  # the end of one process of a run, see zygote.py
 ZYGOTE = Path(__file__).parent / "guest" / "zygote.py"
 LEVELS: tuple[Level, ...] = get_args(Level)
 MEANING: dict[Level, str] = {
@@ -33,99 +33,32 @@ MEANING: dict[Level, str] = {
     "seccomp": "a system call allow-list without any files, but neither namespaces nor Landlock",
 }
 CORES = len(os.sched_getaffinity(0))
-START_SECONDS = 20  # a zygote that has not answered by then is broken
-SLACK_SECONDS = 15  # beyond the longest that a run may take until its zygote counts as hung
-PATIENCE = 3  # wall limits that a run may take while it computes; as in zygote.py
-# Imported once per zygote instead of once per run; at level seccomp a program can import nothing else.
-PRELOAD = [
-    "__future__",
-    "abc",
-    "array",
-    "ast",
-    "bisect",
-    "builtins",
-    "calendar",
-    "cmath",
-    "codecs",
-    "collections",
-    "collections.abc",
-    "contextlib",
-    "copy",
-    "copyreg",
-    "csv",
-    "dataclasses",
-    "datetime",
-    "decimal",
-    "difflib",
-    "enum",
-    "errno",
-    "fractions",
-    "functools",
-    "gc",
-    "genericpath",
-    "graphlib",
-    "hashlib",
-    "heapq",
-    "html",
-    "inspect",
-    "io",
-    "itertools",
-    "json",
-    "keyword",
-    "linecache",
-    "locale",
-    "math",
-    "numbers",
-    "operator",
-    "os",
-    "os.path",
-    "pickle",
-    "pprint",
-    "queue",
-    "random",
-    "re",
-    "reprlib",
-    "secrets",
-    "select",
-    "shlex",
-    "signal",
-    "stat",
-    "statistics",
-    "string",
-    "struct",
-    "sys",
-    "tempfile",
-    "textwrap",
-    "threading",
-    "time",
-    "timeit",
-    "token",
-    "tokenize",
-    "traceback",
-    "types",
-    "typing",
-    "unicodedata",
-    "unittest",
-    "unittest.mock",
-    "uuid",
-    "warnings",
-    "weakref",
-    "zlib",
-    "zoneinfo",
-]
+START_SECONDS = 20  # within which a zygote must answer
+SLACK_SECONDS = 15  # beyond the longest run, after which a zygote counts as hung
+PATIENCE = 3  # wall limits that a run may last while it computes; as in zygote.py
+# Imported once for each zygote instead of each run. At the level seccomp a program can import nothing else.
+_MODULES = """
+__future__ abc array ast bisect builtins calendar cmath codecs collections collections.abc contextlib copy
+copyreg csv dataclasses datetime decimal difflib enum errno fractions functools gc genericpath graphlib hashlib
+heapq html inspect io itertools json keyword linecache locale math numbers operator os os.path pickle pprint
+queue random re reprlib secrets select shlex signal stat statistics string struct sys tempfile textwrap
+threading time timeit token tokenize traceback types typing unicodedata unittest unittest.mock uuid warnings
+weakref zlib zoneinfo
+"""
+PRELOAD = _MODULES.split()
 
 
-class Broken(Exception):
-    """The sandbox itself failed; the program has nothing to do with it."""
+class SandboxError(Exception):
+    """The sandbox failed; the program is not at fault."""
 
 
-class Late(Broken):
-    """It did not answer in time, which says nothing of what this machine can do."""
+class SandboxTimeout(SandboxError):
+    """The sandbox did not answer in time, which does not show what this machine can do."""
 
 
 @dataclass(frozen=True)
 class Isolation:
-    """A level that works here, and the interpreter that it works with."""
+    """A level that works on this machine, with the interpreter for it and the paths that it may read."""
 
     level: Level
     python: str
@@ -136,7 +69,7 @@ class Zygote:
     """One `zygote.py` process and the socket to it. One run at a time.
 
     Raises:
-        Broken: it does not start; the message is its own.
+        SandboxError: it does not start, for the reason in its message.
     """
 
     def __init__(self, isolation: Isolation):
@@ -153,40 +86,40 @@ class Zygote:
             )  # fmt: skip
         except OSError as error:
             ours.close()
-            raise Broken(f"the sandbox's interpreter does not start: {error}") from None
+            raise SandboxError(f"the sandbox's interpreter does not start: {error}") from None
         finally:
             theirs.close()
             os.close(parent)
         self.socket = ours
         try:
             answer = self._receive(START_SECONDS)
-        except Late:
+        except SandboxTimeout:
             self.close()
             raise
-        except Broken:
+        except SandboxError:
             self.close()
-            said = self.process.stderr.read().decode(errors="replace").strip()
-            raise Broken(f"the sandbox's interpreter died at its start: {said[-300:]}") from None
+            message = self.process.stderr.read().decode(errors="replace").strip()
+            raise SandboxError(f"the sandbox's interpreter died at its start: {message[-300:]}") from None
         if "failed" in answer:
             self.close()
-            raise Broken(answer["failed"])
+            raise SandboxError(answer["failed"])
 
     def run(self, request: dict[str, Any], files: Sequence[int]) -> list[Report]:
         """Send one run and wait for the reports of its processes.
 
         Raises:
-            Broken: the zygote is gone, does not answer, or could not set the run up.
+            SandboxError: the zygote is gone, does not answer, or could not set the run up.
         """
         try:
             socket.send_fds(self.socket, [json.dumps(request).encode()], files)
         except OSError as error:
-            raise Broken(f"the sandbox's process is gone: {error}") from None
+            raise SandboxError(f"the sandbox's process is gone: {error}") from None
         reports = self._receive(PATIENCE * request["wall_seconds"] + SLACK_SECONDS)["reports"]
         for report in reports:
             if report["ended"] == "error":
-                raise Broken(report["cause"])
+                raise SandboxError(report["cause"])
             if report["ended"] == "exit" and report["code"] == -signal.SIGKILL:
-                raise Broken("the run was killed from outside: no memory left on this machine, or by hand")
+                raise SandboxError("the run was killed from outside: no memory left on this machine, or by hand")
         return reports
 
     def _receive(self, seconds: float) -> dict[str, Any]:
@@ -194,15 +127,15 @@ class Zygote:
         try:
             message = self.socket.recv(1 << 16)
         except TimeoutError:
-            raise Late(f"the sandbox's process did not answer for {seconds:.0f} s") from None
+            raise SandboxTimeout(f"the sandbox's process did not answer for {seconds:.0f} s") from None
         except OSError as error:
-            raise Broken(f"the sandbox's process is gone: {error}") from None
+            raise SandboxError(f"the sandbox's process is gone: {error}") from None
         if not message:
-            raise Broken("the sandbox's process was killed")
+            raise SandboxError("the sandbox's process was killed")
         return json.loads(message)
 
-    def forget(self) -> None:
-        """In a forked child: let go of the socket without ending the parent's zygote."""
+    def release(self) -> None:
+        """In a forked child: close the socket without ending the parent's zygote."""
         self.socket.close()
         self.process.returncode = 0  # not this process's child; nothing to wait for
 
@@ -223,10 +156,10 @@ class Pool:
         self.all: set[Zygote] = set()
 
     @contextlib.contextmanager
-    def zygote(self) -> Iterator[Zygote]:
-        """An idle zygote for the length of the block; one that breaks inside is ended."""
+    def borrow_zygote(self) -> Iterator[Zygote]:
+        """An idle zygote for the duration of the block; an exception inside ends the zygote."""
         with self.slots:
-            zygote = self._idle() or Zygote(self.isolation)
+            zygote = self._take_idle() or Zygote(self.isolation)
             self.all.add(zygote)
             try:
                 yield zygote
@@ -235,8 +168,8 @@ class Pool:
                 raise
             self.idle.append(zygote)
 
-    def _idle(self) -> Zygote | None:
-        """One that waits for work, if it was not killed meanwhile."""
+    def _take_idle(self) -> Zygote | None:
+        """An idle zygote that is still alive; None if there is none."""
         while self.idle:
             zygote = self.idle.pop()
             if zygote.process.poll() is None:
@@ -252,27 +185,27 @@ class Pool:
         """One run on one zygote.
 
         Raises:
-            Broken: it broke; another will take its place.
+            SandboxError: the zygote broke; another will replace it.
         """
-        with self.zygote() as zygote:
+        with self.borrow_zygote() as zygote:
             return zygote.run(request, files)
 
 
 _lock = threading.RLock()
 _pools: dict[Level, Pool] = {}
-_isolations: dict[Level, Isolation | Broken] = {}
+_isolations: dict[Level, Isolation | SandboxError] = {}
 
 
-def _forget_parents_zygotes() -> None:
+def _release_zygotes() -> None:
     global _lock
     _lock = threading.RLock()
     for pool in _pools.values():
         for zygote in pool.all:
-            zygote.forget()
+            zygote.release()
     _pools.clear()
 
 
-os.register_at_fork(after_in_child=_forget_parents_zygotes)
+os.register_at_fork(after_in_child=_release_zygotes)
 
 
 @atexit.register
@@ -289,52 +222,52 @@ def get_pool(level: Level) -> Pool:
     """The zygotes of this level.
 
     Raises:
-        Broken: this machine does not give that level.
+        SandboxError: this machine does not offer that level.
     """
     with _lock:
         if level not in _pools:
-            _pools[level] = Pool(isolation(level))
+            _pools[level] = Pool(find_isolation(level))
         return _pools[level]
 
 
-def isolation(level: Level) -> Isolation:
-    """What works for this level, found out once by starting a zygote with the first interpreter that can.
+def find_isolation(level: Level) -> Isolation:
+    """The isolation at this level, determined once by starting a zygote with the first interpreter that works.
 
-    A start that took too long is no finding: the next call tries again.
+    After a start that took too long, the next call tries again.
 
     Raises:
-        Broken: with the cause for each interpreter tried.
+        SandboxError: no interpreter works; the message has the cause for each.
     """
     with _lock:
         found = _isolations.get(level) or _try_level(level)
-        if not isinstance(found, Late):
+        if not isinstance(found, SandboxTimeout):
             _isolations[level] = found
-    if isinstance(found, Broken):
+    if isinstance(found, SandboxError):
         raise found
     return found
 
 
-def _try_level(level: Level) -> Isolation | Broken:
+def _try_level(level: Level) -> Isolation | SandboxError:
     causes: list[str] = []
-    kind = Broken
-    for python in interpreters():
+    kind = SandboxError
+    for python in list_interpreters():
         try:
-            found = Isolation(level, python, (*python_files(python), *toolchains.list_files()))
-            _try_out(found)
-        except (Broken, OSError, subprocess.SubprocessError) as error:
+            found = Isolation(level, python, (*list_python_files(python), *toolchains.list_files()))
+            _run_trial(found)
+        except (SandboxError, OSError, subprocess.SubprocessError) as error:
             causes.append(f"{error} (with {python})")
-            if isinstance(error, Late | subprocess.TimeoutExpired):
-                kind = Late
+            if isinstance(error, SandboxTimeout | subprocess.TimeoutExpired):
+                kind = SandboxTimeout
         else:
             return found
     return kind("; ".join(causes))
 
 
-def _try_out(isolation: Isolation) -> None:
-    """Run a program: some kernels and containers allow the first namespace, but not those of each run.
+def _run_trial(isolation: Isolation) -> None:
+    """Run a program, because some kernels and containers allow the first namespace, but not those of each run.
 
     Raises:
-        Broken: it did not print what it should.
+        SandboxError: the program did not print what it should.
     """
     limits = {"memory": 1 << 29, "data": None, "file_bytes": 1 << 20, "scratch_mb": 1, "processes": 8, "files": 64}
     request = {"kind": "stdin", "seconds": 5.0, "wall_seconds": 10.0, "limits": limits}
@@ -344,22 +277,22 @@ def _try_out(isolation: Isolation) -> None:
         os.write(source, b"print(6 * 7)")
         zygote.run(request, files)
         if os.pread(stdout, 10, 0) != b"42\n":
-            raise Broken(f"a program does not run in it: {os.pread(errors, 300, 0).decode(errors='replace')}")
+            raise SandboxError(f"a program does not run in it: {os.pread(errors, 300, 0).decode(errors='replace')}")
     finally:
         zygote.close()
         for file in files:
             os.close(file)
 
 
-def interpreters() -> list[str]:
-    """This interpreter (that of its virtual environment), then the system's."""
-    own = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+def list_interpreters() -> list[str]:
+    """This interpreter (outside its virtual environment), then the system's."""
+    this = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     system = shutil.which("python3", path="/usr/bin:/usr/local/bin:/bin")
-    return list(dict.fromkeys([own, *([os.path.realpath(system)] if system else [])]))
+    return list(dict.fromkeys([this, *([os.path.realpath(system)] if system else [])]))
 
 
 @functools.cache
-def python_files(python: str) -> tuple[str, ...]:
+def list_python_files(python: str) -> tuple[str, ...]:
     """Paths that a Python program may read: the interpreter's library and the system's shared libraries."""
     ask = "import sys; print(sys.version_info >= (3, 10), sys.base_prefix)"
     done = subprocess.run([python, "-I", "-S", "-c", ask], capture_output=True, text=True, check=True, timeout=20)
@@ -370,25 +303,25 @@ def python_files(python: str) -> tuple[str, ...]:
 
 
 def find_level() -> Level:
-    """The strongest isolation that this machine gives, found out once by really starting it.
+    """The strongest isolation that this machine offers, determined once by starting it.
 
     Raises:
         RecipeError: none works.
     """
     for candidate in LEVELS:
         try:
-            return isolation(candidate).level
-        except Broken:
+            return find_isolation(candidate).level
+        except SandboxError:
             continue
     causes = "; ".join(f"{candidate}: {explain_level(candidate)}" for candidate in LEVELS)
     raise RecipeError(f"programs cannot be run here, as no kind of isolation works. {causes}")
 
 
 def explain_level(level: Level) -> str:
-    """Why this machine does not give a level."""
+    """Why this machine does not offer a level."""
     try:
-        isolation(level)
-    except Broken as error:
+        find_isolation(level)
+    except SandboxError as error:
         return str(error)
     return "it works"
 
@@ -399,5 +332,5 @@ def describe_isolation() -> str:
     Raises:
         RecipeError: none works.
     """
-    strongest = isolation(find_level())
+    strongest = find_isolation(find_level())
     return f"programs are isolated by {strongest.level}: {MEANING[strongest.level]} (interpreter {strongest.python})"

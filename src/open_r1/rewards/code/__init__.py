@@ -1,4 +1,4 @@
-"""Code: does a completion's program pass its tests?"""
+"""Does the program in a completion pass its tests?"""
 
 from .scorers import code, code_fraction, code_subtasks, run_program
 

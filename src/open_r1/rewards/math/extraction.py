@@ -1,25 +1,26 @@
 """Which part of a completion is its final answer?
 
-After the reasoning; inside `<answer>` tags if there are any; there the last box, or, without one, what the final
-statement says: behind "the answer is", in bold, in LaTeX, after the last equals sign, or the only number. Takes time
-linear in the length of the completion.
+It stands after the reasoning, inside `<answer>` tags if there are any. There it is the last box, or without a box the
+content of the final statement: after "the answer is", in bold, in LaTeX, after the last equals sign, or the only
+number. The time is linear in the length of the completion.
 """
 
 from __future__ import annotations
 
 import re
 
+from ..answer_part import find_answer_part
 from .exact import compare, parse
 
-STATEMENT = 4000  # characters at the end of an answer in which its final statement is looked for
+STATEMENT = 4000  # last characters of an answer, which are searched for its final statement
 
 
 def extract_answer(completion: str) -> str:
-    """The text that a completion claims to be the answer; empty if there is none.
+    """The final answer of a completion; empty if there is none.
 
-    A reasoning that is never closed has no answer, whatever it contains; nor has an `<answer>` or a box that is never
-    closed. Boxes that stand together (`x = \\boxed{1} and y = \\boxed{2}`) are one answer, a list, so that naming
-    several candidates is right only where all of them are wanted; otherwise the last box counts.
+    A reasoning, an `<answer>` or a box that is never closed has no answer. Adjacent boxes (`x = \\boxed{1} and y =
+    \\boxed{2}`) are one answer, a list: several candidates are correct only if the gold answer is that list. Of other
+    boxes the last one counts.
     """
     text = extract_answer_part(completion)
     boxed = extract_boxed(text)
@@ -27,27 +28,17 @@ def extract_answer(completion: str) -> str:
 
 
 def extract_answer_part(completion: str) -> str:
-    """What stands after the reasoning, and inside the last `<answer>` if there is one."""
-    start = completion.rfind("</think>") + len("</think>")
-    if start < len("</think>"):
-        if "<think>" in completion:
-            return ""
-        start = 0
-    opening = completion.rfind("<answer>", start)
-    if opening < 0:
-        return completion[start:].strip()
-    start = opening + len("<answer>")
-    end = completion.find("</answer>", start)
-    return completion[start:end].strip() if end >= 0 else ""
+    """`find_answer_part` without the white space around it."""
+    return find_answer_part(completion).strip()
 
 
 def extract_gold(solution: str) -> str:
-    """The answer in a gold solution: behind GSM8K's `####`, in its boxes, or all of it."""
+    """The answer in a gold solution: after GSM8K's `####`, in its boxes, or the whole text."""
     if "####" in solution:
         return solution.rsplit("####", 1)[1].strip()
     boxed = extract_boxed(solution)
     if boxed == "":  # a gold may have lost its last brace
-        boxed = _unclosed(solution)
+        boxed = _read_unclosed_box(solution)
     return (solution if boxed is None else boxed).strip()
 
 
@@ -64,11 +55,11 @@ _GAP_WORDS = 4  # between boxes that stand together
 
 
 def extract_boxed(text: str) -> str | None:
-    """The last box, with those that stand together with it; None without a box; empty if the last one is no answer.
+    """The last box, joined with those adjacent to it; None without a box; empty if the last box is no answer.
 
-    A "final answer is" behind it overrules it.
+    A later "final answer is" overrules it.
     """
-    boxes = _boxes(text)
+    boxes = _find_boxes(text)
     if not boxes:
         return None
     later = _FINAL.search(text, boxes[-1][1])
@@ -79,7 +70,7 @@ def extract_boxed(text: str) -> str | None:
     first = len(boxes) - 1
     while first and boxes[first][2].strip() and boxes[first - 1][2].strip():
         gap = text[boxes[first - 1][1] : boxes[first][0]]
-        if not _stand_together(gap):
+        if not _are_adjacent(gap):
             break
         first -= 1
     answers = [contents.strip() for _, _, contents in boxes[first:]]
@@ -88,8 +79,8 @@ def extract_boxed(text: str) -> str | None:
     return ", ".join(answers)
 
 
-def _boxes(text: str) -> list[tuple[int, int, str]]:
-    """(start, end, contents) of the innermost boxes in order; contents are empty for a last one never closed."""
+def _find_boxes(text: str) -> list[tuple[int, int, str]]:
+    """(start, end, contents) of the innermost boxes in order; a last box that is never closed has empty contents."""
     if "\\boxed" not in text and "\\fbox" not in text:
         return []
     only = _PLAIN_BOX.search(text) if text.count("\\boxed") == 1 and "\\fbox" not in text else None
@@ -115,21 +106,21 @@ def _boxes(text: str) -> list[tuple[int, int, str]]:
     return boxes
 
 
-def _unclosed(text: str) -> str:
-    """What stands in the last box, which is never closed."""
+def _read_unclosed_box(text: str) -> str:
+    """The contents of the last box, which is never closed."""
     return text[[found.end() for found in _BOX.finditer(text)][-1] :].rstrip(" $.}")
 
 
-def _stand_together(gap: str) -> bool:
-    """Is what stands between two boxes no more than a conjunction, a noun, the name of the second?"""
+def _are_adjacent(gap: str) -> bool:
+    """True if the gap between two boxes is only a conjunction, a noun, or the name of the second."""
     if len(gap) > 120 or "\n\n" in gap:
         return False
     words = _NAME.sub("", _WRAPPED.sub(r" \1 ", gap).rstrip(" $([\\"))
     words = _COMMAND.sub(" ", words)
     if "=" in words or ". " in words or ":" in words:
         return False
-    said = re.findall(r"\w+", words.lower())
-    return len(said) <= _GAP_WORDS and not _CONCLUDES.intersection(said)
+    gap_words = re.findall(r"\w+", words.lower())
+    return len(gap_words) <= _GAP_WORDS and not _CONCLUDES.intersection(gap_words)
 
 
 _MARKER = re.compile(
@@ -158,73 +149,75 @@ _NUMBER = re.compile(
 
 
 def extract_statement(text: str) -> str:
-    """The answer that a text without a box states last."""
+    """The last answer that a text without a box states."""
     text = _BOILERPLATE.sub("", text[-STATEMENT:]).strip()
-    whole = _unmarked(text)
+    whole = _strip_markup(text)
     if len(whole) <= parse.LENGTH and (_is_formula(whole) or ("\n" not in whole and compare.is_readable(whole))):
         return whole
     markers = [found.end() for found in _MARKER.finditer(text)]
     for end in reversed(markers):
-        claimed = _sentences(text[end:].lstrip("*_ \n"))
+        claimed = _split_sentences(text[end:].lstrip("*_ \n"))
         if claimed:
-            return _claim(claimed[0], first=True)
-    sentences = _sentences(text)
-    return _claim(sentences[-1]) if sentences else ""
+            return _read_claim(claimed[0], first=True)
+    sentences = _split_sentences(text)
+    return _read_claim(sentences[-1]) if sentences else ""
 
 
-def _sentences(text: str) -> list[str]:
-    """Sentences with something in them; LaTeX in display is not cut at its line breaks."""
+def _split_sentences(text: str) -> list[str]:
+    """The sentences that have letters or digits; display LaTeX is not cut at its line breaks."""
     text = _LATEX.sub(lambda found: " ".join(found[0].split()), text)
     return [sentence.strip() for sentence in _SENTENCE.split(text) if any(map(str.isalnum, sentence))]
 
 
 def _is_formula(text: str) -> bool:
-    """LaTeX or a number without any words around it."""
+    """True for LaTeX or a number without words around it."""
     if not text.isascii() or "\n\n" in text:
         return False
-    said = _FORMULA_WORD.findall(_WRAPPED.sub(" ", text))
-    return all(word.lower() in _FORMULA_WORDS for word in said)
+    words = _FORMULA_WORD.findall(_WRAPPED.sub(" ", text))
+    return all(word.lower() in _FORMULA_WORDS for word in words)
 
 
-def _claim(sentence: str, first: bool = False) -> str:
-    """What a sentence says the answer is: in bold, after "is", LaTeX, a number (`first` or last); else all of it."""
-    whole = _unmarked(sentence)
+def _read_claim(sentence: str, first: bool = False) -> str:
+    """The answer in a sentence: in bold, after "is", LaTeX, a number (`first` or last); else the whole sentence."""
+    whole = _strip_markup(sentence)
     if compare.is_readable(whole):
         return whole
-    bold = [_last_member(found[1]) for found in _BOLD.finditer(sentence) if not _denied(sentence, found.start())]
+    bold = [
+        _take_last_member(found[1]) for found in _BOLD.finditer(sentence) if not _is_denied(sentence, found.start())
+    ]
     bold = [text for text in bold if compare.is_readable(text)]
     if bold:
         return bold[-1]
-    stated = _unmarked(_STATES.split(sentence)[-1])
-    if compare.is_readable(stated) and not _denied(sentence, sentence.rindex(stated)):
+    stated = _strip_markup(_STATES.split(sentence)[-1])
+    if compare.is_readable(stated) and not _is_denied(sentence, sentence.rindex(stated)):
         return stated
-    latex = _last_latex(sentence)
+    latex = _find_last_latex(sentence)
     if latex:
-        return _last_member(latex)
-    return _number(sentence, first) or whole
+        return _take_last_member(latex)
+    return _choose_number(sentence, first) or whole
 
 
-def _unmarked(text: str) -> str:
+def _strip_markup(text: str) -> str:
     return _BOLD.sub(r"\1", text).strip().strip("*_#\"' ").rstrip(". ")
 
 
-def _last_member(text: str) -> str:
-    """What stands after the last equals sign of a chain that cannot be read as a whole."""
+def _take_last_member(text: str) -> str:
+    """The part after the last equals sign of a chain, if only that part can be read; else the whole text."""
     if compare.is_readable(text) or "=" not in text:
         return text
     last = text.rsplit("=", 1)[1]
     return last if compare.is_readable(last) else text
 
 
-def _last_latex(sentence: str) -> str | None:
-    """The last piece of LaTeX, with those joined to it by a comma, and, or."""
+def _find_last_latex(sentence: str) -> str | None:
+    """The last piece of LaTeX, with the pieces joined to it by a comma, "and" or "or"."""
     pieces: list[tuple[int, int, str]] = []
     for found in _LATEX.finditer(sentence):
         contents = found[found.lastgroup or 0]
         spaced = found.lastgroup == "inline" and contents != contents.strip()
         if spaced and "\\" not in contents and not compare.is_readable(contents):  # two amounts of money, not LaTeX
             continue
-        if _denied(sentence, found.start()):
+        if _is_denied(sentence, found.start()):
             continue
         if pieces and not _BETWEEN.fullmatch(sentence[pieces[-1][1] : found.start()]):
             pieces.clear()
@@ -232,11 +225,11 @@ def _last_latex(sentence: str) -> str | None:
     return ", ".join(contents for _, _, contents in pieces) or None
 
 
-def _number(sentence: str, first: bool) -> str | None:
+def _choose_number(sentence: str, first: bool) -> str | None:
     """The number after the last equals sign; the only one; the only amount or percentage; the first or last."""
-    numbers = _claimed_numbers(sentence.rsplit("=", 1)[-1])
+    numbers = _find_numbers(sentence.rsplit("=", 1)[-1])
     if not numbers:
-        numbers = _claimed_numbers(sentence)
+        numbers = _find_numbers(sentence)
     elif "=" in sentence:
         return numbers[0]
     marked = [text for text in numbers if any(sign in text for sign in "$€£¥%")]
@@ -244,14 +237,14 @@ def _number(sentence: str, first: bool) -> str | None:
     return numbers[0 if first else -1] if numbers else None
 
 
-def _denied(sentence: str, at: int) -> bool:
-    """Does a "not" or "than" stand before this place?"""
+def _is_denied(sentence: str, at: int) -> bool:
+    """True if a "not" or "than" precedes this position."""
     return _DENIED.search(sentence[max(0, at - 20) : at]) is not None
 
 
-def _claimed_numbers(text: str) -> list[str]:
-    """Those that do not follow "not" or "than"."""
-    found = [number for number in _NUMBER.finditer(text) if not _denied(text, number.start())]
+def _find_numbers(text: str) -> list[str]:
+    """The numbers that do not follow "not" or "than"."""
+    found = [number for number in _NUMBER.finditer(text) if not _is_denied(text, number.start())]
     return [number[0].rstrip(", ").strip() for number in found]
 
 
@@ -262,7 +255,7 @@ _BARE_CHOICE = re.compile(  # "A dog", "I think" and "A^T" name no choice
     r"[\s*(\[]*(?:[B-HJ]\b(?! is (?:wrong|incorrect|false|not))|[AI]\b(?!['’]| [a-z]))(?!\s*[\^_'=+*/-])"
 )
 _SEVERAL_CHOICES = re.compile(r"\W*[A-J]\W{0,9}(?:,|or|and|/)\W{0,9}[A-J]\b")
-_SAID_CHOICE = re.compile(
+_STATED_CHOICE = re.compile(
     r"(?:\bis|it's|\bbe|\b[Ss]o,?|\bsay|\bchoose|\bgo with|\b[Oo]ption|\b[Cc]hoice|选项?|是|\best)"
     r"\s*(?:for sure\s*)?[\s*(\[:：$]*([A-J])(?![A-Za-z0-9_'’])"
     r"(?! (?!is (?:the )?(?:correct|right|best)\b|because\b|since\b)[a-z])"
@@ -288,5 +281,5 @@ def read_choice(text: str) -> str | None:
             return found[1].upper()
         if _BARE_CHOICE.match(part):
             return part.lstrip(" *([\n")[0]
-    said = _SAID_CHOICE.findall(text)
-    return said[-1] if said else None
+    stated = _STATED_CHOICE.findall(text)
+    return stated[-1] if stated else None

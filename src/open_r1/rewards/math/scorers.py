@@ -1,7 +1,7 @@
-"""Is the final answer the right one?
+"""Is the final answer correct?
 
-Most answers are compared exactly by exact.py, in microseconds. What it cannot read goes to Math-Verify, in a pool of
-workers with hard limits, behind guards against what Math-Verify is known to get wrong.
+exact/ compares most answers exactly, in microseconds. The others go to Math-Verify, in a pool of workers with hard
+limits and behind guards against its known mistakes.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from .extraction import (
     read_gold_choice,
 )
 
-SECONDS = 3.0  # of CPU that Math-Verify gets for one comparison
-LENGTH = 1000  # characters beyond which an answer is none, unless the gold is as long
+SECONDS = 3.0  # CPU time of Math-Verify for one comparison
+LENGTH = 1000  # characters; a longer text is no answer, unless the gold is as long
 SHOWN = 200  # characters of an answer in a reason
 _OPERATORS = re.compile(r"\\(?:i{0,2}int|oint|sum|prod|lim)(?![a-zA-Z])")
 _PROSE = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{4,}")
@@ -43,7 +43,7 @@ _DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*degrees")
 _BARE_FRACTION = re.compile(r"\\frac\s*(\\pi(?![a-zA-Z])|\w)\s*(\\pi(?![a-zA-Z])|\w)")
 _ACCENT = re.compile(r"\\(vec|hat|bar|overline)\s+([a-zA-Z])(?![a-zA-Z])")
 _NATURAL = re.compile(r"\\log\s*_\s*(?:\{\s*e\s*\}|e)(?![a-zA-Z])")
-_SAID = re.compile(r"[^\W_]+|[-+*/^<>=|!]|(?<=\d)\.(?=\d)")
+_MEANINGFUL = re.compile(r"[^\W_]+|[-+*/^<>=|!]|(?<=\d)\.(?=\d)")
 _SUBSCRIPTED_NUMBER = re.compile(r"\d\s*_\s*\{?\s*\d")
 
 
@@ -53,39 +53,39 @@ def accuracy(completion: str, solution: str | int | float | list[str] | None) ->
     Args:
         completion: the whole completion, reasoning included.
         solution: the gold answer: LaTeX or plain text, with or without `$`, `\\boxed{}` or the whole solution around
-            it, a number, or a list of alternatives of which any will do.
+            it, a number, or a list of alternatives.
 
     Returns:
-        correct or wrong; unknown if the gold cannot be read, or a limit was reached; error if the pool failed.
+        correct or wrong; unknown if the gold cannot be read or a limit was reached; error if the pool failed.
     """
-    golds = _golds(solution)
+    golds = _list_golds(solution)
     if not golds:
         return Verdict("unknown", "no gold answer")
     text = extract_answer_part(completion)
-    return _any_of(golds, text, extract_boxed(text))
+    return _judge_any(golds, text, extract_boxed(text))
 
 
 def equal(answer: str, solution: str | int | float | list[str] | None) -> Verdict:
     """`accuracy` for a bare answer, without a completion around it."""
-    golds = _golds(solution)
+    golds = _list_golds(solution)
     if not golds:
         return Verdict("unknown", "no gold answer")
-    return _any_of(golds, "", extract_gold(str(answer)))
+    return _judge_any(golds, "", extract_gold(str(answer)))
 
 
 def compute_vote_key(answer: str) -> Hashable:
-    """The same for answers that are equal (0.5, \\frac12, 1/2; with or without a unit or `x =`), to count votes by."""
+    """A key to count votes by: the same for equal answers (0.5, \\frac12, 1/2; with or without a unit or `x =`)."""
     return compare.compute_key(answer)
 
 
 def ballot(completion: str, solution: str | int | float | list[str] | None) -> tuple[str, Hashable] | None:
-    """The final answer, and `vote_key` of it; of a multiple choice its letter. None if there is no answer.
+    """The final answer and its `compute_vote_key`, or the letter of a multiple choice; None without an answer.
 
     Args:
         completion: the whole completion.
-        solution: the gold answer, which tells a multiple choice from other answers; nothing else is taken from it.
+        solution: the gold answer, used only to distinguish a multiple choice from other answers.
     """
-    golds = _golds(solution)
+    golds = _list_golds(solution)
     if golds and all(gold.choice is not None for gold in golds):
         text = extract_answer_part(completion)
         boxed = extract_boxed(text)
@@ -96,23 +96,23 @@ def ballot(completion: str, solution: str | int | float | list[str] | None) -> t
 
 
 def math_verify_alone(completion: str, solution: str | int | float | None) -> Verdict:
-    """A second opinion, independent of `accuracy`: Math-Verify on all of the text after the reasoning."""
-    golds = _golds(solution)
+    """A second opinion, independent of `accuracy`: Math-Verify on the whole text after the reasoning."""
+    golds = _list_golds(solution)
     if not golds:
         return Verdict("unknown", "no gold answer")
     text = extract_answer_part(completion)
-    return _best([_in_pool("math_verify", text, gold.text) for gold in golds])
+    return _pick_best([_call_in_pool("math_verify", text, gold.text) for gold in golds])
 
 
 class Gold(NamedTuple):
-    """One gold answer, and its letter if it is one of a multiple choice."""
+    """One gold answer, and its letter if the problem is a multiple choice."""
 
     text: str
     choice: str | None
 
 
-def _golds(solution: object) -> tuple[Gold, ...]:
-    """The alternatives that say something."""
+def _list_golds(solution: object) -> tuple[Gold, ...]:
+    """The alternatives that are not empty."""
     alternatives = solution if isinstance(solution, list | tuple) else [solution]
     return _read_golds(*(str(gold) for gold in alternatives if gold is not None))
 
@@ -123,17 +123,19 @@ def _read_golds(*solutions: str) -> tuple[Gold, ...]:
     return tuple(Gold(text, read_gold_choice(text)) for text in texts if text)
 
 
-def _any_of(golds: tuple[Gold, ...], text: str, boxed: str | None) -> Verdict:
-    """The verdict on what is boxed, or else on what the text states, against several golds of which one will do."""
+def _judge_any(golds: tuple[Gold, ...], text: str, boxed: str | None) -> Verdict:
+    """The verdict on the box, or without a box on the statement of the text, against alternative golds."""
     answer = boxed
     if boxed is None and any(gold.choice is None for gold in golds):
         answer = extract_statement(text)
     whole = text if boxed is None else boxed
-    return _best([_judge(answer, gold.text) if gold.choice is None else _judge_choice(whole, gold) for gold in golds])
+    return _pick_best(
+        [_judge(answer, gold.text) if gold.choice is None else _judge_choice(whole, gold) for gold in golds]
+    )
 
 
-def _best(verdicts: list[Verdict]) -> Verdict:
-    """Correct if one is; wrong only if all are."""
+def _pick_best(verdicts: list[Verdict]) -> Verdict:
+    """Correct if any verdict is; wrong only if all are."""
     if len(verdicts) == 1:
         return verdicts[0]
     order = ("correct", "error", "unknown", "wrong")
@@ -141,7 +143,7 @@ def _best(verdicts: list[Verdict]) -> Verdict:
 
 
 def _judge_choice(text: str, gold: Gold) -> Verdict:
-    """A letter against a letter; the text of an option will do where the gold has it."""
+    """Compare letters, or the text of the option if the gold has it."""
     given = read_choice(text)
     if given is not None:
         return CORRECT if given == gold.choice else WRONG
@@ -159,21 +161,21 @@ def _judge(answer: str, gold: str) -> Verdict:
     same = compare.are_equal(answer, gold)
     if same is not None:
         return CORRECT if same else WRONG
-    return _guard(answer, gold) or _symbolic(answer, gold)
+    return _check_guards(answer, gold) or _judge_symbolically(answer, gold)
 
 
-def _symbolic(answer: str, gold: str) -> Verdict:
-    """Math-Verify's verdict; it is shown values rather than their names, and no equation against a value."""
-    (given_name, given), (wanted_name, wanted) = (compare.split_name(_bare(text)) for text in (answer, gold))
+def _judge_symbolically(answer: str, gold: str) -> Verdict:
+    """Math-Verify's verdict on the values without their names; it gets no equation against a value."""
+    (given_name, given), (wanted_name, wanted) = (compare.split_name(_simplify_latex(text)) for text in (answer, gold))
     if "=" in given or (given_name and wanted_name and given_name != wanted_name):
-        given, wanted = _bare(answer), _bare(gold)
+        given, wanted = _simplify_latex(answer), _simplify_latex(gold)
         if "=" not in wanted:
             return Verdict("wrong", "an equation is not a value")
-    return _in_pool("compare", given, wanted, compare.count_rounded_digits(answer, gold))
+    return _call_in_pool("compare", given, wanted, compare.count_rounded_digits(answer, gold))
 
 
-def _bare(text: str) -> str:
-    """Without what Math-Verify stumbles over: \\text{sin}, \\mathrm{e}, \\frac\\pi3, \\log_e, degrees."""
+def _simplify_latex(text: str) -> str:
+    """The text without forms that Math-Verify misreads: \\text{sin}, \\mathrm{e}, \\frac\\pi3, \\log_e, degrees."""
     text = _TEXT.sub(r"\1", _NAMED_FUNCTION.sub(r"\\\1 ", tokens.clean_text(text)))
     text = _ACCENT.sub(r"\\\1{\2}", text.replace("\\lg ", "\\log_{10} "))
     text = _NATURAL.sub(r"\\ln ", _BARE_FRACTION.sub(r"\\frac{\1}{\2}", text))
@@ -182,14 +184,14 @@ def _bare(text: str) -> str:
     return text.replace("degrees", "")
 
 
-def _guard(answer: str, gold: str) -> Verdict | None:
-    """What must not be left to Math-Verify: it drops words and subscripts, and takes the last part of any chain."""
+def _check_guards(answer: str, gold: str) -> Verdict | None:
+    """The verdict on forms that Math-Verify misreads: it drops words and subscripts, and takes the end of a chain."""
     given, wanted = tokens.clean_text(answer), tokens.clean_text(gold)
-    if _says_words(wanted):
-        if _squeezed(given) == _squeezed(wanted):
+    if _has_words(wanted):
+        if _squeeze(given) == _squeeze(wanted):
             return CORRECT
         return Verdict("unknown", f"the gold answer is not mathematics: {gold[:SHOWN]!r}")
-    if _says_words(given):
+    if _has_words(given):
         return Verdict("wrong", f"the final answer is not mathematics: {answer[:SHOWN]!r}")
     if _OPERATORS.search(given) and not _OPERATORS.search(wanted):
         return Verdict("wrong", "the final answer is not evaluated")
@@ -198,24 +200,24 @@ def _guard(answer: str, gold: str) -> Verdict | None:
     if _ELLIPSIS.search(given) or _ELLIPSIS.search(wanted):
         return Verdict("unknown", "an ellipsis cannot be compared")
     if "\\begin{cases}" in given or "\\begin{cases}" in wanted:
-        return CORRECT if _squeezed(given) == _squeezed(wanted) else Verdict("unknown", "cases cannot be compared")
+        return CORRECT if _squeeze(given) == _squeeze(wanted) else Verdict("unknown", "cases cannot be compared")
     if _SUBSCRIPTED_NUMBER.search(given) or _SUBSCRIPTED_NUMBER.search(wanted):
         return Verdict("unknown", "numbers in a base that cannot be compared")
     return None
 
 
-def _says_words(cleaned: str) -> bool:
-    """Are there words in it, other than functions and conjunctions?"""
-    said = _PROSE.findall(_TEXT.sub(r" \1 ", cleaned))
-    return any(word.lower() not in _NOT_PROSE for word in said)
+def _has_words(cleaned: str) -> bool:
+    """True if there are words other than functions."""
+    words = _PROSE.findall(_TEXT.sub(r" \1 ", cleaned))
+    return any(word.lower() not in _NOT_PROSE for word in words)
 
 
-def _squeezed(text: str) -> str:
+def _squeeze(text: str) -> str:
     """Letters, digits and signs in lower case."""
-    return "".join(_SAID.findall(_TEXT.sub(r"\1", text).lower()))
+    return "".join(_MEANINGFUL.findall(_TEXT.sub(r"\1", text).lower()))
 
 
-def _in_pool(function: str, answer: str, gold: str, *more: object) -> Verdict:
+def _call_in_pool(function: str, answer: str, gold: str, *more: object) -> Verdict:
     pair = f"{answer[:SHOWN]!r} against {gold[:SHOWN]!r}"
     try:
         outcome, reason = worker_pool.call_in_worker(
@@ -223,9 +225,7 @@ def _in_pool(function: str, answer: str, gold: str, *more: object) -> Verdict:
         )
     except worker_pool.LimitReached as reached:
         return Verdict("unknown", f"{reached}: {pair}")
-    except (
-        worker_pool.CallFailed
-    ) as failed:  # sympy raises whatever it likes; the verdict says so instead of scoring it
+    except worker_pool.CallFailed as failed:  # sympy may raise anything
         return Verdict("unknown", f"Math-Verify failed with {str(failed)[:SHOWN]}: {pair}")
     except worker_pool.PoolError as broken:
         return Verdict("error", str(broken))

@@ -15,16 +15,8 @@ NOBODY = 65534
 FIRST_OWN_USER = 2_000_000_000
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = (
-    1,
-    2,
-    4,
-    8,
-    32,
-    4096,
-    16384,
-    1 << 18,
-)
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
+MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
 MNT_DETACH = 2
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 1, 4, 24, 38, 47
 SYS_CLONE, SYS_PIVOT_ROOT = {"x86_64": (56, 155), "aarch64": (220, 41)}.get(platform.machine(), (-1, -1))
@@ -35,7 +27,8 @@ DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def checked(result: int, what: str) -> int:
+def check_result(result: int, what: str) -> int:
+    """The result of a system call; OSError if it failed."""
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, f"{what}: {os.strerror(code)}")
@@ -44,18 +37,18 @@ def checked(result: int, what: str) -> int:
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
     words = [word.encode() if word else None for word in (source, target, kind, data)]
-    checked(libc.mount(*words[:3], ctypes.c_ulong(flags), words[3]), f"mount {source or ''} on {target}")
+    check_result(libc.mount(*words[:3], ctypes.c_ulong(flags), words[3]), f"mount {source or ''} on {target}")
 
 
 def drop_root() -> None:
     """Become an unprivileged user if this is root.
 
     Raises:
-        OSError: root that may not become anybody else.
+        OSError: root cannot change its user here.
     """
     if os.getuid():
         return
-    # Landlock and seccomp levels count processes by user, machine-wide: an id that nobody else has.
+    # At the levels landlock and seccomp processes are counted by user, machine-wide: take an unused id.
     for user in (FIRST_OWN_USER + os.getpid(), NOBODY):
         try:
             os.setgroups([])
@@ -69,32 +62,32 @@ def drop_root() -> None:
 
 
 def enter_namespaces(readable: Iterable[str]) -> None:
-    """Leave the host: new namespaces of every kind and a root that holds nothing but `readable`, read-only.
+    """Leave the host for new namespaces of every kind and a root with nothing but `readable`, read-only.
 
-    Forks: the caller goes on as process 1 of its own process namespace, while the process it was waits for its end.
+    It forks: the caller continues as process 1 of a new process namespace, and the old process waits for its end.
 
     Raises:
-        OSError: the kernel, or a security module, does not allow it.
+        OSError: the kernel or a security module refuses.
     """
     root = os.getuid() == 0
     own = os.open("/proc/self", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     if root:
-        # The binds first, as root: what is to be shown may lie below a directory that only root can enter.
-        checked(libc.unshare(CLONE_NEWNS), "unshare the mount namespace")
+        # The binds first, as root: `readable` may lie below a directory that only root can enter.
+        check_result(libc.unshare(CLONE_NEWNS), "unshare the mount namespace")
         _build_root(readable)
         _become_nobody(own)
-        # A process whose user has changed may not write its own maps until it is dumpable again.
+        # A process whose user has changed may not write its maps until it is dumpable again.
         libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
     user, group = os.getuid(), os.getgid()
     every = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP
-    checked(libc.unshare(every), "unshare the user namespace")
+    check_result(libc.unshare(every), "unshare the user namespace")
     for name, content in (("setgroups", "deny"), ("uid_map", f"1000 {user} 1"), ("gid_map", f"1000 {group} 1")):
         _write(own, name, content)
     os.close(own)
     if not root:
         _build_root(readable)
-    checked(libc.sethostname(b"sandbox", 7), "sethostname")
-    for capability in range(64):  # kernels have about 41; it is of no use without an exec, and every run needs it
+    check_result(libc.sethostname(b"sandbox", 7), "sethostname")
+    for capability in range(64):  # kernels have about 41; dropped here once for all runs
         libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
     child = os.fork()
     if child:
@@ -125,9 +118,9 @@ def _become_nobody(own: int) -> None:
 
 
 def _build_root(readable: Iterable[str]) -> None:
-    """A small read-only tmpfs with binds of `readable` becomes the root; the host's root is gone."""
+    """Make a small read-only tmpfs with binds of `readable` the root, and unmount the host's root."""
     readable = [path for path in dict.fromkeys([*readable, *DEVICES]) if os.path.exists(path)]
-    # The mount point hides what lies below it, so it must not be above anything that is to be shown.
+    # The mount point hides the files below it, so it must not be above any of `readable`.
     places = [place for place in ("/mnt", "/tmp", "/media", "/srv", "/opt") if os.path.isdir(place)]
     new = next(place for place in places if not any(path.startswith(place + "/") for path in readable))
     mount(None, "/", None, MS_REC | MS_PRIVATE)
@@ -137,9 +130,9 @@ def _build_root(readable: Iterable[str]) -> None:
     os.mkdir(new + SCRATCH)
     os.mkdir(new + "/old")
     os.chdir(new)
-    checked(libc.syscall(SYS_PIVOT_ROOT, b".", b"old"), "pivot_root")
+    check_result(libc.syscall(SYS_PIVOT_ROOT, b".", b"old"), "pivot_root")
     os.chdir("/")
-    checked(libc.umount2(b"/old", MNT_DETACH), "umount the host")
+    check_result(libc.umount2(b"/old", MNT_DETACH), "umount the host")
     os.rmdir("/old")
     mount(None, "/", None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
 
@@ -147,7 +140,7 @@ def _build_root(readable: Iterable[str]) -> None:
 def _bind_read_only(source: str, target: str) -> None:
     os.makedirs(os.path.dirname(target), mode=0o755, exist_ok=True)
     if os.path.islink(source) and os.path.isdir(source):
-        # /lib is a link to usr/lib on most systems; the link is enough where its target is shown too.
+        # /lib is a link to usr/lib on most systems; the link is enough if its target is readable too.
         os.symlink(os.readlink(source), target)
         return
     if os.path.isdir(source):
@@ -155,7 +148,7 @@ def _bind_read_only(source: str, target: str) -> None:
     else:
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
     mount(os.path.realpath(source), target, None, MS_BIND | MS_REC)
-    # In a user namespace the flags that the host's mount has are locked: they must be repeated.
+    # In a user namespace the flags of the host's mount are locked: they must be repeated.
     flags = os.statvfs(target).f_flag
     kept = flags & (os.ST_NODEV | os.ST_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME)
     relatime = 1 << 21 if flags & os.ST_RELATIME else 0
@@ -164,33 +157,33 @@ def _bind_read_only(source: str, target: str) -> None:
 
 
 def mount_scratch(megabytes: int) -> None:
-    """A fresh writable directory for this run alone, and the working directory."""
+    """Mount a fresh writable directory for this run, and make it the working directory."""
     options = f"size={megabytes}m,nr_inodes=1000,mode=700"
     mount("none", SCRATCH, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options)
     os.chdir(SCRATCH)
 
 
 def drop_capabilities() -> None:
-    """No capability is left in any set, and none can come back (`enter_namespaces` has emptied the bounding set)."""
+    """Empty all sets of capabilities; none can come back, as `enter_namespaces` has emptied the bounding set."""
     VERSION_3 = 0x20080522
-    checked(libc.capset(struct.pack("II", VERSION_3, 0), bytes(24)), "capset")
+    check_result(libc.capset(struct.pack("II", VERSION_3, 0), bytes(24)), "capset")
     libc.prctl(PR_CAP_AMBIENT, 4, 0, 0, 0)  # PR_CAP_AMBIENT_CLEAR_ALL
 
 
-def landlock_abi() -> int:
-    """Version of Landlock that the kernel has; below 1 it has none."""
+def find_landlock_abi() -> int:
+    """The kernel's version of Landlock; below 1 it has none."""
     return libc.syscall(SYS_LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1)
 
 
 def restrict_by_landlock(readable: Iterable[str], scratch: str | None = None, writes: bool = False) -> None:
-    """Only `readable` may be read and executed, `scratch` also written if `writes`; no TCP, no signals outwards.
+    """Allow only to read and execute `readable`, and to read (and if `writes`, write) `scratch`; no TCP, no signals.
 
-    ABI 1 knows files, 4 TCP, 6 signals and abstract sockets; what an older one lacks is left to seccomp.
+    ABI 1 covers files, 4 TCP, 6 signals and abstract sockets; seccomp covers part of what an older one lacks.
 
     Raises:
         OSError: there is no Landlock.
     """
-    abi = landlock_abi()
+    abi = find_landlock_abi()
     if abi < 1:
         raise OSError(errno.ENOSYS, "the kernel has no Landlock")
     EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, TRUNCATE = 1, 2, 4, 8, 1 << 14
@@ -199,7 +192,9 @@ def restrict_by_landlock(readable: Iterable[str], scratch: str | None = None, wr
     handled = (1 << BITS.get(abi, 16)) - 1
     attributes = [handled, 3 if abi >= 4 else 0, 3 if abi >= 6 else 0][: 1 if abi < 4 else 2 if abi < 6 else 3]
     packed = struct.pack(f"={len(attributes)}Q", *attributes)
-    rules = checked(libc.syscall(SYS_LANDLOCK_CREATE, packed, ctypes.c_size_t(len(packed)), 0), "landlock ruleset")
+    rules = check_result(
+        libc.syscall(SYS_LANDLOCK_CREATE, packed, ctypes.c_size_t(len(packed)), 0), "landlock ruleset"
+    )
 
     def allow(path: str, access: int) -> None:
         file = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -207,7 +202,7 @@ def restrict_by_landlock(readable: Iterable[str], scratch: str | None = None, wr
             access &= EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE
         rule = struct.pack("=Qi", access & handled, file)
         try:
-            checked(libc.syscall(SYS_LANDLOCK_ADD_RULE, rules, 1, rule, 0), f"landlock rule for {path}")
+            check_result(libc.syscall(SYS_LANDLOCK_ADD_RULE, rules, 1, rule, 0), f"landlock rule for {path}")
         finally:
             os.close(file)
 
@@ -217,21 +212,21 @@ def restrict_by_landlock(readable: Iterable[str], scratch: str | None = None, wr
     if scratch:
         write = WRITE_FILE | TRUNCATE | REMOVE_DIR | REMOVE_FILE | MAKE_DIR | MAKE_FILE
         allow(scratch, READ_FILE | READ_DIR | (write if writes else 0))
-    checked(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
-    checked(libc.syscall(SYS_LANDLOCK_RESTRICT, rules, 0), "landlock")
+    check_result(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+    check_result(libc.syscall(SYS_LANDLOCK_RESTRICT, rules, 0), "landlock")
     os.close(rules)
 
 
 def die_with_parent() -> None:
-    """SIGKILL when the thread that forked this process ends (a process namespace does that by itself)."""
-    checked(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "parent death signal")
+    """Get SIGKILL when the thread that forked this process ends (a process namespace does the same)."""
+    check_result(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "parent death signal")
 
 
-def processes_of_this_user() -> int:
-    """Threads that this user runs, on the whole machine: what RLIMIT_NPROC counts outside a user namespace."""
+def count_processes() -> int:
+    """Threads of this user on the whole machine, which RLIMIT_NPROC counts outside a user namespace."""
     user, count = os.getuid(), 0
     if user >= FIRST_OWN_USER:
-        return 1  # the zygote; nobody else has this user
+        return 1  # the zygote; no other process has this user
     with os.scandir("/proc") as entries:
         for entry in entries:
             try:
@@ -245,8 +240,8 @@ def processes_of_this_user() -> int:
 def limit_resources(
     *, seconds: float, memory: int | None, data: int | None, file_bytes: int, processes: int, files: int
 ) -> None:
-    """Hard limits (bytes, CPU seconds); None leaves memory to the other limit."""
-    whole = int(seconds) + 1  # the zygote's own clock is exact; this one holds for processes that it does not see
+    """Set hard limits (bytes, CPU seconds); of `memory` and `data` one may be None."""
+    whole = int(seconds) + 1  # the zygote's clock is exact; this limit also covers child processes
     unlimited = resource.RLIM_INFINITY
     for name, value in (
         ("AS", unlimited if memory is None else memory),
@@ -259,5 +254,5 @@ def limit_resources(
         ("MSGQUEUE", 0),
     ):
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
-    # SIGXCPU first, so that a compiler says which of the two it was.
+    # SIGXCPU comes first: it tells a time limit from a kill.
     resource.setrlimit(resource.RLIMIT_CPU, (whole, whole + 1))

@@ -1,7 +1,7 @@
-"""What happens in the forked process of one run: confinement, then the program. Standard library only.
+"""The forked process of one run: confinement, then the program. Standard library only.
 
-Everything here runs next to hostile code, so nothing here is trusted by the judge: it only carries inputs in and
-outputs out. (The tester has a process of its own, in tester.py.)
+This code runs beside hostile code, so the judge trusts nothing here: it only carries inputs in and outputs out. (The
+tester of tester.py has a process of its own.)
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import seccomp
 import tester
 
 OUTPUT, ERRORS = 1, 2
-FIRST = 500  # the run's files get numbers from here on, out of the way of everything inherited
+FIRST = 500  # lowest descriptor of the run's files, above all that are inherited
 
 
 def main(request: dict, files: list[int], configuration: dict, report: int) -> NoReturn:
-    """The child of a fork. A failure before the program starts goes to `report`, which the program never has."""
+    """Run the child of a fork. A failure before the program starts goes to `report`, which the program never has."""
     try:
         KINDS[request["kind"]](request, take_files(files, report), configuration)
     except BaseException as error:
@@ -43,21 +43,22 @@ def take_files(files: list[int], report: int) -> list[int]:
     return taken
 
 
-def default_signals() -> None:
-    """As a program expects them, whatever the trainer's thread ignores or blocks. Forks of the zygote inherit it."""
+def reset_signals() -> None:
+    """Restore the signals that the trainer's thread may ignore or block. Forks of the zygote inherit this."""
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     for number in range(1, 32):
         if number not in (signal.SIGKILL, signal.SIGSTOP):
             signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # they become the program's own OSError
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # a program gets an OSError instead
         signal.signal(number, signal.SIG_IGN)
 
 
 def confine_run(request: dict, configuration: dict, contents: dict[str, int] | None = None) -> None:
-    """Scratch space, capabilities, limits and Landlock: everything but the system call filter.
+    """Set up scratch space, capabilities, limits and Landlock: everything but the system call filter.
 
-    `contents` are put into the scratch space: {name: memory file}.
+    Args:
+        contents: {name: memory file}, copied into the scratch space.
     """
     os.setsid()
     level, limits = configuration["level"], request["limits"]
@@ -66,7 +67,7 @@ def confine_run(request: dict, configuration: dict, contents: dict[str, int] | N
         confine.mount_scratch(limits["scratch_mb"])
     else:
         confine.die_with_parent()
-        processes += confine.processes_of_this_user()
+        processes += confine.count_processes()
         os.chdir(request.get("scratch") or "/")
     for name, file in (contents or {}).items():
         with open(name, "wb") as copy:
@@ -86,19 +87,23 @@ def confine_run(request: dict, configuration: dict, contents: dict[str, int] | N
     )
 
 
-def text_stream(number: int, mode: str) -> io.TextIOWrapper:
+def open_text_stream(number: int, mode: str) -> io.TextIOWrapper:
     raw = io.FileIO(number, mode, closefd=False)
     buffered = io.BufferedReader(raw) if mode == "r" else io.BufferedWriter(raw, 1 << 16)
     return io.TextIOWrapper(buffered, encoding="utf-8", errors="replace" if mode == "r" else "surrogatepass")
 
 
 def open_streams() -> None:
-    sys.stdin, sys.stdout, sys.stderr = text_stream(0, "r"), text_stream(OUTPUT, "w"), text_stream(ERRORS, "w")
+    sys.stdin, sys.stdout, sys.stderr = (
+        open_text_stream(0, "r"),
+        open_text_stream(OUTPUT, "w"),
+        open_text_stream(ERRORS, "w"),
+    )
     sys.stderr.reconfigure(line_buffering=True)
 
 
 def read_all(file: int) -> bytes:
-    """A memory file from its start."""
+    """The contents of a memory file from its start."""
     return os.pread(file, os.fstat(file).st_size, 0)
 
 
@@ -111,7 +116,7 @@ def read_source(file: int) -> str:
 def become_program(
     request: dict, configuration: dict, report: int, arguments: list[str], contents: dict[str, int] | None = None
 ) -> None:
-    """From here on the process is as the program will find it."""
+    """Confine this process and set up the interpreter for the program."""
     confine_run(request, configuration, contents)
     open_streams()
     sys.argv = arguments
@@ -125,8 +130,8 @@ def become_program(
     os.close(report)
 
 
-def new_module(name: str) -> dict[str, Any]:
-    """A namespace as of a module that was just started."""
+def make_module(name: str) -> dict[str, Any]:
+    """The namespace of a new module."""
     module = sys.modules[name] = type(sys)(name)
     module.__dict__["__builtins__"] = __builtins__
     return module.__dict__
@@ -139,7 +144,7 @@ def print_traceback() -> None:
     traceback.print_exception(type(error), error, error.__traceback__, limit=-3)
 
 
-def exit_code(ended: SystemExit) -> int:
+def read_exit_code(ended: SystemExit) -> int:
     if ended.code is None or isinstance(ended.code, int):
         return ended.code or 0
     print(ended.code, file=sys.stderr)
@@ -147,7 +152,7 @@ def exit_code(ended: SystemExit) -> int:
 
 
 def finish(code: int) -> NoReturn:
-    """End as an interpreter would, without running what the program left in atexit."""
+    """End as an interpreter would, without the program's atexit functions."""
     for last in (threading._shutdown, sys.stdout.flush):
         try:
             last()
@@ -157,26 +162,26 @@ def finish(code: int) -> NoReturn:
 
 
 def run_stdin(request: dict, files: list[int], configuration: dict) -> NoReturn:
-    """Files: source, errors, then input and output of each test. One process runs all of them in turn."""
+    """Files: source, errors, then input and output of each test. One process runs all tests in turn."""
     source, errors, *pairs, report = files
     pairs = list(zip(pairs[::2], pairs[1::2], strict=True))
     text = read_source(source)
     os.dup2(errors, ERRORS)
     os.close(errors)
-    use_pair(*pairs[0])
+    set_pair(*pairs[0])
     become_program(request, configuration, report, ["program.py"])
     code = 0
     try:
         compiled = compile(text, "<program>", "exec", dont_inherit=True)
         for index in range(len(pairs)):
             if index:
-                use_pair(*pairs[index])
+                set_pair(*pairs[index])
                 open_streams()
             last = index == len(pairs) - 1
             try:
-                exec(compiled, new_module("__main__"))
+                exec(compiled, make_module("__main__"))
             except SystemExit as ended:
-                code = exit_code(ended)
+                code = read_exit_code(ended)
                 if code:
                     break
             if not last:
@@ -188,7 +193,7 @@ def run_stdin(request: dict, files: list[int], configuration: dict) -> NoReturn:
     finish(code)
 
 
-def use_pair(given: int, taken: int) -> None:
+def set_pair(given: int, taken: int) -> None:
     os.dup2(given, 0)
     os.dup2(taken, OUTPUT)
     os.close(given)
@@ -199,24 +204,24 @@ def run_calls(request: dict, files: list[int], configuration: dict) -> NoReturn:
     """Files: source, errors, output, calls (JSON), results: one JSON line per call."""
     source, errors, output, calls, results, report = files
     text, todo = read_source(source), json.loads(read_all(calls))
-    standard_streams(calls, output, errors)
+    set_streams(calls, output, errors)
     become_program(request, configuration, report, ["program.py"])
     code = 0
     try:
-        namespace = new_module("program")
+        namespace = make_module("program")
         exec(compile(text, "<program>", "exec", dont_inherit=True), namespace)
         for call in todo:
             os.write(results, plain.answer_call(namespace, call).encode() + b"\n")
     except SystemExit as ended:
-        code = exit_code(ended)
+        code = read_exit_code(ended)
     except BaseException:
         print_traceback()
         code = 1
     finish(code)
 
 
-def standard_streams(given: int, output: int, errors: int) -> None:
-    """At the end of `given` nothing is left to read."""
+def set_streams(given: int, output: int, errors: int) -> None:
+    """Set stdin, stdout and stderr; `given` is set to its end, with nothing left to read."""
     os.lseek(given, 0, os.SEEK_END)
     for number, file in enumerate((given, output, errors)):
         os.dup2(file, number)
@@ -227,15 +232,15 @@ def run_server(request: dict, files: list[int], configuration: dict) -> NoReturn
     """The program of an assert test. Files: source, errors, output, requests (pipe), answers (pipe)."""
     source, errors, output, requests, answers, report = files
     text = read_source(source)
-    standard_streams(os.memfd_create("empty"), output, errors)
+    set_streams(os.memfd_create("empty"), output, errors)
     become_program(request, configuration, report, ["program.py"])
     code = 0
     try:
-        namespace = new_module("program")
+        namespace = make_module("program")
         exec(compile(text, "<program>", "exec", dont_inherit=True), namespace)
         tester.serve(namespace, requests, answers)
     except SystemExit as ended:
-        code = exit_code(ended)
+        code = read_exit_code(ended)
     except BaseException:
         print_traceback()
         code = 1
@@ -246,7 +251,7 @@ def run_tester(request: dict, files: list[int], configuration: dict) -> NoReturn
     """The test code of assert tests. Files: tests (JSON list), verdicts, output, requests (pipe), answers (pipe)."""
     tests, verdicts, output, requests, answers, report = files
     sources = json.loads(read_all(tests))
-    standard_streams(tests, output, os.dup(output))
+    set_streams(tests, output, os.dup(output))
     become_program(request, configuration, report, ["test.py"])
     for source in sources:
         status, reason = tester.run_test(source, requests, answers)
@@ -257,17 +262,17 @@ def run_tester(request: dict, files: list[int], configuration: dict) -> NoReturn
 
 
 def run_checker(request: dict, files: list[int], configuration: dict) -> NoReturn:
-    """Files: source, errors, output, then the three files that a checker is given."""
+    """Files: source, errors, output, then the three files that a checker reads."""
     source, errors, output, *contents, report = files
     text = read_source(source)
-    standard_streams(os.memfd_create("empty"), output, errors)
+    set_streams(os.memfd_create("empty"), output, errors)
     names = ["input.txt", "expected.txt", "output.txt"]
     become_program(request, configuration, report, ["checker.py", *names], dict(zip(names, contents, strict=True)))
     code = 0
     try:
-        exec(compile(text, "<checker>", "exec", dont_inherit=True), new_module("__main__"))
+        exec(compile(text, "<checker>", "exec", dont_inherit=True), make_module("__main__"))
     except SystemExit as ended:
-        code = exit_code(ended)
+        code = read_exit_code(ended)
     except BaseException:
         print_traceback()
         code = 1
@@ -275,7 +280,7 @@ def run_checker(request: dict, files: list[int], configuration: dict) -> NoRetur
 
 
 def run_compiler(request: dict, files: list[int], configuration: dict) -> NoReturn:
-    """Files: source, errors, binary (written). The compiler is a hostile program too: it reads hostile text."""
+    """Files: source, errors, binary (written). The compiler counts as hostile too, because it reads hostile text."""
     source, errors, binary, report = files
     name, command = request["source_name"], request["command"]
     confine_run(request, configuration, {name: source})
@@ -283,7 +288,7 @@ def run_compiler(request: dict, files: list[int], configuration: dict) -> NoRetu
     if child == 0:
         try:
             confine.die_with_parent()
-            standard_streams(os.memfd_create("empty"), os.dup(errors), errors)
+            set_streams(os.memfd_create("empty"), os.dup(errors), errors)
             seccomp.install(files=True, processes=True)
             os.execve(command[0], command, {"PATH": request["path"], "LANG": "C.UTF-8", "TMPDIR": os.getcwd()})
         except BaseException as error:
@@ -297,7 +302,7 @@ def run_compiler(request: dict, files: list[int], configuration: dict) -> NoRetu
 
 
 def run_executable(request: dict, files: list[int], configuration: dict) -> NoReturn:
-    """Files: binary or source, errors, input, output. A binary is executed as it is, a source by `command`."""
+    """Files: binary or source, errors, input, output. `command` runs a source."""
     code, errors, given, output, _ = files
     command = request["command"]
     for number, file in enumerate((given, output, errors)):

@@ -1,8 +1,8 @@
-"""Values as tagged plain data, and the comparison of an answer with what was expected.
+"""Values as tagged plain data, and the comparison of an answer with the expected value.
 
-Standard library only: the judge, the zygote's children and call drivers share it. JSON's own types stand for
-themselves; everything else is an object with one key, its tag. Nothing here runs a method of an answer's class, so
-an object that claims to equal everything is just an object that is not plain.
+Standard library only: the judge, the zygote's children and call drivers share it. JSON's types represent themselves;
+any other value is an object with one key, its tag. Nothing here runs a method of an answer's class, so an object that
+claims to equal everything is only an object that is not plain.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-DEEP = 200  # nesting beyond which a value is not plain
+DEEP = 200  # most levels of nesting of a plain value
 RELATIVE = 1e-9  # tolerance for floats: another order of summation is not a wrong answer
 TYPES = {kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, list, tuple, dict, set, type(None))}
 SMALL = 1 << 53  # integers up to here are exact in every JSON reader
 
 
 class NotPlain(ValueError):
-    """A value that cannot be told as plain data."""
+    """A value without a plain form."""
 
 
 def encode(value: Any, handle: Callable[[Any], Any] | None = None, depth: int = 0) -> Any:
-    """Tagged JSON of a value; `handle` says what to put for objects that are not plain data.
+    """Tagged JSON of a value; `handle` returns the content for objects that are not plain data.
 
-    Instances of subclasses of list, dict, int, ... are told by their content as the built-in type.
+    Instances of subclasses of list, dict, int, ... become the built-in type with their content.
 
     Raises:
-        NotPlain: an object, or nesting, that has no plain form.
+        NotPlain: an object without a plain form, or nesting that is too deep.
     """
     if depth > DEEP:
         raise NotPlain("nested too deeply")
@@ -77,10 +77,10 @@ def encode(value: Any, handle: Callable[[Any], Any] | None = None, depth: int = 
 
 
 def decode(data: Any, handle: Callable[[Any], Any] | None = None) -> Any:
-    """The value of tagged JSON; built-in types only, whoever wrote it.
+    """The value of tagged JSON; of built-in types only, whoever wrote it.
 
     Raises:
-        NotPlain: not something `encode` writes.
+        NotPlain: `encode` does not write this.
     """
     if type(data) is not dict:
         if data is None or type(data) in (bool, int, float, str):
@@ -105,50 +105,50 @@ def decode(data: Any, handle: Callable[[Any], Any] | None = None) -> Any:
         raise NotPlain(f"{tag}: {error}") from None
 
 
-def _from_hex(text: str) -> int:
+def _read_hex(text: str) -> int:
     return int(text, 16)
 
 
-def _set_in_order(items: Iterable[Any]) -> set[Any]:
-    """A set that iterates as its original did, where one of the two table sizes that Python gives it does so."""
+def _make_ordered_set(items: Iterable[Any]) -> set[Any]:
+    """A set that iterates in the order of its original, if one of Python's two table sizes for it does."""
     order = list(items)
     grown = set(order)
     copied = set(grown)
     return copied if list(grown) != order == list(copied) else grown
 
 
-_CONTAINERS: dict[str, Callable[[Any], Any]] = {"list": list, "tuple": tuple, "set": _set_in_order, "deque": deque}
+_CONTAINERS: dict[str, Callable[[Any], Any]] = {"list": list, "tuple": tuple, "set": _make_ordered_set, "deque": deque}
 _READERS: dict[str, Callable[[Any], Any]] = _CONTAINERS | {
     "dict": dict,
-    "int": _from_hex,
+    "int": _read_hex,
     "float": float,
     "complex": lambda parts: complex(float(parts[0]), float(parts[1])),
     "bytes": bytes.fromhex,
-    "fraction": lambda parts: Fraction(_from_hex(parts[0]), _from_hex(parts[1])),
+    "fraction": lambda parts: Fraction(_read_hex(parts[0]), _read_hex(parts[1])),
     "decimal": Decimal,
     "timedelta": lambda parts: datetime.timedelta(*parts),
     "datetime": datetime.datetime.fromisoformat,
     "date": datetime.date.fromisoformat,
     "time": datetime.time.fromisoformat,
     "type": TYPES.__getitem__,
-    "range": lambda parts: range(*map(_from_hex, parts)),
+    "range": lambda parts: range(*map(_read_hex, parts)),
 }
 
 
 def matches(expected: Any, data: Any, exact: bool = False) -> bool:
     """Does an answer, as tagged data from an untrusted process, equal the expected value?
 
-    Follows the shape of `expected`, so an answer larger or deeper than that costs nothing. Numbers compare as in
+    The comparison follows the shape of `expected`, so a larger or deeper answer costs nothing. Numbers compare as in
     Python (`1 == 1.0 == True`), floats within a relative 1e-9, and NaN equals NaN. A tuple passes for an expected
-    list, since expectations that come from JSON cannot tell them apart; a list does not pass for an expected tuple.
-    With `exact`, Python must call the two equal besides.
+    list, because expected values from JSON do not distinguish them; a list does not pass for an expected tuple. With
+    `exact`, the two must also be equal in Python.
     """
     if exact:
-        # The shape first: an answer larger than what is expected is not built.
+        # The shape first: a larger answer is not built.
         return matches(expected, data) and decode(data) == expected
     kind = type(expected)
     if kind in (bool, int, float):
-        return _same_number(expected, data)
+        return _is_same_number(expected, data)
     if expected is None or kind is str:
         return type(data) is kind and data == expected
     if type(data) is not dict or len(data) != 1:
@@ -158,12 +158,12 @@ def matches(expected: Any, data: Any, exact: bool = False) -> bool:
         tags = {list: ("list", "tuple"), tuple: ("tuple",), deque: ("deque",)}[kind]
         return tag in tags and _is_list(content, len(expected)) and all(map(matches, expected, content))
     if kind in (set, frozenset):
-        return tag == "set" and _is_list(content, len(expected)) and _same_keys(expected, content)
+        return tag == "set" and _is_list(content, len(expected)) and _are_same_keys(expected, content)
     if kind is dict:
         if tag != "dict" or not _is_list(content, len(expected)):
             return False
         pairs = [pair for pair in content if _is_list(pair, 2)]
-        if len(pairs) != len(expected) or not _same_keys(expected, [key for key, _ in pairs]):
+        if len(pairs) != len(expected) or not _are_same_keys(expected, [key for key, _ in pairs]):
             return False
         return all(matches(expected[decode(key)], value) for key, value in pairs)
     try:
@@ -177,7 +177,7 @@ def _is_list(data: Any, length: int) -> bool:
     return type(data) is list and len(data) == length
 
 
-def _same_number(expected: float, data: Any) -> bool:
+def _is_same_number(expected: float, data: Any) -> bool:
     if type(data) is dict:
         if set(data) - {"int", "float"}:
             return False
@@ -197,8 +197,8 @@ def _same_number(expected: float, data: Any) -> bool:
         return expected == data
 
 
-def _same_keys(expected: Any, keys: list[Any]) -> bool:
-    """Keys are looked up among the expected ones, never the other way round: chosen hash collisions cost nothing."""
+def _are_same_keys(expected: Any, keys: list[Any]) -> bool:
+    """True for the same keys. `expected` is never looked up among them: chosen hash collisions cost nothing."""
     seen = set()
     for data in keys:
         try:
@@ -212,11 +212,11 @@ def _same_keys(expected: Any, keys: list[Any]) -> bool:
 
 
 def answer_call(namespace: dict[str, Any], call: dict[str, Any]) -> str:
-    """Call a program's function, in the program's process: one line of JSON with the value or the exception's name."""
+    """Call a program's function in its process: one line of JSON with the value or the exception's name."""
     try:
         target: Any = namespace
         first, *rest = call["function"].split(".")
-        # Its methods go before other names: those that LeetCode's programs find imported include `merge` and `add`.
+        # Its methods go before other names: the imports for LeetCode's programs include `merge` and `add`.
         if "Solution" in namespace and (first not in namespace or hasattr(namespace["Solution"], first)):
             target, rest = namespace["Solution"](), [first, *rest]
         elif first in namespace:

@@ -13,7 +13,7 @@ import os
 import platform
 import struct
 
-# name: x86_64 number, aarch64 number (- where that architecture never had the call).
+# Name, x86_64 number, aarch64 number (- if that architecture never had the call).
 TABLE = """
 read 0 63            write 1 64             close 3 57             fstat 5 80             poll 7 -
 lseek 8 62           mmap 9 222             mprotect 10 226        munmap 11 215          brk 12 214
@@ -46,7 +46,7 @@ unlink 87 -          readlink 89 -          statfs 137 43          fstatfs 138 4
 openat 257 56        mkdirat 258 34         newfstatat 262 79      unlinkat 263 35        renameat 264 38
 readlinkat 267 78    faccessat 269 48       renameat2 316 276      statx 332 291          faccessat2 439 439
 """
-# Looked at argument by argument below.
+# Allowed by their arguments, below.
 GUARDED = """
 ioctl 16 29          clone 56 220           vfork 58 -             execve 59 221          kill 62 129
 fcntl 72 25          prctl 157 167          tgkill 234 131         prlimit64 302 261      execveat 322 281
@@ -64,101 +64,93 @@ HARMLESS_PRCTL = (15, 16, 23, 0x53564D41)  # PR_SET_NAME, PR_GET_NAME, PR_CAPBSE
 HARMLESS_FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 1030, 1031, 1032, 1034)
 HARMLESS_IOCTL = (0x5450, 0x5451, 0x5421)  # FIONCLEX, FIOCLEX, FIONBIO
 X32_BIT = 0x40000000
-_OWN_PID = 0x7ABCDEF1  # no pid, and nowhere else in the filter
+_OWN_PID = 0x7ABCDEF1  # not a valid pid, and nowhere else in the filter
 
 
-def numbers(table: str, machine: str) -> dict[str, int]:
+Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, operand
+
+
+def read_table(table: str, machine: str) -> dict[str, int]:
     """Name to number of the calls that the machine's architecture has."""
     words = table.split()
     column = {"x86_64": 1, "aarch64": 2}[machine]
     return {words[i]: int(words[i + column]) for i in range(0, len(words), 3) if words[i + column] != "-"}
 
 
-def argument(index: int, high: bool = False) -> int:
-    """Offset of a call's argument (its low 32 bits; both architectures are little-endian)."""
-    return 16 + 8 * index + 4 * high
+def _load_argument(index: int, high: bool = False) -> Instruction:
+    """Load the low (or high) 32 bits of a call's argument; both architectures are little-endian."""
+    return (LOAD, 0, 0, 16 + 8 * index + 4 * high)
 
 
-def program(
+def _return(answer: int) -> Instruction:
+    return (RETURN, 0, 0, answer)
+
+
+def _allow_values(index: int, values: tuple[int, ...], error: int) -> list[Instruction]:
+    """Allow a call if the argument is one of `values`."""
+    steps = [(EQUAL, len(values) - i, 0, value) for i, value in enumerate(values)]
+    return [_load_argument(index), *steps, _return(REFUSE | error), _return(ALLOW)]
+
+
+def _guard_calls(own_pid: int, processes: bool, executes: bool) -> dict[str, list[Instruction]]:
+    """What decides about each guarded call; calls that are not here are refused."""
+    allow, refuse = _return(ALLOW), _return(REFUSE | errno.EPERM)
+    # glibc then falls back to clone, whose flags a filter can see.
+    guards = {"clone3": [_return(REFUSE | errno.ENOSYS)]}
+    if processes:
+        # Whatever an exec'd compiler starts has another pid; it may signal nobody, so own_pid stays the same.
+        guards |= {"clone": [allow], "vfork": [allow]}
+    else:
+        again = _return(REFUSE | errno.EAGAIN)
+        guards |= {"clone": [_load_argument(0), (ANY_BIT, 0, 1, CLONE_THREAD), allow, again], "vfork": [again]}
+    if processes or executes:
+        guards |= {"execve": [allow], "execveat": [allow]}
+    # SIGKILL and SIGSTOP are refused even to itself: a killed process then always means somebody outside.
+    for name, signal in (("kill", 1), ("tgkill", 2)):
+        guards[name] = [
+            _load_argument(0), (EQUAL, 1, 0, own_pid), refuse,
+            _load_argument(signal), (EQUAL, 2, 0, SIGKILL), (EQUAL, 1, 0, SIGSTOP), allow, refuse,
+        ]  # fmt: skip
+    guards["prctl"] = _allow_values(0, HARMLESS_PRCTL, errno.EPERM)
+    guards["fcntl"] = _allow_values(1, HARMLESS_FCNTL, errno.EPERM)
+    guards["ioctl"] = _allow_values(1, HARMLESS_IOCTL, errno.ENOTTY)
+    # Reading limits is harmless (a null pointer for the new ones); setting them is not.
+    guards["prlimit64"] = [
+        _load_argument(2), (EQUAL, 0, 3, 0), _load_argument(2, high=True), (EQUAL, 0, 1, 0), allow, refuse,
+    ]  # fmt: skip
+    return guards
+
+
+def build_filter(
     own_pid: int, *, files: bool, processes: bool = False, executes: bool = False, machine: str | None = None
-) -> list[tuple[int, int, int, int]]:
-    """The filter as BPF instructions (code, jump if true, jump if false, operand).
+) -> list[Instruction]:
+    """The filter as BPF instructions.
 
     Args:
         own_pid: the only process that may be signalled.
         files: may open files.
         processes: may start processes (the compiler); otherwise threads only.
         executes: may execute (a compiled program, node).
+        machine: architecture; None for this machine's.
     """
     machine = machine or platform.machine()
-    guarded = numbers(GUARDED, machine)
-    allowed = numbers(TABLE, machine) | (numbers(FILES, machine) if files else {})
-    code: list[tuple[int, int, int, int]] = []
-
-    def add(operation: int, operand: int, true: int = 0, false: int = 0) -> None:
-        code.append((operation, true, false, operand))
-
-    def on(name: str, *body: tuple[int, int, int, int]) -> None:
-        """`body` (which must return) for this call."""
-        if name in guarded:
-            add(EQUAL, guarded[name], 0, len(body))
-            code.extend(body)
-
-    def give(answer: int) -> tuple[int, int, int, int]:
-        return (RETURN, 0, 0, answer)
-
-    def one_of(index: int, values: tuple[int, ...], code: int) -> list[tuple[int, int, int, int]]:
-        """Allowed if the argument is one of these."""
-        steps = [(EQUAL, len(values) - i, 0, value) for i, value in enumerate(values)]
-        return [(LOAD, 0, 0, argument(index)), *steps, give(REFUSE | code), give(ALLOW)]
-
-    allow, refuse = give(ALLOW), give(REFUSE | errno.EPERM)
-    add(LOAD, ARCHITECTURE)
-    add(EQUAL, AUDIT_ARCH[machine], 1, 0)
-    add(RETURN, KILL)
-    add(LOAD, NUMBER)
-    add(AT_LEAST, X32_BIT, 0, 1)
-    add(RETURN, KILL)
-    for number in allowed.values():
-        add(EQUAL, number, 0, 1)
-        add(RETURN, ALLOW)
-    # glibc then falls back to clone, whose flags a filter can see.
-    on("clone3", give(REFUSE | errno.ENOSYS))
-    if processes:
-        # Whatever an exec'd compiler starts has another pid; it may signal nobody, so own_pid stays as it is.
-        on("clone", allow)
-        on("vfork", allow)
-    else:
-        flags = (LOAD, 0, 0, argument(0))
-        on("clone", flags, (ANY_BIT, 0, 1, CLONE_THREAD), allow, give(REFUSE | errno.EAGAIN))
-        on("vfork", give(REFUSE | errno.EAGAIN))
-    if processes or executes:
-        on("execve", allow)
-        on("execveat", allow)
-    # SIGKILL and SIGSTOP are refused even to itself: a killed process then always means somebody outside.
-    for name, signal in (("kill", argument(1)), ("tgkill", argument(2))):
-        on(
-            name,
-            (LOAD, 0, 0, argument(0)), (EQUAL, 1, 0, own_pid), refuse,
-            (LOAD, 0, 0, signal), (EQUAL, 2, 0, SIGKILL), (EQUAL, 1, 0, SIGSTOP), allow, refuse,
-        )  # fmt: skip
-    on("prctl", *one_of(0, HARMLESS_PRCTL, errno.EPERM))
-    on("fcntl", *one_of(1, HARMLESS_FCNTL, errno.EPERM))
-    on("ioctl", *one_of(1, HARMLESS_IOCTL, errno.ENOTTY))
-    # Reading limits is harmless (a null pointer for the new ones); setting them is not.
-    on(
-        "prlimit64",
-        (LOAD, 0, 0, argument(2)), (EQUAL, 0, 3, 0), (LOAD, 0, 0, argument(2, high=True)), (EQUAL, 0, 1, 0),
-        allow, refuse,
-    )  # fmt: skip
-    add(RETURN, REFUSE | errno.EPERM)
-    return code
+    code = [
+        (LOAD, 0, 0, ARCHITECTURE), (EQUAL, 1, 0, AUDIT_ARCH[machine]), _return(KILL),
+        (LOAD, 0, 0, NUMBER), (AT_LEAST, 0, 1, X32_BIT), _return(KILL),
+    ]  # fmt: skip
+    for number in (read_table(TABLE, machine) | (read_table(FILES, machine) if files else {})).values():
+        code += [(EQUAL, 0, 1, number), _return(ALLOW)]
+    numbers = read_table(GUARDED, machine)
+    for name, body in _guard_calls(own_pid, processes, executes).items():
+        if name in numbers:
+            code += [(EQUAL, 0, len(body), numbers[name]), *body]
+    return [*code, _return(REFUSE | errno.EPERM)]
 
 
 @functools.cache
-def prepared(*, files: bool, processes: bool = False, executes: bool = False) -> bytes:
-    """The packed filter, with `_OWN_PID` for the process's own. Called once before a fork, it is ready in all."""
-    code = program(_OWN_PID, files=files, processes=processes, executes=executes)
+def pack_filter(*, files: bool, processes: bool = False, executes: bool = False) -> bytes:
+    """The packed filter, with `_OWN_PID` for the pid. Called before a fork, it is ready in each child."""
+    code = build_filter(_OWN_PID, files=files, processes=processes, executes=executes)
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
 
 
@@ -167,12 +159,12 @@ class _Filter(ctypes.Structure):
 
 
 def install(*, files: bool, processes: bool = False, executes: bool = False) -> None:
-    """Put the filter over this process, for good.
+    """Apply the filter to this process, irrevocably.
 
     Raises:
-        OSError: the kernel does not take it.
+        OSError: the kernel refuses it.
     """
-    packed = prepared(files=files, processes=processes, executes=executes)
+    packed = pack_filter(files=files, processes=processes, executes=executes)
     packed = packed.replace(struct.pack("=I", _OWN_PID), struct.pack("=I", os.getpid()))
     buffer = ctypes.create_string_buffer(packed, len(packed))
     libc = ctypes.CDLL(None, use_errno=True)

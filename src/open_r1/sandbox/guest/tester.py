@@ -1,10 +1,10 @@
-"""Assert tests: test code in one process, the program in another, and between them plain data on two pipes.
+"""Assert tests: test code in one process, the program in another, and plain data between them on two pipes.
 
 Test code holds the expected values, so it must never share a process with the program. The names that it uses and
-does not define become remote objects here: a call travels to the program's process as tagged data and its result comes
-back as tagged data. Whatever has no plain form stays there and is known here by a handle, whose equality is never
-asked of the program's code. Helpers that come with the test run here, and a test that would let the program's own
-code decide about it is not used. Standard library only.
+does not define become remote objects: a call goes to the program's process as tagged data, and so does its result on
+the way back. A result without a plain form stays there; here it is a handle, and the program's code never decides
+whether it is equal to something. Helpers of the test run here. A test that would let the program's code judge the
+program is not used. Standard library only.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ import plain
 
 PASSED, FAILED, UNKNOWN, ENDED = "passed", "failed", "unknown", "ended"
 LONGEST = 16 << 20  # bytes of one message
-# Names that a test may expect the program to have imported. They are never taken from the program, which could put
-# anything there.
+# Names that a test may expect the program to import. They never come from the program, which could define anything.
 LIBRARY: dict[str, Any] = {
     **{name: getattr(typing, name) for name in ("Any", "Dict", "List", "Optional", "Set", "Tuple", "Union")},
     **{name: getattr(collections, name) for name in ("Counter", "OrderedDict", "defaultdict", "deque", "namedtuple")},
@@ -38,12 +37,12 @@ LIBRARY: dict[str, Any] = {
 MODULES = {module.__name__: module for module in (collections, functools, itertools, math, re, sys)}
 
 
-class Stop(BaseException):
-    """Ends a test whatever it catches: `Connection.verdict` holds the outcome."""
+class EndOfTest(BaseException):
+    """Ends a test whatever it catches; `Connection.verdict` has the outcome."""
 
 
 def serve(namespace: dict[str, Any], requests: int, answers: int) -> None:
-    """Carry out requests on the program's names and objects until the tester hangs up."""
+    """Carry out requests on the program's names and objects until the tester closes the pipe."""
     objects: list[Any] = []
     numbers: dict[int, int] = {}
 
@@ -57,7 +56,7 @@ def serve(namespace: dict[str, Any], requests: int, answers: int) -> None:
         for line in lines:
             request = json.loads(line)
             try:
-                answer = _carry_out(namespace, request, objects, keep)
+                answer = _answer_request(namespace, request, objects, keep)
                 reply = json.dumps(answer)
             except BaseException as error:
                 ancestors = [kind.__name__ for kind in type(error).__mro__]
@@ -65,7 +64,7 @@ def serve(namespace: dict[str, Any], requests: int, answers: int) -> None:
             _write_all(answers, reply.encode() + b"\n")
 
 
-def _carry_out(namespace: dict, request: dict, objects: list, keep: Callable[[Any], int]) -> dict[str, Any]:
+def _answer_request(namespace: dict, request: dict, objects: list, keep: Callable[[Any], int]) -> dict[str, Any]:
     what, arguments = request["do"], plain.decode(request["arguments"], objects.__getitem__)
     if what == "name":
         if arguments[0] not in namespace:
@@ -110,9 +109,9 @@ def _write_all(file: int, data: bytes) -> None:
 class Remote:
     """An object of the program's process.
 
-    What asks it for an answer is passed on. What would let the program judge an answer is not: it equals nothing
-    that is plain data, comparing it with another object of the program cannot be decided, and it takes part in no
-    arithmetic or ordering.
+    Operations that ask it for an answer are passed on. Those that would let the program judge an answer are not: it
+    equals no plain data, a comparison with another object of the program is unknown, and it has no arithmetic or
+    ordering.
     """
 
     def __init__(self, connection: Connection, number: int):
@@ -180,7 +179,7 @@ class Connection:
     def __init__(self, requests: int, answers: int):
         self.requests = requests
         self.answers = os.fdopen(answers, "rb", closefd=False)
-        self.used = False  # has the program been asked for anything it has?
+        self.used = False  # True once the program was asked for one of its names
         self.verdict: tuple[str, str] | None = None
         self.changes: list[tuple[Any, Any]] = []
         self.exceptions: dict[str, type[Exception]] = {}
@@ -188,12 +187,12 @@ class Connection:
 
     def stop(self, status: str, reason: str) -> Any:
         self.verdict = self.verdict or (status, reason)
-        raise Stop(reason)
+        raise EndOfTest(reason)
 
     def exchange(self, what: str, arguments: Any) -> dict[str, Any]:
-        """One request and its answer; the program's exceptions are raised here under their own names."""
+        """One request and its answer; the program's exceptions are raised here under their names."""
         try:
-            data = plain.encode(arguments, self.number_of)
+            data = plain.encode(arguments, self.get_number)
         except plain.NotPlain as error:
             return self.stop(UNKNOWN, f"the test gives the program something that is not plain data: {error}")
         try:
@@ -208,9 +207,9 @@ class Connection:
             if type(answer) is not dict:
                 raise TypeError(f"a {type(answer).__name__}")
             if "raised" in answer:
-                error = self.exception(answer["raised"])(str(answer["text"]))
+                error = self.make_exception(answer["raised"])(str(answer["text"]))
             elif "value" in answer:
-                answer["value"] = plain.decode(answer["value"], self.remote)
+                answer["value"] = plain.decode(answer["value"], self.get_remote)
         except (ValueError, TypeError, KeyError, RecursionError) as malformed:
             return self.stop(FAILED, f"a malformed answer: {malformed}")
         if "raised" in answer:
@@ -224,19 +223,19 @@ class Connection:
         self.used = True
         answer = self.exchange("call", (target, positional, keywords))
         value = answer.get("value")
-        # A function that works in place has no other result. One that returns a container is judged by that; taking
-        # its changes to the arguments too would let it change what the test compares with.
+        # A function that works in place has no other result. For one that returns a container only that counts: by
+        # changes to its arguments it could change what the test compares with.
         if not isinstance(value, (list, tuple, dict, set, str)):
             for index, data in answer.get("changed", []):
                 self.changes.append((positional[index], data))
         return value
 
     def settle(self) -> None:
-        """Bring arguments up to date. Called after a statement: within it they are as the test wrote them."""
+        """Update the arguments. Called after each statement: within it they are as the test wrote them."""
         changes, self.changes = self.changes, []
         for argument, data in changes:
             try:
-                content = plain.decode(data, self.remote)
+                content = plain.decode(data, self.get_remote)
             except plain.NotPlain as malformed:
                 self.stop(FAILED, f"a malformed answer: {malformed}")
             if type(content) is not type(argument):
@@ -247,42 +246,42 @@ class Connection:
                 argument.clear()
                 argument.update(content)
 
-    def name(self, name: str) -> Any:
-        """One of the program's global names.
+    def get_name(self, name: str) -> Any:
+        """The value of one of the program's global names.
 
         Raises:
-            KeyError: it has none of that name.
+            KeyError: the program does not define it.
         """
         answer = self.exchange("name", (name,))
         if "missing" in answer:
             raise KeyError(name)
         self.used = True
-        return self.exception(answer["exception"]) if "exception" in answer else answer.get("value")
+        return self.make_exception(answer["exception"]) if "exception" in answer else answer.get("value")
 
-    def remote(self, number: Any) -> Remote:
+    def get_remote(self, number: Any) -> Remote:
         if type(number) is not int:
             raise plain.NotPlain("a handle without a number")
         return self.remotes.setdefault(number, Remote(self, number))
 
-    def number_of(self, value: Any) -> int:
+    def get_number(self, value: Any) -> int:
         if type(value) is Remote:
             return value._number
         raise plain.NotPlain(f"{type(value).__name__} of the test")
 
-    def exception(self, ancestors: list[str]) -> type[Exception]:
-        """The built-in exception of that name, or a stand-in below its nearest built-in ancestor."""
+    def make_exception(self, ancestors: list[str]) -> type[Exception]:
+        """The built-in exception of that name, or a new subclass of its nearest built-in ancestor."""
         name = str(ancestors[0])
         if name not in self.exceptions:
             known = (getattr(builtins, str(ancestor), None) for ancestor in ancestors)
             base = next((kind for kind in known if isinstance(kind, type) and issubclass(kind, Exception)), Exception)
-            # An exception that wants more arguments than a text cannot be made here.
+            # An exception that takes more arguments than a text cannot be made here.
             base = ValueError if issubclass(base, UnicodeError) else base
             self.exceptions[name] = base if base.__name__ == name else type(name, (base,), {})
         return self.exceptions[name]
 
 
 class Names(dict):
-    """A test's built-ins; what is not among them is a name of the program."""
+    """A test's built-ins; any other name is the program's."""
 
     def __init__(self, connection: Connection, taken: set[str]):
         super().__init__({name: value for name, value in vars(builtins).items() if name not in taken})
@@ -290,7 +289,7 @@ class Names(dict):
 
     def __missing__(self, name: str) -> Any:
         try:
-            return self.connection.name(name)
+            return self.connection.get_name(name)
         except KeyError:
             if hasattr(builtins, name):
                 return getattr(builtins, name)
@@ -307,8 +306,8 @@ class _SettleAfterStatements(ast.NodeTransformer):
         return node
 
 
-def names_used(tree: ast.AST) -> set[str]:
-    """Names that the code loads and nowhere binds."""
+def find_used_names(tree: ast.AST) -> set[str]:
+    """Names that the code loads but never binds."""
     loaded, bound = set(), set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
@@ -329,18 +328,18 @@ def names_used(tree: ast.AST) -> set[str]:
 def _public_names(module: str) -> set[str]:
     try:
         found = importlib.import_module(module)
-    except Exception:  # the test will say so itself
+    except Exception:  # the test will fail at its import
         return set()
     return set(getattr(found, "__all__", [name for name in vars(found) if not name.startswith("_")]))
 
 
 class Sources:
-    """On which of the program's names (`free`) each expression of a test draws, whatever the order of statements.
+    """The program's names (`free`) that each expression of a test depends on, whatever the order of statements.
 
-    A program must not be asked for what judges it: `isclose(f(2), 4)` passes whatever f is, if `isclose` is the
-    program's too. So nothing that a test decides by may draw on two of its names. What is built by a class (a name
-    with a capital, `Solution` aside) only to be given to the function under test, as in `height(Node(1)) == 1`, is an
-    argument and does not count.
+    A program must not provide its own judge: if `isclose` is the program's too, `isclose(f(2), 4)` passes for any f.
+    So no condition of a test may depend on two of its names. An object of a class (a name with a capital, except
+    `Solution`) that is only passed to the function under test, as in `height(Node(1)) == 1`, is an argument and does
+    not count.
     """
 
     def __init__(self, tree: ast.AST, free: set[str]):
@@ -357,7 +356,7 @@ class Sources:
                 self._follow(node)
 
     def _follow(self, node: ast.AST) -> None:
-        """One step from where values come from to the names that they get."""
+        """Pass dependencies on from values to the names that they are bound to, by one step."""
         if isinstance(node, ast.Assign):
             self._flow(node.value, *node.targets)
         elif isinstance(node, (ast.AnnAssign, ast.AugAssign, ast.NamedExpr)) and node.value:
@@ -369,20 +368,20 @@ class Sources:
         elif isinstance(node, ast.FunctionDef):
             for returned in ast.walk(node):
                 if isinstance(returned, (ast.Return, ast.Yield)) and returned.value:
-                    self._add(node.name, self.drawn(returned.value))
+                    self._add(node.name, self.find_drawn(returned.value))
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):  # it may change its arguments
             made = node.value
             self._flow(made, *made.args, *([made.func.value] if isinstance(made.func, ast.Attribute) else []))
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             names = self.functions.get(node.func.id, [])
             for name, argument in zip(names, node.args, strict=False):
-                self._add(name, self.drawn(argument))
+                self._add(name, self.find_drawn(argument))
             for word in node.keywords:
                 if word.arg in names:
-                    self._add(word.arg, self.drawn(word.value))
+                    self._add(word.arg, self.find_drawn(word.value))
 
     def _flow(self, value: ast.AST, *targets: ast.AST) -> None:
-        drawn = self.drawn(value)
+        drawn = self.find_drawn(value)
         for target in targets:
             for node in ast.walk(target):
                 if isinstance(node, ast.Name):
@@ -392,23 +391,25 @@ class Sources:
         if name not in self.free and drawn:
             self.of.setdefault(name, set()).update(drawn)
 
-    def drawn(self, node: ast.AST, given: bool = False) -> set[str]:
-        """Names that a value depends on; `given` to the program, what its classes have built is left out. A name
-        that ends in a point is a class of which an object has been asked for something."""
+    def find_drawn(self, node: ast.AST, given: bool = False) -> set[str]:
+        """The program's names that a value depends on, without its classes if the value is `given` to the program.
+
+        A class with a point after its name is one whose object has been asked for something.
+        """
         if isinstance(node, ast.Name):
             found = self.of.get(node.id, set())
             return {name for name in found if not (given and _is_class(name))}
         if isinstance(node, ast.Attribute):
-            return {f"{name}." if _is_class(name) else name for name in self.drawn(node.value)}
+            return {f"{name}." if _is_class(name) else name for name in self.find_drawn(node.value)}
         if isinstance(node, ast.Call):
-            found = self.drawn(node.func)
+            found = self.find_drawn(node.func)
             made = {name for name in found if not (given and _is_class(name))}
             parts = [*node.args, *node.keywords]
-            return made.union(*(self.drawn(part, given or bool(found)) for part in parts))
-        return set().union(*(self.drawn(part, given) for part in ast.iter_child_nodes(node)))
+            return made.union(*(self.find_drawn(part, given or bool(found)) for part in parts))
+        return set().union(*(self.find_drawn(part, given) for part in ast.iter_child_nodes(node)))
 
-    def judged_by_itself(self, tree: ast.AST) -> set[str]:
-        """Names of the program that something is decided by together with others; empty if that is nowhere so."""
+    def find_own_checkers(self, tree: ast.AST) -> set[str]:
+        """Names of the program that one condition depends on together; empty if no condition depends on two."""
         for node in ast.walk(tree):
             if isinstance(node, (ast.Assert, ast.If, ast.While, ast.IfExp)):
                 decided = node.test
@@ -416,13 +417,13 @@ class Sources:
                 decided = node.value
             else:
                 continue
-            found = {name.rstrip(".") for name in self.drawn(decided)}
+            found = {name.rstrip(".") for name in self.find_drawn(decided)}
             if len(found) > 1:
                 return found
         return set()
 
     def _calls_own_function(self, node: ast.AST) -> bool:
-        """A call of a function of the test, such as `check`: what that decides by is inside of it."""
+        """True for a call of a function of the test, such as `check`, which has its conditions inside."""
         return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in self.functions
 
 
@@ -430,16 +431,16 @@ def _is_class(name: str) -> bool:
     return name[:1].isupper() and name != "Solution" and not name.endswith(".")
 
 
-def taken_from_program(tree: ast.AST) -> set[str]:
-    """Names of built-ins that stand for a function of the program, as in `assert sum(10, 15) == 25`.
+def find_shadowed_builtins(tree: ast.AST) -> set[str]:
+    """Names of built-ins that are functions of the program in this test, as in `assert sum(10, 15) == 25`.
 
-    A built-in is Python's own wherever the test uses a name that must be the program's: `abs(f(x) - 1) < 1e-6` must
-    not ask the program for `abs`. Only a test with no such name can mean a built-in's, and only if there is one.
+    If the test uses a name that must be the program's, its built-ins are Python's: `abs(f(x) - 1) < 1e-6` must not ask
+    the program for `abs`. Otherwise its only built-in is the program's.
 
     Raises:
-        ValueError: it is not clear which.
+        ValueError: it uses several.
     """
-    used = names_used(tree)
+    used = find_used_names(tree)
     if used - set(dir(builtins)) - set(LIBRARY) - set(MODULES):
         return set()
     checked = {
@@ -459,14 +460,14 @@ def run_test(source: str, requests: int, answers: int) -> tuple[str, str]:
     """Run test code to its end.
 
     Returns:
-        A status and its reason: passed; failed; unknown, if the code cannot tell; ended, if the program did.
+        A status and its reason: passed; failed; unknown if the code cannot decide; ended if the program did.
     """
     connection = Connection(requests, answers)
     try:
         tree = ast.parse(source, "<test>")
-        taken = taken_from_program(tree)
-        free = names_used(tree) - (set(dir(builtins)) | set(LIBRARY) | set(MODULES)) | taken
-        own = Sources(tree, free).judged_by_itself(tree)
+        taken = find_shadowed_builtins(tree)
+        free = find_used_names(tree) - (set(dir(builtins)) | set(LIBRARY) | set(MODULES)) | taken
+        own = Sources(tree, free).find_own_checkers(tree)
         if own:
             return UNKNOWN, f"the test asks the program for its own checker (one of {', '.join(sorted(own))})"
         code = compile(ast.fix_missing_locations(_SettleAfterStatements().visit(tree)), "<test>", "exec")
@@ -479,7 +480,7 @@ def run_test(source: str, requests: int, answers: int) -> tuple[str, str]:
         exec(code, {"__builtins__": names, "__name__": "test", "__settle__": connection.settle})
     except BaseException as error:
         if connection.verdict is None:
-            connection.verdict = FAILED, _where(error, source)
+            connection.verdict = FAILED, _describe_failure(error, source)
     if connection.verdict:
         return connection.verdict
     if not connection.used:
@@ -487,7 +488,7 @@ def run_test(source: str, requests: int, answers: int) -> tuple[str, str]:
     return PASSED, ""
 
 
-def _where(error: BaseException, source: str) -> str:
+def _describe_failure(error: BaseException, source: str) -> str:
     """`AssertionError in line 3: assert f(1) == 2`."""
     lines = source.splitlines()
     numbers = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<test>"]

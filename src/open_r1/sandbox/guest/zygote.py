@@ -1,9 +1,8 @@
 """A warmed interpreter that isolates itself once and then forks one confined process per run.
 
-Started by zygotes.py as `python -I -S -B zygote.py <control socket> <parent pidfd> <configuration>` with an empty
-environment. Standard library only. It is told what to run and never what to expect: every byte of a run (source,
-input, output) travels in memory files that the judge hands over, so none of it enters this process's heap, which
-every later fork would inherit.
+pool.py starts it as `python -I -S -B zygote.py <control socket> <parent pidfd> <configuration>` with an empty
+environment. Standard library only. It never gets an expected value. All data of a run (source, input, output) is in
+memory files that the judge passes on, and never enters this process's heap, which every later fork would inherit.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ import confine  # noqa: E402
 import inside  # noqa: E402
 import seccomp  # noqa: E402
 
-PATIENCE = 3  # wall limits that a run may take which is still computing
-STACK = 112 << 20  # bytes; what the kernel leaves free below the main thread's stack is a little more
+PATIENCE = 3  # wall limits that a run may last while it computes
+STACK = 112 << 20  # bytes; the kernel leaves a little more free below the main thread's stack
 
 
 def spawn(level: str) -> int:
@@ -45,10 +44,10 @@ def spawn(level: str) -> int:
         api.PyOS_AfterFork_Child()
     else:
         api.PyOS_AfterFork_Parent()
-    return confine.checked(pid, "clone")
+    return confine.check_result(pid, "clone")
 
 
-def cpu_seconds(pid: int) -> float:
+def read_cpu_seconds(pid: int) -> float:
     """CPU time of another process, threads included."""
     try:
         return time.clock_gettime((~pid << 3) | 2)  # the kernel's encoding of a process's CPU clock
@@ -60,7 +59,7 @@ class Run:
     """One confined process, from its fork to its report."""
 
     def __init__(self, request: dict, files: list[int], configuration: dict):
-        complaint, report = os.pipe()  # on which it says what went wrong before the program started
+        complaint, report = os.pipe()  # for a failure before the program starts
         self.pid = spawn(configuration["level"])
         if self.pid == 0:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -76,7 +75,7 @@ class Run:
         os.kill(self.pid, signal.SIGKILL)
 
     def end(self) -> dict:
-        """Collect the ended process. In a process namespace this returns only when all in it are dead."""
+        """The report of the ended process. In a process namespace it waits until all processes there are dead."""
         _, status, usage = os.wait4(self.pid, 0)
         cause = os.read(self.complaint, 1000).decode(errors="replace")
         os.close(self.complaint)
@@ -85,21 +84,21 @@ class Run:
             return {"ended": "error", "cause": cause}
         used, code = usage.ru_utime + usage.ru_stime, os.waitstatus_to_exitcode(status)
         if code in (-signal.SIGXCPU, -signal.SIGKILL) and used >= self.seconds:
-            self.why = "cpu"  # the kernel was quicker than wait()
+            self.why = "cpu"  # the kernel killed it before wait_for() did
         return {
             "ended": self.why,
             "code": code,
             "seconds": used,
-            # More often pushed off the CPU than giving it up: it wanted to compute.
+            # Taken off the CPU more often than it waited: it was computing.
             "preempted": usage.ru_nivcsw > usage.ru_nvcsw,
         }
 
 
-def wait(runs: list[Run], wall_seconds: float, parent: int) -> None:
-    """Until the last of `runs` ends; the others are then killed. A run that has used up its CPU time is killed.
+def wait_for(runs: list[Run], wall_seconds: float, parent: int) -> None:
+    """Wait until the last of `runs` ends, then kill the others. A run that has used up its CPU time is killed.
 
-    CPU time is what counts. The wall limit is there for sleepers: runs that still compute when it is reached have been
-    kept from the CPU by others, and get `PATIENCE` times as long.
+    The wall limit is for runs that wait. A run that still computes when it reaches that limit was kept from the CPU by
+    others, and gets `PATIENCE` times as long.
     """
     start = look = time.monotonic()
     used_at_look, computing = 0.0, True
@@ -111,7 +110,7 @@ def wait(runs: list[Run], wall_seconds: float, parent: int) -> None:
     while last.file in going:
         left, total, now = wall_seconds, 0.0, time.monotonic()
         for run in going.values():
-            used = cpu_seconds(run.pid)
+            used = read_cpu_seconds(run.pid)
             total += used
             left = min(left, run.seconds - used)
             if used >= run.seconds:
@@ -134,16 +133,16 @@ def wait(runs: list[Run], wall_seconds: float, parent: int) -> None:
 
 
 def run(request: dict, files: list[int], configuration: dict, parent: int) -> dict:
-    """One request: one process, or for assert tests the program's and the tester's."""
+    """Carry out a request: one process, or for assert tests the program's and the tester's."""
     scratch = None
     if request.get("needs_scratch") and configuration["level"] == "landlock":
         scratch = request["scratch"] = tempfile.mkdtemp(prefix="open_r1_scratch_")
     try:
         if request["kind"] == "asserts":
-            reports = run_pair(request, files, configuration, parent)
+            reports = run_asserts(request, files, configuration, parent)
         else:
             only = Run(request, files, configuration)
-            wait([only], request["wall_seconds"], parent)
+            wait_for([only], request["wall_seconds"], parent)
             reports = [only.end()]
     finally:
         if scratch:
@@ -151,7 +150,7 @@ def run(request: dict, files: list[int], configuration: dict, parent: int) -> di
     return {"reports": reports}
 
 
-def run_pair(request: dict, files: list[int], configuration: dict, parent: int) -> list[dict]:
+def run_asserts(request: dict, files: list[int], configuration: dict, parent: int) -> list[dict]:
     """Files: the program's source, errors and output; the tester's tests, verdicts and output."""
     requests_out, requests_in = os.pipe()
     answers_out, answers_in = os.pipe()
@@ -162,7 +161,7 @@ def run_pair(request: dict, files: list[int], configuration: dict, parent: int) 
     finally:
         for file in pipes:
             os.close(file)
-    wait([program, tester], request["wall_seconds"], parent)
+    wait_for([program, tester], request["wall_seconds"], parent)
     return [program.end(), tester.end()]
 
 
@@ -171,8 +170,8 @@ def main() -> None:
     parent = int(sys.argv[2])
     configuration = json.loads(sys.argv[3])
     sys.argv[1:] = []
-    inside.default_signals()
-    # A scheduler's notice to all processes is the trainer's to handle: it ends its step first.
+    inside.reset_signals()
+    # The trainer handles a scheduler's SIGTERM to all processes: it ends its step first.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (4096 if hard < 0 else min(4096, hard), hard))
@@ -189,17 +188,17 @@ def main() -> None:
             confine.enter_namespaces(configuration["readable"])
         else:
             confine.drop_root()
-            if configuration["level"] == "landlock" and confine.landlock_abi() < 1:
+            if configuration["level"] == "landlock" and confine.find_landlock_abi() < 1:
                 raise OSError("the kernel has no Landlock")
-        confine.libc.prctl(confine.PR_SET_DUMPABLE, 0, 0, 0, 0)  # nobody may trace it or read its memory
+        confine.libc.prctl(confine.PR_SET_DUMPABLE, 0, 0, 0, 0)  # no process may trace it or read its memory
         if not os.access(os.__file__, os.R_OK):
             raise OSError(f"{sys.executable} is not reachable for an unprivileged user")
     except OSError as error:
         control.send(json.dumps({"failed": str(error)}).encode())
         sys.exit(1)
-    for name in ("exit", "quit"):  # the site module, left out by -S, would have put them there
+    for name in ("exit", "quit"):  # -S leaves out the site module, which adds them
         setattr(builtins, name, _sitebuiltins.Quitter(name, ""))
-    seccomp.prepared(files=configuration["level"] != "seccomp")
+    seccomp.pack_filter(files=configuration["level"] != "seccomp")
     gc.collect()
     gc.freeze()
     gc.disable()

@@ -2,8 +2,8 @@
 
 A term is a rational coefficient times radicals of primes (2^(1/2) 3^(1/3)), a power of i, and powers of variables, pi
 and e among them. Radicals of distinct primes with exponents in (0, 1) are linearly independent over the rationals
-(Besicovitch 1940), and the ring has no zero divisors, so two values are equal exactly if their dictionaries are, after
-cross-multiplication. No floats; every loop is bounded, so that no input takes more than about a millisecond.
+(Besicovitch 1940), and the ring has no zero divisors, so two values are equal if and only if their dictionaries are,
+after cross-multiplication. There are no floats, and every loop is bounded: no input takes much over a millisecond.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _SCALE = 10**60  # radicals are approximated to this many digits
 
 
 class Unreadable(Exception):
-    """Outside what this arithmetic or its grammar covers."""
+    """Something that this arithmetic or its grammar does not cover."""
 
 
 class Term(NamedTuple):
-    """What stands beside a coefficient: radicals ((prime, exponent in (0, 1)), ...), i^0 or i^1, variables."""
+    """A term without its coefficient: radicals ((prime, exponent in (0, 1)), ...), i^0 or i^1, variables."""
 
     radicals: tuple[tuple[int, Fraction], ...] = ()
     i: int = 0
@@ -44,7 +44,7 @@ _UNIT: Polynomial = {_ONE: Fraction(1)}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Value:
-    """numerator / denominator; the denominator is 1 wherever a single term or a conjugate could be divided out."""
+    """numerator / denominator. The denominator is 1 if it was a single term, or a sum with a conjugate."""
 
     numerator: Polynomial
     denominator: Polynomial
@@ -52,8 +52,8 @@ class Value:
     def __add__(self, other: Value) -> Value:
         if self.denominator == other.denominator:
             return Value(_add(self.numerator, other.numerator), self.denominator)
-        left, right = _product(self.numerator, other.denominator), _product(other.numerator, self.denominator)
-        return Value(_add(left, right), _product(self.denominator, other.denominator))
+        left, right = _multiply(self.numerator, other.denominator), _multiply(other.numerator, self.denominator)
+        return Value(_add(left, right), _multiply(self.denominator, other.denominator))
 
     def __neg__(self) -> Value:
         return Value({term: -c for term, c in self.numerator.items()}, self.denominator)
@@ -62,7 +62,7 @@ class Value:
         return self + -other
 
     def __mul__(self, other: Value) -> Value:
-        return Value(_product(self.numerator, other.numerator), _product(self.denominator, other.denominator))
+        return Value(_multiply(self.numerator, other.numerator), _multiply(self.denominator, other.denominator))
 
     def __truediv__(self, other: Value) -> Value:
         return self * other.inverse()
@@ -72,42 +72,46 @@ class Value:
             return NotImplemented
         if self.denominator == other.denominator:
             return self.numerator == other.numerator
-        return _product(self.numerator, other.denominator) == _product(other.numerator, self.denominator)
+        return _multiply(self.numerator, other.denominator) == _multiply(other.numerator, self.denominator)
 
     __hash__ = None  # type: ignore[assignment]
 
     def inverse(self) -> Value:
-        """Raises Unreadable for zero."""
+        """1 / value.
+
+        Raises:
+            Unreadable: the value is zero.
+        """
         if not self.numerator:
             raise Unreadable("division by zero")
         if len(self.numerator) == 1:
             ((term, coefficient),) = self.numerator.items()
-            return Value(_product(self.denominator, _term_inverse(term, coefficient)), _UNIT)
-        conjugate = _conjugate(self.numerator)
+            return Value(_multiply(self.denominator, _invert_term(term, coefficient)), _UNIT)
+        conjugate = _find_conjugate(self.numerator)
         if conjugate is not None:
-            norm = _product(self.numerator, conjugate)
+            norm = _multiply(self.numerator, conjugate)
             if len(norm) == 1 and _ONE in norm:
                 scaled = {term: c / norm[_ONE] for term, c in conjugate.items()}
-                return Value(_product(self.denominator, scaled), _UNIT)
+                return Value(_multiply(self.denominator, scaled), _UNIT)
         return Value(self.denominator, self.numerator)
 
     def rational(self) -> Fraction | None:
-        """Its value if it is a rational number."""
+        """Its value if it is a rational number, else None."""
         if self.denominator != _UNIT or any(term != _ONE for term in self.numerator):
             return None
         return self.numerator.get(_ONE, Fraction(0))
 
     def variables(self) -> set[str]:
-        """Names of its variables; pi and e are among them."""
+        """Names of its variables, with pi and e."""
         return {name for part in (self.numerator, self.denominator) for term in part for name, _ in term.variables}
 
     def power(self, exponent: Fraction) -> Value:
         if exponent.denominator != 1:
-            return self._radical_power(exponent)
+            return self._raise_radical(exponent)
         n = int(exponent)
         base = self.rational()
         if base is not None:
-            return rational(_rational_power(base, n))
+            return rational(_raise_rational(base, n))
         if abs(n) > EXPONENT:
             raise Unreadable("large exponent")
         base, result = (self, number(1)) if n >= 0 else (self.inverse(), number(1))
@@ -125,9 +129,9 @@ class Value:
                 return rational(-value).root(2) * Value({Term(i=1): Fraction(1)}, _UNIT)
             if index % 2:
                 return -rational(-value).root(index)
-        return self._radical_power(Fraction(1, index))
+        return self._raise_radical(Fraction(1, index))
 
-    def _radical_power(self, exponent: Fraction) -> Value:
+    def _raise_radical(self, exponent: Fraction) -> Value:
         """A fractional power of one positive term without variables."""
         if not self.numerator:
             return self
@@ -139,23 +143,23 @@ class Value:
         primes = dict.fromkeys((p for p, _ in term.radicals), Fraction(0))
         exponents = primes | dict(term.radicals)
         for sign, part in ((1, coefficient.numerator), (-1, coefficient.denominator)):
-            for p, e in factors(part):
+            for p, e in factorize(part):
                 exponents[p] = exponents.get(p, Fraction(0)) + sign * e
-        return _radical({p: e * exponent for p, e in exponents.items()})
+        return _make_radical({p: e * exponent for p, e in exponents.items()})
 
     def approximate(self) -> Fraction | None:
-        """Within 1e-50, relatively to its largest term; None with variables other than pi and e, or with i."""
+        """The value within 1e-50 relative to its largest term; None with i, or with variables other than pi and e."""
         parts = [_approximate(part) for part in (self.numerator, self.denominator)]
         return None if None in parts or parts[1] == 0 else parts[0] / parts[1]
 
     def key(self) -> tuple[frozenset, frozenset]:
-        """Hashable, and the same for values whose quotients are written with proportional denominators."""
+        """A hashable key, the same for equal values with proportional denominators."""
         leading = self.denominator[max(self.denominator)]
         scaled = [frozenset((t, c / leading) for t, c in part.items()) for part in (self.numerator, self.denominator)]
         return scaled[0], scaled[1]
 
     def substitute(self, old: str, new: str) -> Value:
-        """The same with one variable renamed."""
+        """The value with one variable renamed."""
         return Value(_rename(self.numerator, old, new), _rename(self.denominator, old, new))
 
 
@@ -175,7 +179,7 @@ IMAGINARY = Value({Term(i=1): Fraction(1)}, _UNIT)
 
 
 def are_proportional(a: Polynomial, b: Polynomial) -> bool:
-    """Is one polynomial a non-zero rational multiple of the other?"""
+    """True if one polynomial is a non-zero rational multiple of the other."""
     if a.keys() != b.keys() or not a:
         return not a and not b
     term = next(iter(a))
@@ -183,8 +187,12 @@ def are_proportional(a: Polynomial, b: Polynomial) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def factors(n: int) -> tuple[tuple[int, int], ...]:
-    """Prime factors of a positive integer with their exponents; Unreadable if it has two beyond trial division."""
+def factorize(n: int) -> tuple[tuple[int, int], ...]:
+    """Prime factors of a positive integer with their exponents.
+
+    Raises:
+        Unreadable: trial division leaves a factor that may not be prime.
+    """
     found = []
     p = 2
     while p * p <= n and p * p <= RADICAND:
@@ -217,7 +225,7 @@ def _add(a: Polynomial, b: Polynomial) -> Polynomial:
     return total
 
 
-def _product(a: Polynomial, b: Polynomial) -> Polynomial:
+def _multiply(a: Polynomial, b: Polynomial) -> Polynomial:
     if b == _UNIT:
         return a
     if a == _UNIT:
@@ -227,7 +235,7 @@ def _product(a: Polynomial, b: Polynomial) -> Polynomial:
     total: Polynomial = {}
     for s, c in a.items():
         for t, d in b.items():
-            factor, term = _term_product(s, t)
+            factor, term = _multiply_terms(s, t)
             value = total.get(term, 0) + factor * c * d
             if value:
                 total[term] = value
@@ -238,13 +246,13 @@ def _product(a: Polynomial, b: Polynomial) -> Polynomial:
     return total
 
 
-def _term_product(s: Term, t: Term) -> tuple[Fraction, Term]:
+def _multiply_terms(s: Term, t: Term) -> tuple[Fraction, Term]:
     factor, radicals = Fraction(1), s.radicals or t.radicals
     if s.radicals and t.radicals:
         exponents = dict(s.radicals)
         for p, e in t.radicals:
             exponents[p] = exponents.get(p, Fraction(0)) + e
-        factor, radicals = _carry(exponents)
+        factor, radicals = _carry_powers(exponents)
     if s.i and t.i:
         factor = -factor
     variables = s.variables or t.variables
@@ -256,37 +264,37 @@ def _term_product(s: Term, t: Term) -> tuple[Fraction, Term]:
     return factor, Term(radicals, s.i ^ t.i, variables)
 
 
-def _carry(exponents: dict[int, Fraction]) -> tuple[Fraction, tuple[tuple[int, Fraction], ...]]:
-    """Whole powers of primes out of their radicals."""
+def _carry_powers(exponents: dict[int, Fraction]) -> tuple[Fraction, tuple[tuple[int, Fraction], ...]]:
+    """The rational factor and the radicals, with exponents in (0, 1), of a product of powers of primes."""
     factor, radicals = Fraction(1), []
     for p, e in sorted(exponents.items()):
         whole = e.numerator // e.denominator
-        factor *= _rational_power(Fraction(p), whole)
+        factor *= _raise_rational(Fraction(p), whole)
         if e != whole:
             radicals.append((p, e - whole))
     return factor, tuple(radicals)
 
 
-def _radical(exponents: dict[int, Fraction]) -> Value:
-    factor, radicals = _carry(exponents)
+def _make_radical(exponents: dict[int, Fraction]) -> Value:
+    factor, radicals = _carry_powers(exponents)
     return Value({Term(radicals): factor}, _UNIT)
 
 
-def _term_inverse(term: Term, coefficient: Fraction) -> Polynomial:
-    factor, radicals = _carry({p: -e for p, e in term.radicals})
+def _invert_term(term: Term, coefficient: Fraction) -> Polynomial:
+    factor, radicals = _carry_powers({p: -e for p, e in term.radicals})
     variables = tuple((name, -e) for name, e in term.variables)
     return {Term(radicals, term.i, variables): factor * (-1 if term.i else 1) / coefficient}
 
 
-def _conjugate(polynomial: Polynomial) -> Polynomial | None:
-    """a - b for a + b, if both are constants."""
+def _find_conjugate(polynomial: Polynomial) -> Polynomial | None:
+    """a - b for a + b if both are constants, else None."""
     if len(polynomial) != 2 or any(term.variables for term in polynomial):
         return None
     (s, c), (t, d) = sorted(polynomial.items())
     return {s: c, t: -d}
 
 
-def _rational_power(base: Fraction, n: int) -> Fraction:
+def _raise_rational(base: Fraction, n: int) -> Fraction:
     if base == 0 and n <= 0:
         raise Unreadable("power of zero")
     if abs(base) == 1 or base == 0:

@@ -1,4 +1,4 @@
-"""The arithmetic of one expression."""
+"""Parses and evaluates one expression."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ _SMALL_WORDS = frozenset(_NO_PRODUCTS.split())
 
 
 class Scalar:
-    """Recursive descent over tokens: sum > term > power > atom. Reads as far as it can; `position` is where it is."""
+    """Recursive descent over tokens: sum > term > power > atom. It reads as far as it can, up to `position`.
+
+    Every method raises Unreadable for tokens outside the grammar.
+    """
 
     def __init__(self, tokens: Tokens, letters_are_units: bool = False):
         self.tokens = list(tokens)
@@ -84,7 +87,7 @@ class Scalar:
         return value
 
     def starts_factor(self, token: Token, start: int) -> bool:
-        """May `token` be the second factor of a product without a sign?"""
+        """True if `token` may be the second factor of a product without a sign."""
         before = self.tokens[self.position - 1]
         if token.kind == "number":
             raise Unreadable("adjacent numbers")
@@ -147,7 +150,7 @@ class Scalar:
         return value
 
     def exponent(self) -> Value:
-        """A group, or what plain text writes: 2^10, 2^-1."""
+        """A group, or a number as in plain text: 2^10, 2^-1."""
         sign = -1 if self.take("-") else 1
         token = self.peek()
         if token is not None and token.kind == "number":
@@ -156,7 +159,7 @@ class Scalar:
         return number(sign) * (self.atom() if self.at("(") else self.argument())
 
     def argument(self) -> Value:
-        """Of \\frac and \\sqrt: {...} or a single digit or symbol."""
+        """The argument of \\frac or \\sqrt: {...}, or a single digit or symbol."""
         if self.take("{"):
             value = self.sum()
             self.need("}")
@@ -209,7 +212,7 @@ class Scalar:
             index = self.sum().rational() or Fraction(0)
             self.need("]")
         token = self.peek()
-        # `√12` means the root of 12, where `\sqrt12` would be \sqrt{1}2; nobody means that.
+        # `√12` is the root of 12; in LaTeX `\sqrt12` is \sqrt{1}2, which is never meant.
         if token is not None and token.kind == "number":
             self.position += 1
             argument = rational(literal(token.text))
@@ -226,7 +229,7 @@ class Scalar:
         return number(comb(int(n), int(k)))
 
     def letter(self, token: Token) -> Value:
-        """The next variable out of a run of letters."""
+        """The next variable in a run of letters."""
         if token.text == "pi":
             self.position += 1
             return variable("\\pi")
@@ -244,7 +247,7 @@ class Scalar:
         return IMAGINARY if name == "i" else variable(name)
 
     def subscript(self) -> str:
-        """`_1`, `_{max}` and primes, as part of a name."""
+        """`_1`, `_{max}` and primes as part of a name; empty if there are none."""
         name = ""
         while self.take("'", "\\prime"):
             name += "'"

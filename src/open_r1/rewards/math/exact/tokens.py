@@ -1,4 +1,4 @@
-"""An answer's text, cleaned and cut into tokens."""
+"""Cleans the text of an answer and cuts it into tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _UNICODE = str.maketrans(
     | {"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∈": r"\in ", "∪": r"\cup "}
     | {"½": r"\frac12", "⅓": r"\frac13", "⅔": r"\frac23", "¼": r"\frac14", "¾": r"\frac34", "⅕": r"\frac15"}
     | {"⅛": r"\frac18", "⅙": r"\frac16", "％": "%", "，": ",", "；": ";", "（": "(", "）": ")", "：": ":", "＝": "="}
-    | dict.fromkeys("£€¥₹", "")  # which currency it is goes without saying
+    | dict.fromkeys("£€¥₹", "")  # the currency does not matter
     | {"∛": r"\sqrt[3]", "ℝ": r"\mathbb{R}", "⟨": "(", "⟩": ")", "∖": r"\setminus "}
     | {"＋": "+", "．": ".", "、": ",", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "λ": r"\lambda "}
 )
@@ -48,7 +48,7 @@ _TAIL = re.compile(
 
 
 def clean_text(text: str) -> str:
-    """One line in a reduced LaTeX: no spacing commands, no delimiters, no punctuation at its ends; ¤ is money."""
+    """The text as one line of LaTeX without spacing commands, delimiters and final punctuation; ¤ is money."""
     text = text.strip()
     if not text.isascii() or "\n" in text or "\t" in text:
         text = _SUPERSCRIPTS.sub(lambda found: "^{" + found[0].translate(_FROM_SUPERSCRIPT) + "}", text)
@@ -60,13 +60,13 @@ def clean_text(text: str) -> str:
         text = text.replace("\\!", "").replace("\\$", "¤").replace("\\%", "%").replace("\\&", "&")
         text = _ARRAY.sub(r"\\begin{matrix}", text).replace("\\end{array}", "\\end{matrix}")
         text = _DEGREES.sub(" degrees ", _SPACING.sub(" ", _DELIMITER.sub(" ", _TAIL.sub("", text))))
-        text = _rare(text)
+        text = _rewrite_rare_forms(text)
     elif "{" in text:
         text = _GROUPED.sub("", text)
     if "{:}" in text or "{,}" in text:
         text = _BRACED_SIGN.sub(lambda found: ":" if found[0] == "{:}" else ".", text)
     if "illion" in text or "thousand" in text:
-        text = _SCALED.sub(_scaled, text)
+        text = _SCALED.sub(_rewrite_scaled, text)
     if "$" in text:
         # An odd number of dollar signs is money: $18. A pair of them delimits LaTeX.
         text = text.replace("$", "¤" if text.replace("$$", "").count("$") % 2 else " ")
@@ -75,26 +75,26 @@ def clean_text(text: str) -> str:
     return " ".join(text.rstrip(" .,;:。").split())
 
 
-def _rare(text: str) -> str:
-    """What few answers have: \\mathrm{i}, {n \\choose k}, 0.\\overline{3}, \\text{Area: } before a value."""
+def _rewrite_rare_forms(text: str) -> str:
+    """Rewrite \\mathrm{i}, {n \\choose k} and 0.\\overline{3}; drop \\text{Area: } before a value."""
     if "mathrm" in text:
         text = _ROMAN.sub(r" \1", text)
     if "choose" in text:
         text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
     if "." in text and ("overline" in text or "bar" in text or "dot" in text):
-        text = _REPEATING.sub(_repeating, text)
+        text = _REPEATING.sub(_rewrite_repeating, text)
     stripped = text.strip()
     return _LABEL.sub("", stripped, count=1) if stripped.startswith("\\text") and _LABEL.match(stripped) else text
 
 
-def _repeating(found: re.Match[str]) -> str:
+def _rewrite_repeating(found: re.Match[str]) -> str:
     """0.1\\overline{6} as a fraction."""
     whole, start, block = found[1], found[2], found[3] or found[4]
     ninths = (10 ** len(block) - 1) * 10 ** len(start)
     return rf"\frac{{{int(whole + start + block) - int((whole + start) or 0)}}}{{{ninths}}}"
 
 
-def _scaled(found: re.Match[str]) -> str:
+def _rewrite_scaled(found: re.Match[str]) -> str:
     """5 million as a product; \\text{ million dollars} keeps its dollars."""
     opening, word, closing = found.groups()
     rest = opening if opening and not closing else closing if closing and not opening else ""
@@ -102,7 +102,7 @@ def _scaled(found: re.Match[str]) -> str:
 
 
 class Token(NamedTuple):
-    """`kind` is number, word, text (a word out of \\text{...}), command or symbol; `spaced`: white space before it."""
+    """`kind` is number, word, text (a word in \\text{...}), command or symbol; `spaced`: white space precedes it."""
 
     kind: str
     text: str
@@ -141,26 +141,26 @@ def tokenize(text: str) -> Iterator[Token]:
         end = found.end()
         kind, spaced = found.lastgroup or "", bool(found["space"])
         if kind == "text":
-            yield from _text_tokens(found["text"])
+            yield from _tokenize_text(found["text"])
         elif found[0].strip():
-            yield _relation(text, found) or Token(kind, found[kind], spaced)
-            end += len(_second(text, end, found[kind]))
+            yield _read_relation(text, found) or Token(kind, found[kind], spaced)
+            end += len(_find_second_character(text, end, found[kind]))
 
 
-def _text_tokens(text: str) -> Iterator[Token]:
+def _tokenize_text(text: str) -> Iterator[Token]:
     for token in tokenize(text.strip()):
         yield Token("text", token.text, True) if token.kind == "word" else token
 
 
-def _second(text: str, end: int, first: str) -> str:
+def _find_second_character(text: str, end: int, first: str) -> str:
     """The second character of `<=`, `>=`, `!=`, `==` and `**`."""
     following = text[end : end + 1]
     return following if first + following in ("<=", ">=", "!=", "==", "**") else ""
 
 
-def _relation(text: str, found: re.Match[str]) -> Token | None:
+def _read_relation(text: str, found: re.Match[str]) -> Token | None:
     symbol = found["symbol"]
-    if symbol is None or symbol not in "<>!=*" or not (second := _second(text, found.end(), symbol)):
+    if symbol is None or symbol not in "<>!=*" or not (second := _find_second_character(text, found.end(), symbol)):
         return None
     both = symbol + second
     return Token("symbol", {"**": "^", "==": "="}.get(both, both), bool(found["space"]))
@@ -171,7 +171,7 @@ def find_relation(token: Token) -> str | None:
 
 
 def split_tokens(tokens: Tokens, at: Callable[[Token], bool]) -> tuple[list[Tokens], list[Token]]:
-    """Pieces between the separators that stand outside all brackets, and the separators."""
+    """The pieces between separators outside all brackets, and the separators."""
     pieces, separators, depth, start = [], [], 0, 0
     for i, token in enumerate(tokens):
         if token.text in OPEN or token.text == "\\begin":
@@ -184,6 +184,18 @@ def split_tokens(tokens: Tokens, at: Callable[[Token], bool]) -> tuple[list[Toke
             start = i + 1
     pieces.append(tokens[start:])
     return pieces, separators
+
+
+def find_enclosed(tokens: Tokens, opening: str, closing: str) -> Tokens | None:
+    """The tokens between the first and the last one, if these are a pair of brackets; else None."""
+    if len(tokens) < 2 or tokens[0].text != opening or tokens[-1].text != closing:
+        return None
+    depth = 0
+    for i, token in enumerate(tokens):
+        depth += (token.text in OPEN) - (token.text in CLOSE)
+        if depth == 0 and i < len(tokens) - 1:
+            return None
+    return tokens[1:-1]
 
 
 def match_any(*texts: str) -> Callable[[Token], bool]:

@@ -7,11 +7,11 @@ from fractions import Fraction
 
 from .tokens import Tokens
 
-Dimension = tuple[tuple[str, int], ...]  # (("length", 1), ("time", -1)); percent, degrees, money are their own
-Unit = tuple[Dimension, Fraction]  # and the factor to the dimension's first unit
+Dimension = tuple[tuple[str, int], ...]  # (("length", 1), ("time", -1)); percent, angle and money are dimensions too
+Unit = tuple[Dimension, Fraction]  # with the factor to the first unit of the dimension
 
 
-def _units() -> dict[str, tuple[str, Fraction]]:
+def _build_table() -> dict[str, tuple[str, Fraction]]:
     """Word -> (dimension, factor to the dimension's first unit)."""
     table = {
         "length": "m meter meters metre metres=1 cm centimeter centimeters centimetre centimetres=1/100 mm millimeter "
@@ -49,10 +49,9 @@ def _units() -> dict[str, tuple[str, Fraction]]:
     }
 
 
-_UNITS = _units()
+_UNITS = _build_table()
 _SPEEDS = {"mph": ("mile", "hour"), "kmh": ("km", "hour"), "kph": ("km", "hour")}
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cubed": 3}
-Unit = tuple[Dimension, Fraction]
 PERCENT: Dimension = (("percent", 1),)
 ANGLE: Dimension = (("angle", 1),)
 TEMPERATURES: tuple[Dimension, ...] = ((("celsius", 1),), (("fahrenheit", 1),))
@@ -64,7 +63,7 @@ def is_unit(word: str) -> bool:
 
 
 def find_unit(tokens: Tokens) -> Unit | None:
-    """The unit at the head of the words after a number; None for nouns that are only counted."""
+    """The unit that the words after a number begin with; None for things that are only counted."""
     dimensions: dict[str, int] = {}
     factor, sign, power, i = Fraction(1), 1, 1, 0
     while i < len(tokens):
@@ -80,10 +79,10 @@ def find_unit(tokens: Tokens) -> Unit | None:
             return ((length, 1), (time, -1)), scale / hours
         elif word in _UNITS and not (word == "in" and i + 1 < len(tokens) and tokens[i + 1].kind in ("word", "text")):
             dimension, scale = _UNITS[word]
-            power, i = _unit_power(tokens, i, power)
+            power, i = _read_unit_power(tokens, i, power)
             dimensions[dimension] = dimensions.get(dimension, 0) + sign * power
             factor *= scale ** (sign * power)
-            if dimension == "money":  # whatever it is that costs so much
+            if dimension == "money":  # "dollars per ticket" are dollars
                 break
             sign, power = 1, 1
         else:
@@ -94,7 +93,7 @@ def find_unit(tokens: Tokens) -> Unit | None:
     return (tuple(sorted(dimensions.items())), factor) if dimensions else None
 
 
-def _unit_power(tokens: Tokens, i: int, power: int) -> tuple[int, int]:
+def _read_unit_power(tokens: Tokens, i: int, power: int) -> tuple[int, int]:
     """The exponent of the unit at i (cm^2, s^{-1}, cm squared) and the place of its last token."""
     following = [token.text for token in tokens[i + 1 : i + 6]]
     if following[:3] == ["^", "{", "-"] and following[4:] == ["}"] and following[3].isdigit():
