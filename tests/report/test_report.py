@@ -19,7 +19,7 @@ from open_r1.evaluation.reference.curves import place_run
 from open_r1.report import curves, plots, run_report
 from open_r1.report.pages import evaluation as pages_evaluation
 from open_r1.report.pages.data import EXAMPLES, REASONS
-from open_r1.report.pages.evaluation import BINS, _lengths
+from open_r1.report.pages.evaluation import BINS, _count_lengths
 from open_r1.system import run_files
 
 ATTACK = "<script>alert(1)</script>"
@@ -258,7 +258,7 @@ def test_a_resumed_step_is_drawn_once_and_smoothing_keeps_a_line():
     line = {step: 2.0 * step for step in range(1, 201)}
     smooth = curves._smooth(line)
     assert smooth[100] == pytest.approx(200.0) and smooth[1] == pytest.approx(7.0)
-    assert len(curves._smooth(dict.fromkeys(range(10_000), 1.0))) == curves.DRAWN
+    assert len(curves._smooth(dict.fromkeys(range(10_000), 1.0))) == curves.POINTS
 
 
 def test_table():
@@ -295,7 +295,7 @@ def test_a_difference_in_points(value: float | None, low: float | None, high: fl
     assert tables.join_cell(tables.format_points({"value": value, "low": low, "high": high})) == told
 
 
-def told_by_table(**changes) -> str:
+def format_table(**changes) -> str:
     return run_report.format_evaluations([evaluation(samples([0.0, 1.0, 0.5], 4), **changes)])
 
 
@@ -326,7 +326,7 @@ def test_a_table_of_evaluations_tells_what_could_not_be_judged():
     assert line.split()[:6] == ["Made", "up", "3", "4", "pass@1", "-"] and line.endswith("maj@4 -")
     assert shares == "    error 100.0% of the samples: 12 × the sandbox is gone"
     assert bounds == "    no sample could be judged, so there is no figure"
-    assert "of the samples" not in told_by_table() and "departs" not in told_by_table()
+    assert "of the samples" not in format_table() and "departs" not in format_table()
 
 
 @pytest.mark.parametrize(
@@ -339,7 +339,7 @@ def test_a_table_of_evaluations_tells_what_could_not_be_judged():
     ],
 )
 def test_a_departure_in_words(pair: list, told: str):
-    assert told_by_table(departures={"prompt": pair}).endswith(f"    departs from its protocol: {told}")
+    assert format_table(departures={"prompt": pair}).endswith(f"    departs from its protocol: {told}")
 
 
 def put_rows(path: Path, rows: list[dict]) -> None:
@@ -726,7 +726,7 @@ def test_lengths_count_every_completion_once(tmp_path: Path):
         ("a", 0, "stop"), ("a", 1, "stop"), ("a", 700, "length"), ("a", 9, "refused"), ("b", 3, "stop"),
     )]  # fmt: skip
     put_rows(tmp_path / "train-00000-of-00001.parquet", rows)
-    found = _lengths(tmp_path)
+    found = _count_lengths(tmp_path)
     assert sum(found["a"]["counts"]) == 3 and sum(found["a"]["truncated"]) == 1 and sum(found["b"]["counts"]) == 1
     assert len(found["a"]["counts"]) <= BINS and found["a"]["edges"][-1] >= 700
 

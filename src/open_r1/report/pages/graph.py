@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from ...system.run_files import Json, format_seconds
+from ...system.run_files import Json, format_seconds, shorten_text
 
 WIDTH, HEIGHT = 172, 56  # of a stage, in the drawing's units (pixels at full size)
 GAP, ROW_GAP, BAND_GAP = 40, 30, 48
@@ -76,11 +76,11 @@ class Node:
 
     @property
     def shown(self) -> str:
-        return _shorten(self.name, NAME)
+        return shorten_text(self.name, NAME)
 
     @property
     def subtitle(self) -> str:
-        return _shorten(self.title, TITLE)
+        return shorten_text(self.title, TITLE)
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,3 @@ def _draw_curve(source: Node, node: Node) -> str:
     # A wire that passes a band bows out to the left, past the stages in between.
     bow = 0.8 * WIDTH if y1 - y0 > BAND_GAP and node.task != "evaluate" else 0.0
     return f"M{x0:g} {y0:g}C{x0 - bow:g} {y0 + pull:g} {x1 - bow:g} {y1 - pull:g} {x1:g} {y1:g}"
-
-
-def _shorten(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
