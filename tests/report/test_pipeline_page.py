@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.pages import ATTACK, PNG, Page
 from support.simulated_pipeline import STAGES, build
-from test_report import ATTACK, PNG, Page
 
 from open_r1.errors import RecipeError
 from open_r1.pipeline import claims
@@ -44,7 +44,7 @@ def test_a_whole_pipeline(finished: Path):
         "All models on Sums 40 problems, 8 samples of each",
         "All models on Small talk",
         "mean over 3 seeds; reports of seeds 0 , 1 , 2",
-        "What it took",
+        "Cost",
     ):
         assert shown in page.line, shown
     assert page.text.index("All models on Sums") < page.text.index("All models on Small talk"), (
@@ -64,7 +64,7 @@ def test_it_loads_nothing_and_links_to_the_stages_own_reports(finished: Path):
     assert page.text.count(ATTACK) >= 16, "an answer of every model to every prompt"
 
 
-def test_every_drawing_is_told_in_words_and_themed(finished: Path):
+def test_every_plot_has_a_description_and_the_colours_of_the_page(finished: Path):
     page = written(finished)
     assert page.tags.count("svg") == len(page.alts)
     assert any("zero_samples finished after zero; cold_start_data finished" in alt for alt in page.alts)
@@ -150,15 +150,13 @@ def test_a_pipeline_that_has_hardly_begun(tmp_path: Path):
     (directory / "seed=0" / "base" / "metrics.jsonl").write_text("")
     page = Page(pipeline.write_pipeline_page(directory))
     assert "running" in page.text and "waiting" in page.text
-    for absent in ("The paper says", "All models on", "Trainings", "Selections", "The same prompts", "What it took"):
+    for absent in ("The paper says", "All models on", "Trainings", "Selections", "The same prompts", "Cost"):
         assert absent not in page.text
 
 
 def test_a_pipeline_of_one_seed(tmp_path: Path):
     page = written(build(tmp_path, seeds=(5,)))
-    assert (
-        "had other problems of their kind been drawn" in page.line and "t interval of the mean over" not in page.line
-    )
+    assert "the 95% interval over problems" in page.line and "t interval of the mean over" not in page.line
     assert "One seed: paired over its problems" in page.line and "seed 5 ·" in page.line
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import markupsafe
 
@@ -62,8 +62,21 @@ STYLE = {
 }
 LARGE, SMALL = (5.4, 3.5), (3.9, 2.5)  # inches
 BAR = (8.0, 0.45)  # inches of one step of a funnel
-STEP_NAME, MODEL_NAME = 60, 20  # characters
+STEP_NAME, MODEL_NAME = 60, 18  # characters
 SIDES = {-1: ("orange", "worse"), 0: ("grey", "the same"), 1: ("blue", "better")}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A plot with a title; subclasses have `draw` for its axes and `describe` for screen readers.
+
+    `margins` are left and below, `size` is width and height, in inches.
+    """
+
+    title: str
+
+    margins = (0.66, 0.48)
+    size = LARGE
 
 
 @dataclass(frozen=True)
@@ -78,11 +91,10 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Plot:
+class Plot(Drawing):
     """Metrics against training steps.
 
     Args:
-        title: above the plot.
         unit: of the y axis; values of a unit that begins with "share" are percentages.
         metric: the key in metrics.jsonl.
         lines: one for each series.
@@ -90,14 +102,11 @@ class Plot:
         size: width and height in inches.
     """
 
-    title: str
     unit: str
     metric: str
     lines: list[Line]
     last: int = 0
     size: tuple[float, float] = SMALL
-
-    margins: ClassVar = (0.66, 0.48)
 
     @property
     def is_share(self) -> bool:
@@ -135,11 +144,10 @@ class Plot:
 
 
 @dataclass(frozen=True)
-class Histogram:
+class Histogram(Drawing):
     """Stacked bars of counts.
 
     Args:
-        title: above the plot.
         unit: of the counts.
         quantity: of the edges.
         edges: of the bins, one more than counts.
@@ -147,15 +155,13 @@ class Histogram:
         ticks: position -> text; None chooses round numbers.
     """
 
-    title: str
     unit: str
     quantity: str
     edges: list[float]
     counts: dict[str, list[int]]
     ticks: dict[float, str] | None = None
 
-    margins: ClassVar = (0.8, 0.48)
-    size: ClassVar = LARGE
+    margins = (0.8, 0.48)
 
     @property
     def total(self) -> int:
@@ -199,13 +205,12 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Funnel:
+class Funnel(Drawing):
     """One bar for each step, with the step's name and figures above it."""
 
-    title: str
     steps: list[Step]
 
-    margins: ClassVar = (0.12, 0.08)
+    margins = (0.12, 0.08)
 
     @property
     def size(self) -> tuple[float, float]:
@@ -233,14 +238,10 @@ class Funnel:
 
 
 @dataclass(frozen=True)
-class Scaling:
+class Scaling(Drawing):
     """Scores against the number of samples; `lines` maps a label to the scores with 1, 2, ... samples."""
 
-    title: str
     lines: dict[str, list[float]]
-
-    margins: ClassVar = (0.66, 0.48)
-    size: ClassVar = LARGE
 
     def draw(self, ax: Axes) -> None:
         from matplotlib.ticker import NullLocator
@@ -272,23 +273,18 @@ class Scaling:
 
 
 @dataclass(frozen=True)
-class Differences:
+class Differences(Drawing):
     """The differences of two runs by problem, sorted, with the interval of their mean.
 
     Args:
-        title: above the plot.
         differences: one for each problem, -1..1.
         mean: of the differences.
         interval: of the mean, lower and upper bound.
     """
 
-    title: str
     differences: list[float]
     mean: float
     interval: tuple[float, float]
-
-    margins: ClassVar = (0.66, 0.48)
-    size: ClassVar = LARGE
 
     def draw(self, ax: Axes) -> None:
         ordered = sorted(self.differences)
@@ -319,20 +315,18 @@ class Differences:
 
 
 @dataclass(frozen=True)
-class Models:
+class Models(Drawing):
     """A share for each of several models: the mean with its interval, and the seeds as faint dots.
 
     Args:
-        title: above the plot.
         unit: label of the x axis.
         rows: model -> mean (`{"value", "low", "high"}`) and the values of the seeds.
     """
 
-    title: str
     unit: str
     rows: dict[str, tuple[dict[str, float | None], list[float]]]
 
-    margins: ClassVar = (1.5, 0.48)
+    margins = (1.5, 0.48)
 
     @property
     def size(self) -> tuple[float, float]:
@@ -360,9 +354,6 @@ class Models:
 
 def _find_side(difference: float) -> int:
     return (difference > 0) - (difference < 0)
-
-
-Drawing = Plot | Histogram | Funnel | Scaling | Differences | Models
 
 
 def _name_axes(ax: Axes, quantity: str, unit: str) -> None:

@@ -75,7 +75,7 @@ class Node:
         return (f"{self.count} × " if self.count > 1 else "") + format_seconds(fmean(seconds))
 
     @property
-    def shown(self) -> str:
+    def label(self) -> str:
         return shorten_text(self.name, NAME)
 
     @property

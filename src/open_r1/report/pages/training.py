@@ -55,23 +55,8 @@ def show_training(run_dir: Path, recipe: Json, status: Json, summary: Json) -> J
         "plots": _render_groups(groups, last, run_dir / "plots"),
         "weights": weights,
         "pairs": _pair_samples(**sides),
-        "beside": _show_reference(run_dir),
+        "reference": read_json(run_dir / FILE),
         "sampled": _read_completions(run_dir / "completions"),
-    }
-
-
-def _show_reference(run_dir: Path) -> Json | None:
-    """The result of `open-r1 compare --reference` for this run; its curves are among the plots."""
-    placed = read_json(run_dir / "reference.json")
-    if not placed:
-        return None
-    curves = placed["curves"]
-    return {
-        "title": placed["title"],
-        "source": curves["source"],
-        "level": (curves.get("band") or {}).get("level"),
-        "verdicts": {key: metric["verdict"] for key, metric in placed["metrics"].items()},
-        "missing": placed["missing"],
     }
 
 
