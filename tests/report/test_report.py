@@ -238,7 +238,7 @@ CONTAMINATION = {
     [
         ({}, "15 (0.1%) are contaminated. They were left out."),
         ({"overlap": 0.5}, "10 words in a row (50% of a problem's n-grams or more), and by MinHash"),
-        ({"action": "fail"}, "They stopped the run."),
+        ({"action": "fail"}, "The run stopped at them."),
         (
             {"action": "waive", "reason": f"own split {ATTACK}"},
             f"The contaminated rows stay, because: own split {ATTACK}",
