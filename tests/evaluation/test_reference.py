@@ -530,21 +530,21 @@ def test_only_shape_and_direction_are_told_of_it(tmp_path):
 
 def test_plots_of_a_run_over_a_band_come_from_the_run_directory_alone(tmp_path, band):
     folder = run(tmp_path / "run", {"reward": {s: s / 100 for s in STEPS}})
-    assert training.reference_plots(folder) == []
+    assert training.plot_reference(folder) == []
     written = curves.save_placement(curves.place_run(folder, band), folder)
     assert written == folder / "reference.json"
     Path(band).unlink()
-    (plot,) = training.reference_plots(folder)
+    (plot,) = training.plot_reference(folder)
     stored, own = plot.lines
     assert stored.band == ({0: -0.1, 100: 0.9}, {0: 0.2, 100: 1.2}) and own.points[50] == 0.5
     assert (plot.metric, plot.last) == ("reward", 100)
-    assert "this run 0 at step 0, 1 at step 100" in plot.told()
-    assert "<svg" in plots.render_svg(plot, plots.SMALL)
+    assert "this run 0 at step 0, 1 at step 100" in plot.describe()
+    assert "<svg" in plots.render_svg(plot)
 
 
 def test_a_published_curve_is_drawn_to_the_scale_of_the_run(tmp_path):
     folder = run(tmp_path / "run", {"completions/mean_length": {s: 10 + s / 10 for s in STEPS}})
-    (plot,) = training.reference_plots(folder, "r1_zero_curves")
+    (plot,) = training.plot_reference(folder, "r1_zero_curves")
     laid = plot.lines[0]
     assert (min(laid.points.values()), max(laid.points.values())) == (pytest.approx(10), pytest.approx(20))
     assert max(laid.points) == 100 and laid.band is None and laid.label == "DeepSeek-R1-Zero, rescaled"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.pages import ATTACK, PNG, Page
 from support.simulated_pipeline import STAGES, build
-from test_report import ATTACK, PNG, Page
 
 from open_r1.errors import RecipeError
 from open_r1.pipeline import claims
@@ -44,7 +44,7 @@ def test_a_whole_pipeline(finished: Path):
         "All models on Sums 40 problems, 8 samples of each",
         "All models on Small talk",
         "mean over 3 seeds; reports of seeds 0 , 1 , 2",
-        "What it took",
+        "Cost",
     ):
         assert shown in page.line, shown
     assert page.text.index("All models on Sums") < page.text.index("All models on Small talk"), (
@@ -64,7 +64,7 @@ def test_it_loads_nothing_and_links_to_the_stages_own_reports(finished: Path):
     assert page.text.count(ATTACK) >= 16, "an answer of every model to every prompt"
 
 
-def test_every_drawing_is_told_in_words_and_themed(finished: Path):
+def test_every_plot_has_a_description_and_the_colours_of_the_page(finished: Path):
     page = written(finished)
     assert page.tags.count("svg") == len(page.alts)
     assert any("zero_samples finished after zero; cold_start_data finished" in alt for alt in page.alts)
@@ -85,7 +85,7 @@ def test_all_models_answer_the_same_prompts(finished: Path):
         stage: json.loads((finished / "seed=0" / stage / "evaluations" / "sums.json").read_text())
         for stage in ("measured.base", "measured.r1")
     }
-    chosen = pipeline._chosen(list(found.values()))
+    chosen = pipeline._choose_problems(list(found.values()))
     rates = [sum(p["correct"] for one in found.values() for p in one["by_problem"] if p["id"] == c) for c in chosen]
     assert rates == sorted(rates) and len(set(chosen)) == pipeline.PROMPTS
 
@@ -94,40 +94,42 @@ def test_problems_that_not_all_were_asked_are_not_shown():
     def asked(*ids: str) -> dict:
         return {"by_problem": [{"id": one, "correct": 1, "evidence": 2} for one in ids]}
 
-    assert sorted(pipeline._chosen([asked("a", "b", "c"), asked("c", "b", "d")])) == ["b", "c"]
-    assert pipeline._chosen([asked("a"), asked("b")]) == []
+    assert sorted(pipeline._choose_problems([asked("a", "b", "c"), asked("c", "b", "d")])) == ["b", "c"]
+    assert pipeline._choose_problems([asked("a"), asked("b")]) == []
 
 
 def test_what_it_took_counts_a_shared_run_once(tmp_path: Path):
     directory = build(tmp_path, states={"base": "cached"})
-    costs = pipeline._costs(directory, pipeline._by_name(json.loads((directory / "state.json").read_text())["stages"]))
-    rows = {row[0]: row[1:] for row in costs["rows"]}
+    costs = pipeline._tabulate_costs(
+        directory, pipeline._group_by_name(json.loads((directory / "state.json").read_text())["stages"])
+    )
+    rows = {row[0]: row[1:] for row in costs}
     assert rows["preference_model"][1:3] == ["1", "37 s"] and rows["base"][1] == "3, 3 cached"
     assert rows["zero_samples"][5:] == ["24,000", "-"], "three runs of 8,000 tokens"
     # 128 completions at each of 60 steps, of 10 tokens and 16 / 60 more at every step.
     generated = 3 * 128 * sum(10 + 16 * step / 60 for step in range(1, 61))
     assert rows["zero"][5:] == [f"{generated:,.0f}", "180,000"]
-    assert costs["total"][0] == "all" and costs["total"][2] == "40, 3 cached"
+    assert costs[-1][0] == "all" and costs[-1][2] == "40, 3 cached"
 
 
 def test_stages_that_turn_out_the_same_are_counted_once(tmp_path: Path):
     directory = build(tmp_path, seeds=(0,))
-    stages = pipeline._by_name(json.loads((directory / "state.json").read_text())["stages"])
+    stages = pipeline._group_by_name(json.loads((directory / "state.json").read_text())["stages"])
     stages["zero_again"] = [stages["zero"][0] | {"name": "zero_again"}]
-    names = [row[0] for row in pipeline._costs(directory, stages)["rows"]]
+    names = [row[0] for row in pipeline._tabulate_costs(directory, stages)]
     assert "zero" in names and "zero_again" not in names
 
 
 def test_tokens_that_count_from_zero_after_a_resumption():
     rows = [{"step": step, "num_tokens": tokens} for step, tokens in enumerate((10, 20, 30, 10, 20))]
-    assert pipeline._trained(rows) == 50
-    assert pipeline._trained([{"step": 1, "loss": 1.0}]) == 0
+    assert pipeline._count_trained(rows) == 50
+    assert pipeline._count_trained([{"step": 1, "loss": 1.0}]) == 0
 
 
 def test_generated_tokens_count_every_completion_of_every_step(tmp_path: Path):
     recipe = "{per_device_train_batch_size: 4, gradient_accumulation_steps: 2, num_iterations: 2}"
     (tmp_path / "recipe.yaml").write_text(recipe)
-    generated = pipeline._generated({5: 10.0, 10: 20.0}, tmp_path, {"processes": 3})
+    generated = pipeline._count_generated({5: 10.0, 10: 20.0}, tmp_path, {"processes": 3})
     assert generated == 5 * 30 * 4 * 2 * 3 / 2
 
 
@@ -148,15 +150,13 @@ def test_a_pipeline_that_has_hardly_begun(tmp_path: Path):
     (directory / "seed=0" / "base" / "metrics.jsonl").write_text("")
     page = Page(pipeline.write_pipeline_page(directory))
     assert "running" in page.text and "waiting" in page.text
-    for absent in ("The paper says", "All models on", "Trainings", "Selections", "The same prompts", "What it took"):
+    for absent in ("The paper says", "All models on", "Trainings", "Selections", "The same prompts", "Cost"):
         assert absent not in page.text
 
 
 def test_a_pipeline_of_one_seed(tmp_path: Path):
     page = written(build(tmp_path, seeds=(5,)))
-    assert (
-        "had other problems of their kind been drawn" in page.line and "t interval of the mean over" not in page.line
-    )
+    assert "the 95% interval over problems" in page.line and "t interval of the mean over" not in page.line
     assert "One seed: paired over its problems" in page.line and "seed 5 ·" in page.line
 
 

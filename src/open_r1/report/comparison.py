@@ -1,4 +1,4 @@
-"""A comparison of two runs as text and as a page."""
+"""A comparison of runs as text, as a JSON file and as a page."""
 
 from __future__ import annotations
 
@@ -9,40 +9,36 @@ from pathlib import Path
 from ..errors import RecipeError
 from ..evaluation import tables
 from ..evaluation.compare import Json, is_undecided
+from ..system.files import write_text
 from .plots import Differences
 from .rendering import render_page, render_plot
 
-FLIPS = 10  # told in a terminal
-WIDTH = 100  # of its sentences
+FLIPS = 10  # problems listed in a terminal
+WIDTH = 100  # characters of a line in a terminal
 ENDINGS = (".json", ".html")
 
 
 def format_comparison(compared: Json) -> str:
-    """A comparison, as `compare` makes it, for the terminal; without a newline at the end."""
+    """A comparison, as `compare` returns it, for the terminal; without a newline at the end."""
     lines = [f"{run['letter']}  {run['run']}" for run in compared["runs"]]
     lines += [f"not in all of them: {words}" for words in compared["left_out"]]
     for benchmark in compared["benchmarks"]:
-        lines += ["", "", *_lines(benchmark)]
+        lines += ["", "", *_format_benchmark(benchmark)]
     return "\n".join(lines)
 
 
-def _told_tests(compared: Json) -> str:
-    tests = compared["tests"]
-    return f"{len(compared['runs'])} runs, {tests} {'difference' if tests == 1 else 'differences'} tested"
-
-
 def check_output(path: Path) -> None:
-    """Refuse a file that `write` would not know how to write.
+    """Refuse a file that `write_comparison` cannot write.
 
     Raises:
-        RecipeError: it ends in neither .json nor .html.
+        RecipeError: the name ends neither in .json nor in .html.
     """
     if Path(path).suffix not in ENDINGS:
         raise RecipeError(f"--output {path}: must end in {' or '.join(ENDINGS)}")
 
 
 def write_comparison(compared: Json, path: Path) -> None:
-    """Keep a comparison as a JSON file, or as a page that needs nothing else, by the ending of `path`.
+    """Write a comparison as JSON or as a self-contained page, by the ending of `path`.
 
     Raises:
         RecipeError: as `check_output`.
@@ -50,124 +46,126 @@ def write_comparison(compared: Json, path: Path) -> None:
     path = Path(path)
     check_output(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".html":
-        pages = [_page(benchmark) for benchmark in compared["benchmarks"]]
-        about = {"name": ["comparison", compared["metric"]], "facts": [_told_tests(compared)], "benchmarks": pages}
-        render_page("compare.html.jinja", path, compared | about)
+    if path.suffix == ".json":
+        write_text(path, json.dumps(compared, indent=1) + "\n")
         return
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(compared, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    tests = compared["tests"]
+    facts = [f"{len(compared['runs'])} runs, {tests} {'difference' if tests == 1 else 'differences'} tested"]
+    benchmarks = [_show_benchmark(benchmark) for benchmark in compared["benchmarks"]]
+    values = {"name": ["comparison", compared["metric"]], "facts": facts, "benchmarks": benchmarks}
+    render_page("compare.html.jinja", path, compared | values)
 
 
-def _lines(benchmark: Json) -> list[str]:
+def _format_benchmark(benchmark: Json) -> list[str]:
     first = benchmark["sides"][0]["run"]
-    lines = [f"{benchmark['title']}: {_counted(benchmark)}"]
+    lines = [f"{benchmark['title']}: {_count_compared(benchmark)}"]
     lines += [f"  not the same, and allowed: {words}" for words in benchmark["differing"]]
     if not benchmark["pairs"]:
-        return [*lines, f"  {_without_metric(benchmark)}"]
+        return [*lines, f"  {_describe_missing_metric(benchmark)}"]
     head = ("", "", "", f"against {first}", "")
-    rows = [(row["name"], row["run"], row["value"], row["difference"], row["p"]) for row in _rows(benchmark)]
-    lines += ["", *tables.align_rows([head, *rows], left=(0, 1, 4))]
+    lines += ["", *tables.align_rows([head, *_tabulate_figures(benchmark)], left=(0, 1, 4))]
     for pair in benchmark["pairs"]:
-        lines += ["", *_flips(first, pair), *textwrap.wrap(pair["meaning"], WIDTH)]
+        lines += ["", *_format_flips(first, pair), *textwrap.wrap(pair["meaning"], WIDTH)]
     return lines
 
 
-def _flips(first: str, pair: Json) -> list[str]:
-    """The problems whose pass rate crossed one half, those that changed most."""
+def _format_flips(first: str, pair: Json) -> list[str]:
+    """The problems whose pass rate crossed one half, with the largest changes first."""
     flips = pair["flips"]
     if not flips:
         return []
-    rates = [
+    table = tables.align_rows([("problem", first, pair["run"], ""), *_tabulate_flips(flips[:FLIPS])], left=(0, 3))
+    others = [f"  and {len(flips) - FLIPS:,} more"] if len(flips) > FLIPS else []
+    return [_count_flips(first, pair), *(f"  {line}" for line in table), *others, ""]
+
+
+def _tabulate_flips(flips: list[Json]) -> list[tuple[str, ...]]:
+    return [
         (
             tables.format_setting(flip["problem"]),
             *(f"{100 * flip[key]:.1f}%" for key in ("before", "after")),
             flip["question"],
         )
-        for flip in flips[:FLIPS]
+        for flip in flips
     ]
-    head = ("problem", first, pair["run"], "")
-    table = [f"  {line}" for line in tables.align_rows([head, *rates], left=(0, 3))]
-    more = [f"  and {len(flips) - FLIPS:,} more"] if len(flips) > FLIPS else []
-    return [_told_flips(first, pair), *table, *more, ""]
 
 
-def _told_flips(first: str, pair: Json) -> str:
-    won = sum(flip["after"] > flip["before"] for flip in pair["flips"])
-    lost = len(pair["flips"]) - won
-    return f"Solved in more than half of the samples by {pair['run']} only: {won:,}; by {first} only: {lost:,}"
+def _count_flips(first: str, pair: Json) -> str:
+    gained = sum(flip["after"] > flip["before"] for flip in pair["flips"])
+    lost = len(pair["flips"]) - gained
+    return f"Solved in more than half of the samples by {pair['run']} only: {gained:,}; by {first} only: {lost:,}"
 
 
-def _counted(benchmark: Json) -> str:
-    """How many problems and samples were compared."""
+def _count_compared(benchmark: Json) -> str:
+    """The number of problems and samples that were compared."""
     ks = sorted({side["k"] for side in benchmark["sides"]})
     part = "" if benchmark["problems"] == benchmark["of"] else f" of {benchmark['of']:,}"
     samples = " or ".join(f"{k:,}" for k in ks) + (" sample" if ks == [1] else " samples")
-    told = f"{benchmark['problems']:,}{part} problems, {samples} of each"
+    text = f"{benchmark['problems']:,}{part} problems, {samples} of each"
     pairs = [(pair["run"], pair["differences"][benchmark["metric"]]["problems"]) for pair in benchmark["pairs"]]
     if any(count < benchmark["problems"] for _, count in pairs):
-        told += f"; with a verdict on both sides: {', '.join(f'{count:,} for {run}' for run, count in pairs)}"
-    return told
+        text += f"; with a verdict on both sides: {', '.join(f'{count:,} for {run}' for run, count in pairs)}"
+    return text
 
 
-def _without_metric(benchmark: Json) -> str:
-    there = ", ".join(dict.fromkeys(name for side in benchmark["sides"] for name in side["figures"] if "@" in name))
-    return f"not compared: the metric is not among those that all of them have ({there or 'none'})"
+def _describe_missing_metric(benchmark: Json) -> str:
+    names = dict.fromkeys(name for side in benchmark["sides"] for name in side["figures"] if "@" in name)
+    return f"not compared: the metric is not among those that all of them have ({', '.join(names) or 'none'})"
 
 
-def _rows(benchmark: Json) -> list[Json]:
-    """Rows of the table: each figure of each run, and what it is against the first."""
+def _tabulate_figures(benchmark: Json) -> list[tuple[str | tables.Cell, ...]]:
+    """Rows of (name, run, figure, difference to the first run, p-value), for each figure of each run."""
     first = benchmark["sides"][0]
     pairs = {pair["run"]: pair for pair in benchmark["pairs"]}
     rows = []
     for name in first["figures"]:
         if all(side["figures"][name]["value"] is None for side in benchmark["sides"]):
             continue
-        tokens = name == "mean_length"
+        label, format_figure, format_difference = name, tables.format_share, tables.format_points
+        if name == "mean_length":
+            label, format_figure, format_difference = "mean length", tables.format_count, tables.format_more
         for side in benchmark["sides"]:
             pair = pairs.get(side["run"])
-            tested = pair and name == benchmark["metric"] and pair["p_holm"] is not None
-            rows.append(
-                {
-                    "name": ("mean length" if tokens else name) if side is first else "",
-                    "run": side["run"],
-                    "value": (tables.format_count if tokens else tables.format_share)(side["figures"][name]),
-                    "difference": (tables.format_more if tokens else tables.format_points)(pair["differences"][name])
-                    if pair
-                    else ("", ""),
-                    "p": _p(pair) if tested else "",
-                }
-            )
+            difference = format_difference(pair["differences"][name]) if pair else ("", "")
+            is_tested = pair and name == benchmark["metric"] and pair["p_holm"] is not None
+            p_value = _format_test(pair) if is_tested else ""
+            figure = format_figure(side["figures"][name])
+            rows.append((label if side is first else "", side["run"], figure, difference, p_value))
     return rows
 
 
-def _p(pair: Json) -> str:
-    corrected = (
-        f", corrected {tables.format_p_value(pair['p_holm']).lstrip('= ')}" if pair["p_holm"] > pair["p"] else ""
-    )
-    doubt = (
-        ", not reliable: unequal samples"
-        if pair["samples"]
-        else ", open: unjudged samples"
-        if is_undecided(pair)
-        else ""
-    )
-    return f"p {tables.format_p_value(pair['p'])}{corrected}{doubt}"
+def _format_test(pair: Json) -> str:
+    """The p-value, its correction for several tests, and a reason to doubt it."""
+    text = f"p {tables.format_p_value(pair['p'])}"
+    if pair["p_holm"] > pair["p"]:
+        text += f", corrected {tables.format_p_value(pair['p_holm']).lstrip('= ')}"
+    if pair["samples"]:
+        return f"{text}, not reliable: unequal samples"
+    return f"{text}, open: unjudged samples" if is_undecided(pair) else text
 
 
-def _page(benchmark: Json) -> Json:
-    """What the template shows of a benchmark."""
+def _show_benchmark(benchmark: Json) -> Json:
+    """The values of the template for a benchmark."""
     first = benchmark["sides"][0]["run"]
     pairs = [
-        pair | {"drawing": _drawing(benchmark, pair), "told_flips": _told_flips(first, pair)}
+        pair
+        | {
+            "drawing": _plot_differences(benchmark, pair),
+            "flip_counts": _count_flips(first, pair),
+            "flip_rows": _tabulate_flips(pair["flips"]),
+        }
         for pair in benchmark["pairs"]
     ]
-    more = {"first": first, "counted": _counted(benchmark), "without_metric": _without_metric(benchmark)}
-    return benchmark | more | {"rows": _rows(benchmark) if pairs else [], "pairs": pairs}
+    return benchmark | {
+        "first": first,
+        "counted": _count_compared(benchmark),
+        "without_metric": _describe_missing_metric(benchmark),
+        "rows": _tabulate_figures(benchmark) if pairs else [],
+        "pairs": pairs,
+    }
 
 
-def _drawing(benchmark: Json, pair: Json) -> Json | None:
+def _plot_differences(benchmark: Json, pair: Json) -> Json | None:
     mean = pair["differences"][benchmark["metric"]]
     if mean["value"] is None:
         return None

@@ -1,4 +1,4 @@
-"""The plots of a report: as PNG files, and as SVG that takes its colours from the page it stands in."""
+"""The plots of a report, as PNG files and as inline SVG with the colours of the page."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import markupsafe
 
-from ..system.run_files import Points
+from ..system.files import replace_file
+from ..system.run_files import Points, shorten_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart. In the page each is a CSS variable of that name.
+# The palette of Okabe and Ito, which colour-blind readers can distinguish. The page has a CSS variable for each name.
 COLOURS = {"blue": "#0072b2", "orange": "#d55e00", "green": "#009e73", "grey": "#6e7781"}
 PAPER_COLOURS = {"ink": "#1f2328", "grid": "#e3e6e9"}
 LINES: dict[str, dict[str, Any]] = {
@@ -59,148 +61,142 @@ STYLE = {
     "legend.columnspacing": 1.2,
 }
 LARGE, SMALL = (5.4, 3.5), (3.9, 2.5)  # inches
-BAR = (8.0, 0.45)  # of a funnel's step
-NAME = 60  # characters of a step's name in a funnel
+BAR = (8.0, 0.45)  # inches of one step of a funnel
+STEP_NAME, MODEL_NAME = 60, 18  # characters
+SIDES = {-1: ("orange", "worse"), 0: ("grey", "the same"), 1: ("blue", "better")}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A plot with a title; subclasses have `draw` for its axes and `describe` for screen readers.
+
+    `margins` are left and below, `size` is width and height, in inches.
+    """
+
+    title: str
+
+    margins = (0.66, 0.48)
+    size = LARGE
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a plot: `style` is a key of `LINES`, `colour` of `COLOURS`.
-
-    A band lies around it: of +- `spread`, or from the lower to the upper line of `band`.
-    """
+    """One line of a plot: `style` is a key of `LINES`, `colour` of `COLOURS`, `band` its lower and upper bound."""
 
     label: str
     points: Points
     style: str = "line"
     colour: str = "blue"
-    spread: Points | None = None
     band: tuple[Points, Points] | None = None
-
-    @property
-    def bounds(self) -> tuple[Points, Points] | None:
-        """The lower and upper edge of what is shaded around the line."""
-        if self.spread:
-            low, high = ({s: self.points[s] + sign * std for s, std in self.spread.items()} for sign in (-1, 1))
-            return low, high
-        return self.band
 
 
 @dataclass(frozen=True)
-class Plot:
-    """Metrics against training steps; `metric` is what metrics.jsonl calls it, `last` the last step of the run."""
+class Plot(Drawing):
+    """Metrics against training steps.
 
-    title: str
+    Args:
+        unit: of the y axis; values of a unit that begins with "share" are percentages.
+        metric: the key in metrics.jsonl.
+        lines: one for each series.
+        last: last step of the run.
+        size: width and height in inches.
+    """
+
     unit: str
     metric: str
     lines: list[Line]
     last: int = 0
-
-    margins: ClassVar = (0.66, 0.48)
+    size: tuple[float, float] = SMALL
 
     @property
-    def share(self) -> bool:
-        """Values of 0..1, shown as percentages."""
+    def is_share(self) -> bool:
         return self.unit.startswith("share")
 
     def draw(self, ax: Axes) -> None:
-        from matplotlib.ticker import MaxNLocator
-
         for line in self.lines:
+            style = LINES["dots" if len(line.points) == 1 else line.style]
+            if line.band:
+                low, high = (list(edge.values()) for edge in line.band)
+                ax.fill_between(list(line.band[0]), low, high, color=COLOURS[line.colour], alpha=0.15, linewidth=0)
             steps, values = list(line.points), list(line.points.values())
-            colour = COLOURS[line.colour]
-            if line.bounds:
-                low, high = (list(edge.values()) for edge in line.bounds)
-                ax.fill_between(list(line.bounds[0]), low, high, color=colour, alpha=0.15, linewidth=0)
-            style = LINES["dots" if len(steps) == 1 else line.style]
-            ax.plot(steps, values, color=colour, label=line.label or "_", **style)
-        values = [value for line in self.lines for value in line.points.values()]
-        values += [value for line in self.lines if line.band for edge in line.band for value in edge.values()]
-        ax.set_xlabel("training step")
-        _name_unit(ax, self.unit)
+            ax.plot(steps, values, color=COLOURS[line.colour], label=line.label or "_", **style)
+        series = [points for line in self.lines for points in (line.points, *(line.band or ()))]
+        values = [value for points in series for value in points.values()]
+        _name_axes(ax, "training step", self.unit)
         ax.set_xlim(-0.02 * max(self.last, 1), 1.02 * max(self.last, 1))
-        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 2.5, 5, 10]))
-        ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-        if min(values) >= 0 and not any(line.spread for line in self.lines):
+        _set_ticks(ax.xaxis, 6, integer=True)
+        _set_ticks(ax.yaxis, 5, _format_percent if self.is_share else "{x:g}")
+        if min(values) >= 0:
             ax.set_ylim(0, 1.08 * max(values) or 1)
-        ax.yaxis.set_major_formatter((lambda value, _: f"{100 * value:.4g}%") if self.share else "{x:g}")
         if any(line.label for line in self.lines):
-            ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
+            _add_legend(ax)
 
-    def told(self) -> str:
-        """The plot in words: where each line begins and ends."""
+    def describe(self) -> str:
+        """The first and last value of each line, in words."""
         parts = []
         for line in self.lines:
             if line.style == "faint" and not line.label:
                 continue
-            ends = [f"{100 * value:.1f}%" if self.share else f"{value:.4g}" for value in line.points.values()]
+            values = [f"{100 * value:.1f}%" if self.is_share else f"{value:.4g}" for value in line.points.values()]
             steps = list(line.points)
-            parts.append(f"{line.label} {ends[0]} at step {steps[0]}, {ends[-1]} at step {steps[-1]}".strip())
+            parts.append(f"{line.label} {values[0]} at step {steps[0]}, {values[-1]} at step {steps[-1]}".strip())
         return f"{self.title} ({self.unit}) against training steps: {'; '.join(parts)}."
 
 
 @dataclass(frozen=True)
-class Histogram:
-    """Counts between `edges`; the bars of several labels stand on top of one another.
+class Histogram(Drawing):
+    """Stacked bars of counts.
 
     Args:
-        title: of the plot.
-        unit: what is counted.
-        quantity: what the edges measure.
-        edges: one more than counts.
-        counts: label -> counts; at most three.
-        ticks: edge -> text; None writes round numbers.
+        unit: of the counts.
+        quantity: of the edges.
+        edges: of the bins, one more than counts.
+        counts: label -> counts, at most three labels.
+        ticks: position -> text; None chooses round numbers.
     """
 
-    title: str
     unit: str
     quantity: str
     edges: list[float]
     counts: dict[str, list[int]]
     ticks: dict[float, str] | None = None
 
-    margins: ClassVar = (0.8, 0.48)
-    size: ClassVar = LARGE
+    margins = (0.8, 0.48)
 
     @property
     def total(self) -> int:
         return sum(map(sum, self.counts.values()))
 
     def draw(self, ax: Axes) -> None:
-        from matplotlib.ticker import MaxNLocator
-
         widths = [high - low for low, high in itertools.pairwise(self.edges)]
         floor = [0] * len(widths)
         for (label, counts), colour in zip(self.counts.items(), ("blue", "orange", "grey"), strict=False):
-            named = {"label": label} if any(counts) else {}
             lefts = [edge + 0.05 * width for edge, width in zip(self.edges, widths, strict=False)]
             bars = [0.9 * width for width in widths]
-            ax.bar(lefts, counts, bars, floor, align="edge", color=COLOURS[colour], linewidth=0, **named)
+            label = label if any(counts) else "_"
+            ax.bar(lefts, counts, bars, floor, align="edge", color=COLOURS[colour], linewidth=0, label=label)
             floor = [low + count for low, count in zip(floor, counts, strict=True)]
-        _name_unit(ax, self.unit)
-        ax.set_xlabel(self.quantity)
+        _name_axes(ax, self.quantity, self.unit)
         ax.set_xlim(self.edges[0], self.edges[-1])
         ax.set_ylim(0, 1.05 * max(floor) or 1)
         ax.grid(visible=False, axis="x")
         if self.ticks is None:
-            ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 2.5, 5, 10]))
-            ax.xaxis.set_major_formatter("{x:,.0f}")
+            _set_ticks(ax.xaxis, 6, "{x:,.0f}", integer=True)
         else:
             ax.set_xticks(list(self.ticks), list(self.ticks.values()))
-        ax.yaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 2.5, 5, 10]))
-        ax.yaxis.set_major_formatter("{x:,.0f}")
+        _set_ticks(ax.yaxis, 5, "{x:,.0f}", integer=True)
         if len(self.counts) > 1:
-            ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, handlelength=0.9)
+            _add_legend(ax, handlelength=0.9)
 
-    def told(self) -> str:
-        """The histogram in words: what is counted, and the sum of each label."""
+    def describe(self) -> str:
+        """The quantity and the sum of each label, in words."""
         totals = ", ".join(f"{label} {sum(counts):,}" for label, counts in self.counts.items())
         return f"{self.title}: {self.unit} by {self.quantity}; {totals}."
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a funnel: rows that it kept and dropped, and what is written beside its name."""
+    """One step of a funnel: the rows that it kept and dropped, and the text beside its name."""
 
     name: str
     kept: int
@@ -209,13 +205,12 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Funnel:
-    """Bars that grow shorter from step to step, each with its name and figures above it."""
+class Funnel(Drawing):
+    """One bar for each step, with the step's name and figures above it."""
 
-    title: str
     steps: list[Step]
 
-    margins: ClassVar = (0.12, 0.08)
+    margins = (0.12, 0.08)
 
     @property
     def size(self) -> tuple[float, float]:
@@ -230,121 +225,46 @@ class Funnel:
         ax.vlines([0] * len(rows), [y - 0.21 for y in rows], [y + 0.21 for y in rows], COLOURS["blue"], linewidth=1)
         above = {"xytext": (0, 2), "va": "bottom", "textcoords": "offset points"}
         for y, step in enumerate(self.steps):
-            name = step.name if len(step.name) <= NAME else step.name[: NAME - 1] + "…"
-            ax.annotate(name, (0, y - 0.21), fontweight="bold", **above)
+            ax.annotate(shorten_text(step.name, STEP_NAME), (0, y - 0.21), fontweight="bold", **above)
             ax.annotate(step.figures, (most, y - 0.21), ha="right", **above)
         ax.set_axis_off()
         ax.set_xlim(0, most)
         ax.set_ylim(len(self.steps) - 0.65, -0.65)
-        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, handlelength=0.9)
+        _add_legend(ax, ncols=2, handlelength=0.9)
 
-    def told(self) -> str:
-        """The funnel in words: the figures of each step."""
+    def describe(self) -> str:
+        """The figures of each step, in words."""
         return f"{self.title}: {'; '.join(f'{step.name} {step.figures}' for step in self.steps)}."
 
 
-Drawing = Plot | Histogram | Funnel
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    """Matplotlib's settings are what they were once the block is left."""
-    import matplotlib
-
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        # A name in Chinese is boxes in the PNG file; the page has the reader's fonts.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        yield
-
-
-@_style()
-def write_png(plots: Sequence[Drawing], size: tuple[float, float], path: Path) -> None:
-    """Write plots of one kind and `size` (inches), three to a row, as one file."""
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    _figure(plots, size, titled=True).savefig(partial, format="png", dpi=150)
-    partial.replace(path)
-
-
-@_style()
-def render_svg(plot: Drawing, size: tuple[float, float]) -> markupsafe.Markup:
-    """The plot as an inline <svg> whose colours are the page's CSS variables, with its text for a screen reader."""
-    figure = _figure([plot], size, titled=False)
-    file = io.StringIO()
-    figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    drawn = file.getvalue()
-    drawn = drawn[drawn.index("<svg") :]
-    # What only a file of its own needs: namespaces, group names (they would repeat in the page), a rule for all of it.
-    drawn = re.sub(r' xmlns(:xlink)?="[^"]*"|(?<=<g) id="[^"]*"|<style.*?</style>|(?<=\n) +', "", drawn)
-    drawn = re.sub(r"font-family: [^;]*; ", "", drawn)
-    for name, colour in (COLOURS | PAPER_COLOURS).items():
-        drawn = drawn.replace(colour, f"var(--{name})")
-    return markupsafe.Markup(drawn.replace("<svg", f'<svg role="img" aria-label="{html.escape(plot.told())}"', 1))
-
-
-def _figure(plots: Sequence[Drawing], size: tuple[float, float], titled: bool) -> Figure:
-    """A grid of plots; margins are fixed, which is quick and aligns them."""
-    from matplotlib.figure import Figure
-
-    columns = min(3, len(plots))
-    rows = -(-len(plots) // columns)
-    (left, bottom), right, top = plots[0].margins, 0.12, 0.5 if titled else 0.28
-    width, height = size
-    figure = Figure((width * columns, height * rows), facecolor="white" if titled else "none")
-    for i, plot in enumerate(plots):
-        x, y = width * (i % columns) + left, height * (rows - 1 - i // columns) + bottom
-        box = x, y, width - left - right, height - bottom - top
-        ax = figure.add_axes([inches / figure.get_size_inches()[j % 2] for j, inches in enumerate(box)])
-        ax.patch.set_visible(False)
-        plot.draw(ax)
-        if titled:
-            ax.set_title(plot.title, pad=20)
-    return figure
-
-
-def _name_unit(ax: Axes, unit: str) -> None:
-    """The unit of the y axis, above it."""
-    ax.annotate(unit, (0, 1), xytext=(0, 6), xycoords="axes fraction", textcoords="offset points")
-
-
-STEP_NAME = 20  # characters of a model's name
-SIDES = {-1: ("orange", "worse"), 0: ("grey", "the same"), 1: ("blue", "better")}
-
-
 @dataclass(frozen=True)
-class Scaling:
-    """Scores against the number of samples; `lines` holds those of 1, 2, ... samples by their label."""
+class Scaling(Drawing):
+    """Scores against the number of samples; `lines` maps a label to the scores with 1, 2, ... samples."""
 
-    title: str
     lines: dict[str, list[float]]
 
-    margins: ClassVar = (0.66, 0.48)
-    size: ClassVar = LARGE
-
     def draw(self, ax: Axes) -> None:
-        from matplotlib.ticker import MaxNLocator, NullLocator
+        from matplotlib.ticker import NullLocator
 
         most = max(map(len, self.lines.values()))
         for (label, scores), colour in zip(self.lines.items(), ("blue", "orange"), strict=False):
-            dot = {"marker": "o", "markersize": 4.5} if len(scores) == 1 else {}
-            ax.plot(range(1, len(scores) + 1), scores, color=COLOURS[colour], linewidth=1.8, label=label, **dot)
+            style = LINES["dots" if len(scores) == 1 else "line"]
+            ax.plot(range(1, len(scores) + 1), scores, color=COLOURS[colour], label=label, **style)
         ax.set_xscale("log", base=2)
-        doubled = [2**i for i in range(most.bit_length())]
-        # The last one is named too, unless it would lie upon the power before it.
-        ticks = doubled if most < 1.3 * doubled[-1] else [*doubled, most]
+        powers = [2**i for i in range(most.bit_length())]
+        # The last number has a tick too, unless its label would overlap that of the power before it.
+        ticks = powers if most < 1.3 * powers[-1] else [*powers, most]
         ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xlim(0.95, 1.05 * max(most, 2))
-        ax.set_xlabel("samples of a problem")
         low, high = ax.get_ylim()
         ax.set_ylim(max(low, 0.0), min(high, 1.02))
-        ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-        ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
-        ax.annotate("share of problems", (0, 1), xytext=(0, 6), xycoords="axes fraction", textcoords="offset points")
-        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+        _name_axes(ax, "samples of a problem", "share of problems")
+        _set_ticks(ax.yaxis, 5, _format_percent)
+        _add_legend(ax, ncols=2)
 
-    def told(self) -> str:
-        """The drawing in words: where each line begins and ends."""
+    def describe(self) -> str:
+        """The first and last score of each line, in words."""
         parts = [
             f"{label} {100 * scores[0]:.1f}% with 1 sample, {100 * scores[-1]:.1f}% with {len(scores)}"
             for label, scores in self.lines.items()
@@ -353,48 +273,39 @@ class Scaling:
 
 
 @dataclass(frozen=True)
-class Differences:
-    """Problems in the order of their difference, and the band in which the mean of it lies.
+class Differences(Drawing):
+    """The differences of two runs by problem, sorted, with the interval of their mean.
 
     Args:
-        title: of the drawing.
-        differences: of each problem, -1..1.
-        mean: of them.
-        interval: of the mean.
+        differences: one for each problem, -1..1.
+        mean: of the differences.
+        interval: of the mean, lower and upper bound.
     """
 
-    title: str
     differences: list[float]
     mean: float
     interval: tuple[float, float]
 
-    margins: ClassVar = (0.66, 0.48)
-    size: ClassVar = LARGE
-
     def draw(self, ax: Axes) -> None:
-        from matplotlib.ticker import MaxNLocator
-
         ordered = sorted(self.differences)
         ax.axhspan(*self.interval, color=COLOURS["green"], alpha=0.25, linewidth=0)
         ax.axhline(self.mean, color=COLOURS["green"], linewidth=1.4, label="mean")
         for side, (colour, label) in SIDES.items():
-            dots = [(i, difference) for i, difference in enumerate(ordered, 1) if _side(difference) == side]
+            dots = [(i, difference) for i, difference in enumerate(ordered, 1) if _find_side(difference) == side]
             if dots:
                 size = 5 if len(ordered) <= 100 else 3
                 ax.plot(*zip(*dots, strict=True), "o", color=COLOURS[colour], markersize=size, label=label)
         ax.axhline(0, color=COLOURS["grey"], linewidth=0.8)
-        ax.set_xlabel("problems, sorted")
-        room = 0.5 + 0.02 * len(ordered)
-        ax.set_xlim(1 - room, len(ordered) + room)
-        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 2.5, 5, 10]))
-        ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-        ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:+.4g}" if value else "0")
-        ax.annotate("points", (0, 1), xytext=(0, 6), xycoords="axes fraction", textcoords="offset points")
-        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, handlelength=0.9)
+        margin = 0.5 + 0.02 * len(ordered)
+        ax.set_xlim(1 - margin, len(ordered) + margin)
+        _name_axes(ax, "problems, sorted", "points")
+        _set_ticks(ax.xaxis, 6, integer=True)
+        _set_ticks(ax.yaxis, 6, lambda value, _: f"{100 * value:+.4g}" if value else "0")
+        _add_legend(ax, ncols=4, handlelength=0.9)
 
-    def told(self) -> str:
-        """The drawing in words: how many problems are worse, the same, better, and the mean."""
-        sides = Counter(map(_side, self.differences))
+    def describe(self) -> str:
+        """The number of problems that are worse, the same and better, and the mean, in words."""
+        sides = Counter(map(_find_side, self.differences))
         counts = ", ".join(f"{label} {sides[side]:,}" for side, (_, label) in SIDES.items())
         low, high = self.interval
         return (
@@ -404,20 +315,18 @@ class Differences:
 
 
 @dataclass(frozen=True)
-class Models:
-    """A share of several models: the mean of each with its band, and its seeds as faint dots.
+class Models(Drawing):
+    """A share for each of several models: the mean with its interval, and the seeds as faint dots.
 
     Args:
-        title: of the drawing.
-        unit: what it is a share of, below the axis.
-        rows: name -> its mean (`{"value", "low", "high"}`) and the values of its seeds.
+        unit: label of the x axis.
+        rows: model -> mean (`{"value", "low", "high"}`) and the values of the seeds.
     """
 
-    title: str
     unit: str
     rows: dict[str, tuple[dict[str, float | None], list[float]]]
 
-    margins: ClassVar = (1.5, 0.48)
+    margins = (1.5, 0.48)
 
     @property
     def size(self) -> tuple[float, float]:
@@ -430,19 +339,96 @@ class Models:
             if len(values_S) > 1:
                 ax.plot(values_S, [y] * len(values_S), "o", color=COLOURS["grey"], markersize=3.5, alpha=0.7)
             ax.plot([mean["value"]], [y], "o", color=COLOURS["blue"], markersize=5.5)
-        names = [name if len(name) <= STEP_NAME else name[: STEP_NAME - 1] + "…" for name in self.rows]
-        ax.set_yticks(range(len(names)), names)
-        ax.set_ylim(len(names) - 0.4, -0.6)
+        ax.set_yticks(range(len(self.rows)), [shorten_text(name, MODEL_NAME) for name in self.rows])
+        ax.set_ylim(len(self.rows) - 0.4, -0.6)
         ax.grid(visible=False, axis="y")
         ax.set_xlim(-0.02, 1.02)
-        ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
+        ax.xaxis.set_major_formatter(_format_percent)
         ax.set_xlabel(self.unit)
 
-    def told(self) -> str:
-        """The drawing in words: the mean of each model."""
+    def describe(self) -> str:
+        """The mean of each model, in words."""
         means = "; ".join(f"{name} {100 * mean['value']:.1f}%" for name, (mean, _) in self.rows.items())
         return f"{self.title}: {means}."
 
 
-def _side(difference: float) -> int:
+def _find_side(difference: float) -> int:
     return (difference > 0) - (difference < 0)
+
+
+def _name_axes(ax: Axes, quantity: str, unit: str) -> None:
+    """Write the quantity below the x axis, and the unit above the y axis."""
+    ax.set_xlabel(quantity)
+    ax.annotate(unit, (0, 1), xytext=(0, 6), xycoords="axes fraction", textcoords="offset points")
+
+
+def _set_ticks(axis: Axis, most: int, form: Any = None, integer: bool = False) -> None:
+    """Round ticks, about `most` of them; `form` is a formatter of matplotlib."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(most, integer=integer, steps=[1, 2, 2.5, 5, 10]))
+    if form:
+        axis.set_major_formatter(form)
+
+
+def _format_percent(value: float, _: int) -> str:
+    return f"{100 * value:.4g}%"
+
+
+def _add_legend(ax: Axes, **settings: Any) -> None:
+    ax.legend(**{"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 3} | settings)
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """Set the style of the plots, and restore the settings of matplotlib at the end."""
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        # Chinese names become boxes in the PNG file; the page uses the fonts of the reader.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+@_style()
+def write_png(plots: Sequence[Drawing], path: Path) -> None:
+    """Write plots of one kind and size into one file, three in a row."""
+    path.parent.mkdir(exist_ok=True)
+    with replace_file(path) as partial:
+        _draw_figure(plots, titled=True).savefig(partial, format="png", dpi=150)
+
+
+@_style()
+def render_svg(plot: Drawing) -> markupsafe.Markup:
+    """The plot as an inline <svg> with the colours of the page (CSS variables) and a text for screen readers."""
+    file = io.StringIO()
+    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    _draw_figure([plot], titled=False).savefig(file, format="svg", metadata=metadata)
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]
+    # Only a separate file needs namespaces and the style rule; the ids of groups would repeat in the page.
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"|(?<=<g) id="[^"]*"|<style.*?</style>|(?<=\n) +', "", svg)
+    svg = re.sub(r"font-family: [^;]*; ", "", svg)
+    for name, colour in (COLOURS | PAPER_COLOURS).items():
+        svg = svg.replace(colour, f"var(--{name})")
+    return markupsafe.Markup(svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(plot.describe())}"', 1))
+
+
+def _draw_figure(plots: Sequence[Drawing], titled: bool) -> Figure:
+    """A grid of plots with fixed margins, which align the axes and need no layout pass."""
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(plots))
+    rows = -(-len(plots) // columns)
+    (left, bottom), right, top = plots[0].margins, 0.12, 0.5 if titled else 0.28
+    width, height = plots[0].size
+    figure = Figure((width * columns, height * rows), facecolor="white" if titled else "none")
+    for i, plot in enumerate(plots):
+        x, y = width * (i % columns) + left, height * (rows - 1 - i // columns) + bottom
+        box = x, y, width - left - right, height - bottom - top
+        ax = figure.add_axes([inches / figure.get_size_inches()[j % 2] for j, inches in enumerate(box)])
+        ax.patch.set_visible(False)
+        plot.draw(ax)
+        if titled:
+            ax.set_title(plot.title, pad=20)
+    return figure

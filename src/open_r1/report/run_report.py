@@ -1,38 +1,35 @@
-"""The page and the plots of a run, made from its directory alone, and its figures for a terminal.
+"""The report of a run, written from its directory alone, and its figures for a terminal.
 
-`write` draws `plots/*.png` and a `report.html` that needs nothing else; it works for a run that is still going on, and
-leaves out what its directory does not hold.
+`write_report` writes `plots/*.png` and a self-contained `report.html`. It works for a running run too, and leaves out
+what is not there yet.
 """
 
 from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from ..errors import RecipeError
 from ..evaluation import tables
-from ..system.run_files import read_json, read_rows, read_text
+from ..system.run_files import Json, read_json, read_rows, read_text
 from .pages.data import show_mixture, show_sampling, show_selection
 from .pages.evaluation import show_evaluation
 from .pages.training import show_training
-from .rendering import render_page
-
-Json = dict[str, Any]
+from .rendering import describe_commit, render_page
 
 PAGES = {
     "sample": show_sampling,
     "select": show_selection,
     "mix": show_mixture,
     "evaluate": show_evaluation,
-}  # others are trainings
-CONTAMINATED = 10  # contaminated rows shown
+}  # of a task; all other tasks are trainings
+CONTAMINATED = 10  # contaminated rows on the page
 
 
 def write_report(run_dir: Path) -> Path:
-    """Draw the plots and the page of a run from what its directory holds.
+    """Write the plots and the page of a run from the files of its directory.
 
     Args:
         run_dir: a run directory, finished or not.
@@ -51,19 +48,20 @@ def write_report(run_dir: Path) -> Path:
     status, environment, summary = (
         read_json(run_dir / f"{name}.json") for name in ("status", "environment", "summary")
     )
-    shown = PAGES.get(recipe.get("task"), show_training)(run_dir, recipe, status, summary)
-    about = {
+    values = PAGES.get(recipe.get("task"), show_training)(run_dir, recipe, status, summary)
+    facts = ["toy size: the figures mean nothing"] if recipe.get("toy") else []
+    facts += values["facts"]
+    facts += [f"seed {recipe['seed']}"] if recipe.get("seed") is not None else []
+    values |= {
         "name": run_dir.parts[-3:],
         "state": status.get("state"),
-        "facts": (["toy size: the figures mean nothing"] if recipe.get("toy") else [])
-        + shown["counted"]
-        + _facts(recipe, environment),
-        "contamination": _contamination(run_dir),
+        "facts": facts + describe_commit(environment),
+        "contamination": _show_contamination(run_dir),
         "recipe": recipe_text,
         "environment": {**environment, **(environment.get("packages") or {})},
     }
     target = run_dir / "report.html"
-    render_page("report.html.jinja", target, shown | about)
+    render_page("report.html.jinja", target, values)
     return target
 
 
@@ -72,8 +70,8 @@ def format_before_after(before: Json, after: Json) -> str:
 
     Args:
         before: figures (`{"value", "low", "high"}`) by name: metrics such as `pass@1`, `mean_length` (tokens),
-            `format`, `language`; one that is missing or None shows as "-".
-        after: the same of the trained model.
+            `format`, `language`; a missing one, or None, is shown as "-".
+        after: the same figures after the training.
 
     Returns:
         Lines without a newline at the end.
@@ -82,17 +80,17 @@ def format_before_after(before: Json, after: Json) -> str:
 
 
 def append_table(card: Path, run_dir: Path) -> None:
-    """Add the before/after table to a model's card, if the run has evaluated it."""
+    """Append the before/after table to the card of a model, if the run has evaluated the model."""
     if summary := read_json(run_dir / "summary.json"):
         with card.open("a", encoding="utf-8") as file:
             file.write(f"\n```\n{format_before_after(summary['before'], summary['after'])}\n```\n")
 
 
 def format_evaluations(evaluations: list[Json]) -> str:
-    """The figures of benchmarks for the terminal; below each what departs from its protocol, and what was not judged.
+    """The figures of benchmarks for the terminal, with departures from the protocol and samples without a verdict.
 
     Args:
-        evaluations: as in `evaluations/<benchmark>.json`.
+        evaluations: the content of `evaluations/<benchmark>.json` files.
 
     Returns:
         Lines without a newline at the end.
@@ -101,37 +99,28 @@ def format_evaluations(evaluations: list[Json]) -> str:
     for found in evaluations:
         first, others, tokens = tables.format_evaluation(found)
         counts = f"{found['problems']:,}", f"{found['protocol']['k']:,}"
-        cut = tables.format_percent(found["shares"]["truncated"]["value"] or 0.0, 1)
+        truncated = tables.format_percent(found["shares"]["truncated"]["value"] or 0.0, 1)
         name = next(iter(found["metrics"]))
-        rows.append((found["title"] or found["name"], *counts, name, first, tokens[0], cut, others))
+        rows.append((found["title"] or found["name"], *counts, name, first, tokens[0], truncated, others))
     head, *lines = tables.align_rows(rows, left=(0, 3, 7))
-    told = [head]
+    text = [head]
     for found, line in zip(evaluations, lines, strict=True):
-        departed = tables.describe_departures(found)
-        told.append(line)
-        told += [f"    departs from its protocol: {', '.join(departed)}"] if departed else []
-        told += [f"    {sentence}" for sentence in tables.describe_unjudged(found)]
-    return "\n".join(told)
+        departures = tables.describe_departures(found)
+        text.append(line)
+        text += [f"    departs from its protocol: {', '.join(departures)}"] if departures else []
+        text += [f"    {sentence}" for sentence in tables.describe_unjudged(found)]
+    return "\n".join(text)
 
 
-def _facts(recipe: Json, environment: Json) -> list[str]:
-    """What there is of seed and commit."""
-    facts = [f"seed {recipe['seed']}"] if recipe.get("seed") is not None else []
-    if environment.get("commit"):
-        commit, dirty, _ = environment["commit"].partition("-dirty")
-        facts.append(f"commit {commit[:10]}{dirty}")
-    return facts
-
-
-def _contamination(run_dir: Path) -> Json | None:
-    """What the contamination gate found: a table of the hits by set and kind, and the first rows."""
+def _show_contamination(run_dir: Path) -> Json | None:
+    """The result of the contamination gate: the hits by evaluation set and kind, and the first rows."""
     found = read_json(run_dir / "contamination.json")
     if not found:
         return None
     kinds = sorted({kind for hits in found["hits"].values() for kind in hits})
     return found | {
         "share": tables.format_percent(found["contaminated"], found["rows"]),
-        "kinds": kinds,
+        "head": ["evaluation set", "problems", *(f"hits: {kind}" for kind in kinds)],
         "table": [
             [name, f"{size:,}", *(f"{found['hits'].get(name, {}).get(kind, 0):,}" for kind in kinds)]
             for name, size in found["sets"].items()

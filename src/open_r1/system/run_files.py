@@ -106,10 +106,10 @@ def format_row(row: Json, hidden: tuple[str, ...] = ()) -> Json:
     }
 
 
-def shorten_text(text: str) -> str:
-    """A text in one line of at most `SHORT` characters."""
+def shorten_text(text: str, most: int = SHORT) -> str:
+    """A text in one line of at most `most` characters."""
     line = " ".join(text.split())
-    return line if len(line) <= SHORT else line[: SHORT - 1] + "…"
+    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 def format_turns(value: str | list[dict[str, Any]]) -> str:
