@@ -49,10 +49,10 @@ def test_layout(where, processes, gpus, server, expected):
 @pytest.mark.parametrize(
     ("where", "processes", "gpus", "server", "told"),
     [
-        (allocation(1), 32, 32, 0, "1 node with 8 GPUs each; ask for them by sbatch --nodes=4, or add --gpus 8"),
-        (allocation(4), 8, 8, 0, r"4 nodes with 8 GPUs each; .* --nodes=1, or add --gpus 32 .*steps divided by 4"),
-        (allocation(2), 12, 12, 0, "every node is to use as many"),
-        (allocation(2), 8, 8, 16, "vllm_server_gpus: 16 are more than the 8 of a node"),
+        (allocation(1), 32, 32, 0, "1 node with 8 GPUs each; use sbatch --nodes=4, or --gpus 8"),
+        (allocation(4), 8, 8, 0, r"4 nodes with 8 GPUs each; .* --nodes=1, or --gpus 32 .*steps divided by 4"),
+        (allocation(2), 12, 12, 0, "every node must use the same number"),
+        (allocation(2), 8, 8, 16, "vllm_server_gpus: 16 are more than the 8 GPUs of a node"),
         (allocation(1), 8, 8, 8, "for 8 GPUs and 8 for the vLLM server, and the job has 1 node .* --nodes=2"),
         (allocation(1, 0), 8, 8, 0, "the job has none; add --gpus-per-node"),
         (allocation(2, 0), 3, 0, 0, "processes: 3 on 2 nodes"),
@@ -123,7 +123,7 @@ Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions."""
 def leave(start: Path, **values: object) -> None:
     folder = start / failures.FOLDER
     folder.mkdir(exist_ok=True)
-    told = {"message": "error: no", "node": "n1", "rank": 0, "when": 1.0, "code": 1, "final": False, "told": ""}
+    told = {"message": "error: no", "node": "n1", "rank": 0, "when": 1.0, "code": 1, "final": False}
     (folder / f"{len(list(folder.iterdir()))}.json").write_text(json.dumps(told | values))
 
 
@@ -132,7 +132,7 @@ def test_the_earliest_failure_is_the_cause_and_echoes_of_it_are_not(start):
     leave(start, message="OSError: the disk is on fire", node="n2", rank=9, when=1.5)
     leave(start, message="error: later", when=2.0)
     assert failures.find_first(start).message == "OSError: the disk is on fire"
-    code, told = outcome.of(start, 143)
+    code, told = outcome.decide_outcome(start, 143)
     assert code == 1 and told.splitlines()[0].startswith("n2, rank 9, ") and "2 more failed" in told
 
 
@@ -160,7 +160,7 @@ def test_a_process_leaves_its_first_failure(start, monkeypatch):
 )
 def test_only_what_may_pass_is_tried_again(start, message, more, passing):
     leave(start, message=message, **more)
-    code, _ = outcome.of(start, 1)
+    code, _ = outcome.decide_outcome(start, 1)
     assert (code == outcome.REQUEUE) == passing and (passing or code in (1, 2))
 
 
@@ -168,7 +168,7 @@ def test_cudas_advice_does_not_hide_its_error(start):
     failures.record_error(RuntimeError(CUDA))
     failure = failures.find_first(start)
     assert failure.message == "RuntimeError: CUDA error: uncorrectable ECC error encountered" and failure.passing
-    assert "TORCH_USE_CUDA_DSA" in failure.told
+    assert "TORCH_USE_CUDA_DSA" in failure.details
 
 
 @pytest.mark.parametrize("stopped", [False, True])
@@ -185,7 +185,7 @@ def test_a_job_is_started_again_so_often_with_nothing_done_between(tmp_path, sto
         checkpoint = tmp_path / "run" / f"checkpoint-{step}"
         checkpoint.mkdir(parents=True, exist_ok=True)
         (checkpoint / "manifest.json").touch()
-        code, told = outcome.of(start, 1)
+        code, told = outcome.decide_outcome(start, 1)
         codes.append(code)
         assert (f"starts again: {tmp_path / 'run'} from checkpoint-{step}" in told) == (code == outcome.REQUEUE)
     assert codes == [75] * 6 + [1]
@@ -194,21 +194,24 @@ def test_a_job_is_started_again_so_often_with_nothing_done_between(tmp_path, sto
 def test_what_srun_stops_after_a_failure_was_not_told_to_stop(start):
     leave(start, message="KeyError: 'prompt'", node="n2")
     (start / "head.json").write_text('{"code": 143}')
-    assert outcome.of(start, 143)[0] == 1
+    assert outcome.decide_outcome(start, 143)[0] == 1
 
 
 def test_what_fails_of_being_stopped_is_no_failure(start):
     leave(start, message="error: the process was ended by SIGTERM")
     (start / "stop").touch()
-    assert outcome.of(start, 143) == (outcome.REQUEUE, "it was stopped, and starts again: from the beginning")
+    assert outcome.decide_outcome(start, 143) == (
+        outcome.REQUEUE,
+        "it was stopped, and starts again: from the beginning",
+    )
     (start / "head.json").write_text('{"code": 0}')
-    assert outcome.of(start, 143) == (0, "")
+    assert outcome.decide_outcome(start, 143) == (0, "")
 
 
 def test_a_stop_does_not_hide_what_will_always_fail(start):
     leave(start, message="error: the disk is full", code=2, final=True)
     (start / "stop").touch()
-    code, told = outcome.of(start, 143)
+    code, told = outcome.decide_outcome(start, 143)
     assert code == 2 and "the disk is full" in told.splitlines()[0]
 
 
@@ -217,7 +220,7 @@ def test_a_stop_at_the_end_of_which_a_stage_had_failed_for_good_is_one(start):
     leave(start, message="error: datasets: no", code=2, final=True)
     (start / "stop").touch()
     (start / "head.json").write_text('{"code": 143}')
-    assert outcome.of(start, 143)[0] == outcome.REQUEUE
+    assert outcome.decide_outcome(start, 143)[0] == outcome.REQUEUE
 
 
 def test_a_server_that_has_served_begins_anew(tmp_path):
@@ -228,7 +231,7 @@ def test_a_server_that_has_served_begins_anew(tmp_path):
         (start / "stop").touch()
         if served:
             (start / network.SERVED).touch()
-        codes.append(outcome.of(start, 143)[0])
+        codes.append(outcome.decide_outcome(start, 143)[0])
     assert codes == [75] * 7 + [1] * 2
 
 
@@ -255,15 +258,15 @@ def test_a_stage_is_not_filled_by_another_recipe_than_was_submitted(write_recipe
      ({"gpus-per-node": "4"}, 32, 0, (8, 4))],
 )  # fmt: skip
 def test_the_shape_of_a_request(asked, gpus, server, expected):
-    assert request.shape("r.yaml", gpus, server, PARTITION, asked) == expected
+    assert request.plan_nodes("r.yaml", gpus, server, PARTITION, asked) == expected
 
 
 @pytest.mark.parametrize(
     ("task", "keys", "asked", "told"),
     [
-        ("sft", {"gpus": 12}, {"gpus-per-node": "8"}, "of which every node is to use as many"),
-        ("grpo", {"gpus": 8, "vllm_mode": "server", "vllm_server_gpus": 8}, {"nodes": "3"}, "by sbatch --nodes=2"),
-        ("sample", {"gpus": 16}, {}, "one job does it on one node, and those of gpu have 8 GPUs"),
+        ("sft", {"gpus": 12}, {"gpus-per-node": "8"}, "every node must use the same number"),
+        ("grpo", {"gpus": 8, "vllm_mode": "server", "vllm_server_gpus": 8}, {"nodes": "3"}, "use sbatch --nodes=2"),
+        ("sample", {"gpus": 16}, {}, "sample runs on one node, and the nodes of gpu have 8 GPUs"),
     ],
 )
 def test_a_request_that_the_job_would_refuse(write_recipe, task, keys, asked, told):
@@ -282,9 +285,9 @@ def test_what_a_request_takes_of_a_node(write_recipe):
 @pytest.mark.parametrize(
     ("word", "told"),
     [
-        ("gres=gpu:2", "--slurm.gres: the scripts ask by --gpus-per-node; use --slurm.gpus-per-node"),
-        ("gpus=8", "--slurm.gpus: the scripts ask by --gpus-per-node; use --slurm.gpus-per-node"),
-        ("cpus-per-task=4", "--slurm.cpus-per-task: the scripts ask by --cpus-per-gpu; use --slurm.cpus-per-gpu"),
+        ("gres=gpu:2", "--slurm.gres: the scripts use --gpus-per-node; use --slurm.gpus-per-node"),
+        ("gpus=8", "--slurm.gpus: the scripts use --gpus-per-node; use --slurm.gpus-per-node"),
+        ("cpus-per-task=4", "--slurm.cpus-per-task: the scripts use --cpus-per-gpu; use --slurm.cpus-per-gpu"),
         ("clusters=other", "set SLURM_CLUSTERS instead"),
     ],
 )
@@ -300,7 +303,7 @@ def test_options_that_do_not_go_with_the_scripts_are_refused(word, told):
 def test_a_start_without_failures(start, head, step, expected):
     if head is not None:
         (start / "head.json").write_text(json.dumps({"code": head}))
-    assert outcome.of(start, step)[0] == expected
+    assert outcome.decide_outcome(start, step)[0] == expected
 
 
 @pytest.mark.parametrize(
@@ -410,7 +413,7 @@ def test_a_job_notes_itself_in_the_run_it_is_for(write_recipe, tmp_path, monkeyp
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     for rank, there in ((1, False), (0, True)):
         where = Allocation(tmp_path / "start", 2, rank, 0)
-        node.check(where, "train", [recipe, "--processes", "2"])
+        node.check_node(where, "train", [recipe, "--processes", "2"])
         assert (tmp_path / "run" / network.JOBS).is_file() == there
     assert files.read_json(tmp_path / "run" / network.JOBS) == {"jobs": [{"id": "12", "log": "job.log"}]}
 
@@ -422,9 +425,9 @@ def test_a_stage_that_is_at_work_is_queued(tmp_path, monkeypatch):
     network.write_job_note(tmp_path)
     stage = SimpleNamespace(state="waiting", dir=tmp_path)
     monkeypatch.setattr(commands, "list_jobs", lambda ids: {"12": [commands.Job("12", "RUNNING")]})
-    assert submit._queued([stage]) == [{"id": "12", "log": "job.log", "dir": str(tmp_path)}]
+    assert submit._find_queued([stage]) == [{"id": "12", "log": "job.log", "dir": str(tmp_path)}]
     monkeypatch.setattr(commands, "list_jobs", lambda ids: {"12": [commands.Job("12", "FAILED")]})
-    assert submit._queued([stage]) == []
+    assert submit._find_queued([stage]) == []
 
 
 def test_the_lock_of_a_start_on_a_lost_node_is_no_obstacle(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from support import cluster
 from support.cluster import Cluster
 
 pytestmark = pytest.mark.skipif(cluster.missing() is not None, reason=f"no Slurm here: {cluster.missing()}")
-HERE = Path(__file__).parent
+SUPPORT = Path(__file__).parents[1] / "support"  # where the module `cluster` is
 
 
 def left(mark: str) -> list[str]:
@@ -102,7 +102,7 @@ def test_a_test_run_that_is_killed_leaves_nothing(tmp_path):
         f"print(cluster.Cluster(pathlib.Path({str(tmp_path)!r})).environment[cluster.MARK], flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=HERE, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=SUPPORT, stdout=subprocess.PIPE, text=True)
     mark, deadline = done.stdout.strip(), time.monotonic() + 20
     assert done.returncode == -signal.SIGKILL and mark
     while left(mark) and time.monotonic() < deadline:

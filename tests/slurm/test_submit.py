@@ -54,7 +54,7 @@ def test_a_recipe_is_shown_tried_and_submitted(site, write_recipe, tmp_path):
     assert done.returncode == 0, done
     (id,) = ids_in(done.stdout)
     again = site.command(*words)
-    assert f"output_dir: job {id} (" in again.stderr and f"is of {tmp_path}/run already" in again.stderr
+    assert f"output_dir: job {id} (" in again.stderr and f"already works on {tmp_path}/run" in again.stderr
     assert site.slurm.wait(id)["JobState"] == "COMPLETED"
     assert files.is_finished(tmp_path / "run")
     told = site.command("status", tmp_path / "run").stdout
@@ -77,7 +77,7 @@ def test_a_recipe_is_shown_tried_and_submitted(site, write_recipe, tmp_path):
             ["--slurm.gpus-per-node", "h100", "--gpus", "4"],
             "a number, or a type and a number as in h100:8, got",
         ),
-        (["--array", "3"], "--array: jobs of an array share sampling or evaluation, and "),
+        (["--array", "3"], "--array: an array shares the work of sampling or evaluation, and "),
     ],
 )
 def test_what_slurm_cannot_give_is_refused_before_it_is_queued(site, write_recipe, words, told):
