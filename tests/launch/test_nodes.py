@@ -377,7 +377,7 @@ def test_a_job_that_has_not_begun_its_run(tmp_path, monkeypatch):
     leave(tmp_path / "8" / "start-0", message="error: datasets: no")
     assert status.describe_run("7") == "job     7 PENDING (BeginTime)"
     assert status.describe_run("8").startswith("job     8 FAILED 2:0\nerror   n1, ")
-    with pytest.raises(RecipeError, match="job 9: Slurm says nothing of it"):
+    with pytest.raises(RecipeError, match="job 9: Slurm does not know it"):
         status.describe_run("9")
     status._jobs_folder.cache_clear()
 
@@ -387,23 +387,23 @@ def test_how_a_run_stands_whose_job_loads_or_trains_another_first(tmp_path, monk
     monkeypatch.setenv("OPEN_R1_JOBS", str(tmp_path / "jobs"))
     status._jobs_folder.cache_clear()
     runs = commands.Job("8", "RUNNING", "", "n1", "0:09", "59:51")
-    assert status._state(run, []) == "not begun"
-    assert status._state(run, [runs]) == "starting"
+    assert status._find_state(run, []) == "not begun"
+    assert status._find_state(run, [runs]) == "starting"
     run.mkdir()
     files.write_json(run / "status.json", {"state": "interrupted"})
-    assert status._state(run, []) == "interrupted"
-    assert status._state(run, [runs]) == "starting", "again, after a requeue"
+    assert status._find_state(run, []) == "interrupted"
+    assert status._find_state(run, [runs]) == "starting", "again, after a requeue"
     start = tmp_path / "jobs" / "8" / "start-1"
     start.mkdir(parents=True)
     (start / network.RUN).write_text(f"{base}\n")
-    assert status._state(run, [runs]) == f"waits for {base}, which its job trains first"
+    assert status._find_state(run, [runs]) == f"waits for {base}, which its job trains first"
     files.write_json(run / "status.json", {"state": "running"})
-    assert status._state(run, []) == "interrupted", "it could not say that it was killed"
+    assert status._find_state(run, []) == "interrupted", "it could not say that it was killed"
     with (run / locks.LOCK).open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert status._state(run, [runs]) == "running"
+        assert status._find_state(run, [runs]) == "running"
     files.write_json(run / "status.json", {"state": "failed"})
-    assert status._state(run, [runs]) == "failed"
+    assert status._find_state(run, [runs]) == "failed"
     status._jobs_folder.cache_clear()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib.util
 import os
@@ -96,7 +97,9 @@ def serve_model(model: str, words: list[str]) -> int:
     """
     if importlib.util.find_spec("vllm") is None:
         raise RecipeError("serve: vLLM is not installed; run `make install EXTRAS=gpu`")
-    deadline, words = _split_deadline(words)
+    parser = argparse.ArgumentParser("open-r1 serve", "%(prog)s MODEL [options]", add_help=False, allow_abbrev=False)
+    parser.add_argument("--deadline", type=float, default=1800.0)
+    arguments, words = parser.parse_known_args(words)
     trained = Path(model, "model")
     gpus = os.environ.get("SLURM_GPUS_ON_NODE") or str(max(1, len(hardware.list_visible_gpus())))
     spread = [] if "--tensor-parallel-size" in words else ["--tensor-parallel-size", gpus]
@@ -116,7 +119,7 @@ def serve_model(model: str, words: list[str]) -> int:
 
     try:
         print(f"loading {model}; the log of the server is {folder / LOG}", flush=True)
-        address = wait_until_healthy(folder, deadline, watch)
+        address = wait_until_healthy(folder, arguments.deadline, watch)
         print(f"{model} is served at {address}/v1", flush=True)
         (folder / SERVED).touch()
         while True:
@@ -126,17 +129,6 @@ def serve_model(model: str, words: list[str]) -> int:
         return received[0]
     finally:
         stop_server(process)
-
-
-def _split_deadline(words: list[str]) -> tuple[float, list[str]]:
-    """The value of `--deadline`, and the other words."""
-    if "--deadline" not in words:
-        return 1800.0, words
-    at = words.index("--deadline")
-    try:
-        return float(words[at + 1]), words[:at] + words[at + 2 :]
-    except (IndexError, ValueError):
-        raise RecipeError("--deadline takes a number of seconds, as in --deadline 1800") from None
 
 
 def wait_until_healthy(folder: Path, seconds: float, watch: Callable[[], None] | None = None) -> str:

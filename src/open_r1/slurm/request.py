@@ -180,11 +180,6 @@ def plan_nodes(
         return int(nodes), most if chosen else max(gpus // trainers, server)
     if gpus + server <= most:
         return 1, most if chosen else gpus + server
-    if server > most:
-        raise RecipeError(
-            f"vllm_server_gpus: {server} are more than the {most} GPUs of a node of {partition.name}, and a server "
-            "runs on one node; lower it"
-        )
     # The same number on every node, and no node in part.
     per_node = next(count for count in range(min(most, gpus), 0, -1) if gpus % count == 0)
     if server > per_node:

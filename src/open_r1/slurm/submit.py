@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,30 @@ SITE_OPTIONS = ("partition", "account", "qos", "reservation")  # options of sbat
 ARRAY_TASKS = ("sample", "evaluate")  # tasks whose work an array shares
 
 
+@dataclass(frozen=True)
+class Submission:
+    """A command line of `open-r1 submit`, and the site that it submits to.
+
+    Args:
+        path: path of the recipe or pipeline.
+        changes: overrides of its keys.
+        options: options of sbatch; None for an option without a value.
+        dry_run, test_only: only print the requests, or only test them.
+        array: number of jobs that share the work of a task in `ARRAY_TASKS`; None for one job.
+        environment: environment of sbatch.
+        partition: partition of the jobs.
+    """
+
+    path: str
+    changes: dict[str, Any]
+    options: dict[str, str | None]
+    dry_run: bool
+    test_only: bool
+    array: int | None
+    environment: dict[str, str]
+    partition: commands.Partition
+
+
 def submit(path: str, words: list[str]) -> None:
     """Submit a recipe or a pipeline.
 
@@ -42,22 +66,21 @@ def submit(path: str, words: list[str]) -> None:
         raise RecipeError(f"there is no {SCRIPTS}/job.sh in {Path.cwd()}: submit from the checkout")
     options, others = request.split_options(words)
     changes = parse_overrides(others)
-    flags = {flag: changes.pop(flag, None) for flag in FLAGS}
+    dry_run, test_only, one_job, array = (changes.pop(flag, None) for flag in FLAGS)
+    if array is not None and (isinstance(array, bool) or not isinstance(array, int) or array < 1):
+        raise RecipeError(f"--array: expected a number of jobs that share the work, 1 or more, got {array!r}")
     environment = load_site()
     partition = commands.find_partition(options.get("partition") or environment.get("SBATCH_PARTITION"))
-    array = _check_array(flags["array"])
-    if not graph.is_pipeline(path):
-        directory, job = _request_recipe(path, changes, options, partition, array)
-    elif flags["one_job"]:
-        directory, job = _request_one_job(path, changes, options)
-    else:
-        return _submit_pipeline(path, changes, options, partition, environment, flags, array)
-    if flags["dry_run"]:
+    asked = Submission(path, changes, options, bool(dry_run), bool(test_only), array, environment, partition)
+    if graph.is_pipeline(path) and not one_job:
+        return _submit_pipeline(asked)
+    directory, job = _request_one_job(asked) if graph.is_pipeline(path) else _request_recipe(asked)
+    if dry_run:
         print(format_request(job))
         return None
     _refuse_second_job(directory, bool(changes.get("overwrite")))
     print("\n".join([*job.notes, test_request(job, environment)]))
-    if flags["test_only"]:
+    if test_only:
         return None
     id = send_request(job, environment)
     directory.mkdir(parents=True, exist_ok=True)
@@ -101,12 +124,6 @@ def _run_sbatch(options: list[str], job: Request, environment: dict[str, str]) -
     return done
 
 
-def _check_array(value: Any) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise RecipeError(f"--array: expected a number of jobs that share the work, 1 or more, got {value!r}")
-    return value
-
-
 def _refuse_second_job(directory: Path, overwrite: bool) -> None:
     """Refuse a run that is finished, or that another job in the queue works on.
 
@@ -127,31 +144,26 @@ def _refuse_second_job(directory: Path, overwrite: bool) -> None:
         )
 
 
-def _request_recipe(
-    path: str,
-    changes: dict[str, Any],
-    options: dict[str, str | None],
-    partition: commands.Partition,
-    array: int | None,
-) -> tuple[Path, Request]:
+def _request_recipe(asked: Submission) -> tuple[Path, Request]:
     """The run directory and the request of a recipe."""
+    path, changes, options = asked.path, asked.changes, asked.options
     processes = changes.pop("processes", None)
-    if array is not None:
+    if asked.array is not None:
         task = resolve_recipe(Path(path), changes)[0]
         if task not in ARRAY_TASKS:
             raise RecipeError(f"--array: an array shares the work of sampling or evaluation, and {path} is {task}")
-        options = {"array": f"0-{array - 1}"} | options
+        options = {"array": f"0-{asked.array - 1}"} | options
     words = format_overrides(changes)
     # A wrong key is an error here already, not only in the job.
     loaded = load_recipe(path, words, processes or count_planned_processes(path, words), planned=True)
     estimated = request.estimate_request(path, changes)
-    return loaded.run_dir, request.build_request(path, changes, options, partition, processes, estimated)
+    return loaded.run_dir, request.build_request(path, changes, options, asked.partition, processes, estimated)
 
 
-def _request_one_job(path: str, changes: dict[str, Any], options: dict[str, str | None]) -> tuple[Path, Request]:
+def _request_one_job(asked: Submission) -> tuple[Path, Request]:
     """The directory of a pipeline, and the request of one job that runs all its stages on one node."""
-    own = {key: value for key, value in changes.items() if key not in graph.FLAGS}
-    read = graph.read_pipeline(Path(path), own)
+    own = {key: value for key, value in asked.changes.items() if key not in graph.FLAGS}
+    read = graph.read_pipeline(Path(asked.path), own)
     of_stages = [resolve_recipe(Path(stage.recipe), stage.overrides)[1] for stage in read.stages]
     gpus = 0 if read.toy else max(plan.count_gpus(given) for given in of_stages)
     derived = {
@@ -161,33 +173,21 @@ def _request_one_job(path: str, changes: dict[str, Any], options: dict[str, str 
         "mincpus": str(2 * read.jobs),
         "output": str(LOGS / "%x-%j.out"),
     }
-    return read.dir, Request(SCRIPTS / "train.slurm", [path, *format_overrides(changes)], derived | options)
+    words = [asked.path, *format_overrides(asked.changes)]
+    return read.dir, Request(SCRIPTS / "train.slurm", words, derived | asked.options)
 
 
-def _submit_pipeline(
-    path: str,
-    changes: dict[str, Any],
-    options: dict[str, str | None],
-    partition: commands.Partition,
-    environment: dict[str, str],
-    flags: dict[str, Any],
-    array: int | None,
-) -> None:
+def _submit_pipeline(asked: Submission) -> None:
     """Submit a job for each stage that is not done and not queued, and a last job that writes the report."""
+    changes, environment = asked.changes, asked.environment
     of_start = {flag: changes.pop(flag, None) for flag in graph.FLAGS if flag != "dry_run"}
-    dry = flags["dry_run"] or flags["test_only"]
-    pipeline, jobs, overwrite = command.plan_pipeline(path, changes, of_start | {"dry_run": dry})
+    dry = asked.dry_run or asked.test_only
+    pipeline, jobs, overwrite = command.plan_pipeline(asked.path, changes, of_start | {"dry_run": dry})
     entries = _find_queued(jobs)
     queued = {entry["dir"]: entry["id"] for entry in entries}
     left = [job for job in jobs if job.state == "waiting" and str(job.dir) not in queued]
-    requests = [
-        _name_request(
-            request.build_request(job.stage.recipe, job.changes, options, partition, None, estimated),
-            job, pipeline, array,
-        )
-        for job, estimated in zip(left, _estimate_stages(path, changes, pipeline, left), strict=True)
-    ]  # fmt: skip
-    report = _request_report(pipeline, options)
+    requests = _request_stages(asked, pipeline, left)
+    report = _request_report(pipeline, asked.options)
     print(text.format_start(pipeline, jobs))
     rows = [
         (job.named, one, " and ".join(other.named for other in job.upstream if not other.done))
@@ -197,7 +197,7 @@ def _submit_pipeline(
     # All requests are tested before the first is submitted: a refused one would leave half a pipeline in the queue.
     for name, one, after in rows:
         line = f"{one}" + (f"    # after {after}" if after else "")
-        tested = line if flags["dry_run"] else f"{name:<34} {test_request(one, environment)}"
+        tested = line if asked.dry_run else f"{name:<34} {test_request(one, environment)}"
         if dry:
             print(tested)
     if dry:
@@ -215,18 +215,33 @@ def _submit_pipeline(
         entries.append(_submit_stage(job, one, queued, environment))
         write_json(kept, {"jobs": entries})
     if entries:
-        _submit_report(report, [entry["id"] for entry in entries], kept, environment)
+        ids = [entry["id"] for entry in entries]
+        report.options["dependency"] = f"afterany:{':'.join(ids)}"
+        last = send_request(report, environment)
+        write_json(kept, {"jobs": entries, "report": last})
+        print(f"{'report':<34} job {last}")
+        print(f"cancel  scancel {' '.join([*ids, last])}    (the same command then goes on)")
     print(f"status  make status RUN={shlex.quote(str(pipeline.dir))}")
 
 
-def _estimate_stages(
-    path: str, changes: dict[str, Any], pipeline: graph.Pipeline, jobs: list[Job]
-) -> list[estimates.Estimate | None]:
-    """The estimate of each job; None on CPU."""
-    if pipeline.toy or not any(job.gpus for job in jobs):
-        return [None] * len(jobs)
-    found = {one.name: one.estimate for one in estimates.estimate_stages(Path(path), dict(changes), Options())}
-    return [found.get(job.stage.name) for job in jobs]
+def _request_stages(asked: Submission, pipeline: graph.Pipeline, jobs: list[Job]) -> list[Request]:
+    """The request of each job: named after its stage, and an array if its task can share work."""
+    estimated = {}
+    if not pipeline.toy and any(job.gpus for job in jobs):
+        of_stages = estimates.estimate_stages(Path(asked.path), dict(asked.changes), Options())
+        estimated = {one.name: one.estimate for one in of_stages}
+    requests = []
+    for job in jobs:
+        one = request.build_request(
+            job.stage.recipe, job.changes, asked.options, asked.partition, None, estimated.get(job.stage.name)
+        )
+        log = pipeline.dir / find_log(job.stage, job.seed)
+        options = {"job-name": f"{pipeline.path.stem}-{log.stem}"}
+        if asked.array is not None and job.stage.task in ARRAY_TASKS:
+            options["array"] = f"0-{asked.array - 1}"
+            log = log.with_name(f"{log.stem}.%a.log")
+        requests.append(replace(one, options=one.options | options | {"output": str(log)}))
+    return requests
 
 
 def _submit_stage(job: Job, one: Request, queued: dict[str, str], environment: dict[str, str]) -> dict[str, str]:
@@ -243,25 +258,6 @@ def _submit_stage(job: Job, one: Request, queued: dict[str, str], environment: d
     write_json(job.dir / JOBS, {"jobs": [entry]})
     print(f"{job.named:<34} job {id}" + (f" after {', '.join(after)}" if after else ""), flush=True)
     return entry | {"dir": str(job.dir)}
-
-
-def _submit_report(report: Request, ids: list[str], kept: Path, environment: dict[str, str]) -> None:
-    """Submit the job that writes the report after all others have ended, and note it beside them."""
-    report.options["dependency"] = f"afterany:{':'.join(ids)}"
-    last = send_request(report, environment)
-    write_json(kept, read_json(kept) | {"report": last})
-    print(f"{'report':<34} job {last}")
-    print(f"cancel  scancel {' '.join([*ids, last])}    (the same command then goes on)")
-
-
-def _name_request(one: Request, job: Job, pipeline: graph.Pipeline, array: int | None) -> Request:
-    """The request of a stage with its name and log in the pipeline, as an array if its task can share work."""
-    log = pipeline.dir / find_log(job.stage, job.seed)
-    options = {"job-name": f"{pipeline.path.stem}-{log.stem}"}
-    if array is not None and job.stage.task in ARRAY_TASKS:
-        options["array"] = f"0-{array - 1}"
-        log = log.with_name(f"{log.stem}.%a.log")
-    return replace(one, options=one.options | options | {"output": str(log)})
 
 
 def _find_queued(jobs: list[Job]) -> list[dict[str, str]]:
