@@ -1,4 +1,4 @@
-"""Which nodes of a job train and which serve, what they find of each other, and how a start is judged."""
+"""The layout of a training on the nodes of a job, the outcome of a start, and the requests to Slurm."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_layout(where, processes, gpus, server, expected):
 
 
 @pytest.mark.parametrize(
-    ("where", "processes", "gpus", "server", "told"),
+    ("where", "processes", "gpus", "server", "message"),
     [
         (allocation(1), 32, 32, 0, "1 node with 8 GPUs each; use sbatch --nodes=4, or --gpus 8"),
         (allocation(4), 8, 8, 0, r"4 nodes with 8 GPUs each; .* --nodes=1, or --gpus 32 .*steps divided by 4"),
@@ -59,8 +59,8 @@ def test_layout(where, processes, gpus, server, expected):
         (allocation(3, 0), 2, 0, 0, "processes: 2 on 3 nodes"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused(where, processes, gpus, server, told):
-    with pytest.raises(RecipeError, match=told):
+def test_what_does_not_fit_is_refused(where, processes, gpus, server, message):
+    with pytest.raises(RecipeError, match=message):
         nodes.plan_layout(where, processes, gpus, server)
 
 
@@ -81,7 +81,7 @@ def test_a_port_of_the_sites_range_that_is_free(monkeypatch):
             network.find_free_port()
     assert network.find_free_port() == port
     with pytest.raises(RecipeError, match="every port"):
-        network.find_free_port()  # that one is given away, though nobody listens on it yet
+        network.find_free_port()  # handed out, although nobody listens on it yet
     monkeypatch.setenv(network.PORTS, "many")
     with pytest.raises(RecipeError, match="a range of ports such as 20000-20100, got 'many'"):
         network.find_free_port()
@@ -95,7 +95,7 @@ def test_an_address_is_one_that_resolves_to_more_than_the_loopback():
 
 @pytest.mark.parametrize("config", ["ddp", "fsdp2", "zero2", "zero3", "cpu"])
 def test_every_config_goes_over_several_machines(config):
-    """By one launcher on each, also of DeepSpeed, whose own would want ssh."""
+    """One launcher on each machine, also for DeepSpeed, whose own launcher needs ssh."""
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
     words = process_group.build_command(
@@ -123,8 +123,8 @@ Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions."""
 def leave(start: Path, **values: object) -> None:
     folder = start / failures.FOLDER
     folder.mkdir(exist_ok=True)
-    told = {"message": "error: no", "node": "n1", "rank": 0, "when": 1.0, "code": 1, "final": False}
-    (folder / f"{len(list(folder.iterdir()))}.json").write_text(json.dumps(told | values))
+    failure = {"message": "error: no", "node": "n1", "rank": 0, "when": 1.0, "code": 1, "final": False}
+    (folder / f"{len(list(folder.iterdir()))}.json").write_text(json.dumps(failure | values))
 
 
 def test_the_earliest_failure_is_the_cause_and_echoes_of_it_are_not(start):
@@ -132,8 +132,8 @@ def test_the_earliest_failure_is_the_cause_and_echoes_of_it_are_not(start):
     leave(start, message="OSError: the disk is on fire", node="n2", rank=9, when=1.5)
     leave(start, message="error: later", when=2.0)
     assert failures.find_first(start).message == "OSError: the disk is on fire"
-    code, told = outcome.decide_outcome(start, 143)
-    assert code == 1 and told.splitlines()[0].startswith("n2, rank 9, ") and "2 more failed" in told
+    code, message = outcome.decide_outcome(start, 143)
+    assert code == 1 and message.splitlines()[0].startswith("n2, rank 9, ") and "2 more failed" in message
 
 
 def test_a_process_leaves_its_first_failure(start, monkeypatch):
@@ -185,13 +185,13 @@ def test_a_job_is_started_again_so_often_with_nothing_done_between(tmp_path, sto
         checkpoint = tmp_path / "run" / f"checkpoint-{step}"
         checkpoint.mkdir(parents=True, exist_ok=True)
         (checkpoint / "manifest.json").touch()
-        code, told = outcome.decide_outcome(start, 1)
+        code, message = outcome.decide_outcome(start, 1)
         codes.append(code)
-        assert (f"starts again: {tmp_path / 'run'} from checkpoint-{step}" in told) == (code == outcome.REQUEUE)
+        assert (f"starts again: {tmp_path / 'run'} from checkpoint-{step}" in message) == (code == outcome.REQUEUE)
     assert codes == [75] * 6 + [1]
 
 
-def test_what_srun_stops_after_a_failure_was_not_told_to_stop(start):
+def test_what_srun_stops_after_a_failure_was_not_asked_to_stop(start):
     leave(start, message="KeyError: 'prompt'", node="n2")
     (start / "head.json").write_text('{"code": 143}')
     assert outcome.decide_outcome(start, 143)[0] == 1
@@ -211,12 +211,12 @@ def test_what_fails_of_being_stopped_is_no_failure(start):
 def test_a_stop_does_not_hide_what_will_always_fail(start):
     leave(start, message="error: the disk is full", code=2, final=True)
     (start / "stop").touch()
-    code, told = outcome.decide_outcome(start, 143)
-    assert code == 2 and "the disk is full" in told.splitlines()[0]
+    code, message = outcome.decide_outcome(start, 143)
+    assert code == 2 and "the disk is full" in message.splitlines()[0]
 
 
 def test_a_stop_at_the_end_of_which_a_stage_had_failed_for_good_is_one(start):
-    """As of a pipeline in one job, whose other stages go on."""
+    """In a pipeline in one job the other stages continue."""
     leave(start, message="error: datasets: no", code=2, final=True)
     (start / "stop").touch()
     (start / "head.json").write_text('{"code": 143}')
@@ -262,15 +262,15 @@ def test_the_shape_of_a_request(asked, gpus, server, expected):
 
 
 @pytest.mark.parametrize(
-    ("task", "keys", "asked", "told"),
+    ("task", "keys", "asked", "message"),
     [
         ("sft", {"gpus": 12}, {"gpus-per-node": "8"}, "every node must use the same number"),
         ("grpo", {"gpus": 8, "vllm_mode": "server", "vllm_server_gpus": 8}, {"nodes": "3"}, "use sbatch --nodes=2"),
         ("sample", {"gpus": 16}, {}, "sample runs on one node, and the nodes of gpu have 8 GPUs"),
     ],
 )
-def test_a_request_that_the_job_would_refuse(write_recipe, task, keys, asked, told):
-    with pytest.raises(RecipeError, match=told):
+def test_a_request_that_the_job_would_refuse(write_recipe, task, keys, asked, message):
+    with pytest.raises(RecipeError, match=message):
         request.build_request(str(write_recipe(task, **keys)), {}, asked, PARTITION)
 
 
@@ -283,7 +283,7 @@ def test_what_a_request_takes_of_a_node(write_recipe):
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("word", "message"),
     [
         ("gres=gpu:2", "--slurm.gres: the scripts use --gpus-per-node; use --slurm.gpus-per-node"),
         ("gpus=8", "--slurm.gpus: the scripts use --gpus-per-node; use --slurm.gpus-per-node"),
@@ -291,9 +291,9 @@ def test_what_a_request_takes_of_a_node(write_recipe):
         ("clusters=other", "set SLURM_CLUSTERS instead"),
     ],
 )
-def test_options_that_do_not_go_with_the_scripts_are_refused(word, told):
+def test_options_that_do_not_go_with_the_scripts_are_refused(word, message):
     assert request.split_options(["--slurm.gres=lustre:1"])[0] == {"gres": "lustre:1"}
-    with pytest.raises(RecipeError, match=told):
+    with pytest.raises(RecipeError, match=message):
         request.split_options([f"--slurm.{word}"])
 
 
@@ -307,11 +307,11 @@ def test_a_start_without_failures(start, head, step, expected):
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("time_limit", "expected"),
     [("30", 1800), ("1:30", 90), ("2:00:00", 7200), ("1-00:00:00", 86400), ("1-2", 93600), ("infinite", None)],
 )  # fmt: skip
-def test_limits_as_slurm_writes_them(told, expected):
-    assert commands.parse_time_limit(told) == expected
+def test_limits_as_slurm_writes_them(time_limit, expected):
+    assert commands.parse_time_limit(time_limit) == expected
     if expected is not None:
         assert commands.parse_time_limit(commands.format_time_limit(expected)) == expected
 
@@ -328,9 +328,9 @@ def test_options_of_sbatch_are_taken_as_they_are_written():
 
 
 def test_a_partition_is_that_of_its_largest_nodes(monkeypatch):
-    told = "gpu*|gpu:a100:8(S:0-1),nvme:1|128|1031000+|4|2-00:00:00\ngpu*|gpu:a100:8|64+|1030000|2|2-00:00:00\n"
-    told += "cpu|(null)|64|256000|9|infinite\nmixed|vgpu:4,gpu:2|8|64000|1|30:00\n"
-    monkeypatch.setattr(commands, "run_command", lambda *words: told)
+    output = "gpu*|gpu:a100:8(S:0-1),nvme:1|128|1031000+|4|2-00:00:00\ngpu*|gpu:a100:8|64+|1030000|2|2-00:00:00\n"
+    output += "cpu|(null)|64|256000|9|infinite\nmixed|vgpu:4,gpu:2|8|64000|1|30:00\n"
+    monkeypatch.setattr(commands, "run_command", lambda *words: output)
     assert commands.find_partition(None) == commands.Partition("gpu", 8, 64, 1030000, 6, 172800)
     assert (commands.find_partition("cpu").gpus, commands.find_partition("cpu").limit) == (0, None)
     assert commands.find_partition("mixed").gpus == 2
@@ -339,15 +339,15 @@ def test_a_partition_is_that_of_its_largest_nodes(monkeypatch):
 
 
 def test_tasks_of_an_array_that_ended_long_ago(monkeypatch):
-    """Of the others the queue and the controller know; of these only the accounting."""
-    told = {
+    """The queue and the controller know the others; only the accounting knows these."""
+    output = {
         "squeue": "12|12_6|RUNNING|None|n1|1:30|28:30\n",
         "scontrol": "JobId=14 ArrayJobId=12 ArrayTaskId=5 JobState=COMPLETED Reason=None RunTime=00:00:09 NodeList=n2 "
         "ExitCode=0:0\nJobId=15 ArrayJobId=12 ArrayTaskId=7-9 JobState=PENDING Reason=Priority RunTime=00:00:00 "
         "NodeList=(null) ExitCode=0:0\n",
         "sacct": "12_3|FAILED|n1|00:00:07|2:0\n12_5|COMPLETED|n2|00:00:09|0:0\n12_[7-9]|PENDING||00:00:00|0:0\n",
     }
-    monkeypatch.setattr(commands, "run_command", lambda name, *words, check=True: told[name])
+    monkeypatch.setattr(commands, "run_command", lambda name, *words, check=True: output[name])
     monkeypatch.setattr(commands.shutil, "which", lambda name: f"/usr/bin/{name}")
     assert [(job.id, job.state) for job in commands.list_jobs(["12"])["12"]] == [
         ("12_6", "RUNNING"), ("12_5", "COMPLETED"), ("12_3", "FAILED"),
@@ -398,7 +398,7 @@ def test_how_a_run_stands_whose_job_loads_or_trains_another_first(tmp_path, monk
     (start / network.RUN).write_text(f"{base}\n")
     assert status._find_state(run, [runs]) == f"waits for {base}, which its job trains first"
     files.write_json(run / "status.json", {"state": "running"})
-    assert status._find_state(run, []) == "interrupted", "it could not say that it was killed"
+    assert status._find_state(run, []) == "interrupted", "a kill left no other state"
     with (run / locks.LOCK).open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert status._find_state(run, [runs]) == "running"
@@ -419,7 +419,7 @@ def test_a_job_notes_itself_in_the_run_it_is_for(write_recipe, tmp_path, monkeyp
 
 
 def test_a_stage_that_is_at_work_is_queued(tmp_path, monkeypatch):
-    """Its job has noted itself in place of what was noted when it was submitted."""
+    """Its job has replaced the note that was written when it was submitted."""
     monkeypatch.setenv(network.JOB_LOG, "job.log")
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     network.write_job_note(tmp_path)

@@ -47,8 +47,8 @@ def test_a_step_of_two_nodes_has_two_hosts_and_their_gpus(tmp_path):
         networks = slurm.run("srun", "--nodes=2", *words).stdout.splitlines()
         assert len({*networks, os.readlink("/proc/self/ns/net")}) == 3
         job = slurm.submit("--output", tmp_path / "%j.out", "--wrap", "echo said; exit 3")
-        told = slurm.wait(job)
-        assert (told["JobState"], told["ExitCode"]) == ("FAILED", "3:0")
+        ended = slurm.wait(job)
+        assert (ended["JobState"], ended["ExitCode"]) == ("FAILED", "3:0")
         with pytest.raises(AssertionError, match=r"(?s)is not RUNNING.*JobState=FAILED.*said"):
             slurm.wait(job, "RUNNING", timeout=0)
         with pytest.raises(AssertionError, match="invalid partition"):

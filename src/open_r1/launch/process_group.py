@@ -16,8 +16,7 @@ import psutil
 
 from ..config.loading import find_accelerate_config
 from ..system.network import START
-from ..system.processes import STOP_SIGNALS, WORLD, die_with_parent
-from ..system.worker_pool import count_cores
+from ..system.processes import STOP_SIGNALS, WORLD, count_cores, die_with_parent
 
 POLL_SECONDS = 0.2  # between two looks at a launcher
 KILL_AFTER = 2  # signals; with one more the processes are killed

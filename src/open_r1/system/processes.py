@@ -1,4 +1,4 @@
-"""Settings of the operating system for this process: signals, memory, death with its parent."""
+"""Cores, signals and memory of this process."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ import sys
 
 WORLD = "OPEN_R1_WORLD"  # environment variable: number of processes that the launcher was asked for
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def count_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def restore_signals() -> None:

@@ -24,7 +24,7 @@ import time
 from multiprocessing.connection import Connection
 from typing import Any
 
-from .processes import die_with_parent
+from .processes import count_cores, die_with_parent
 
 PRELOAD = "open_r1.rewards.math.math_verify"  # imported by the server, so that workers need not import it
 SECONDS = 3.0  # of CPU, per call
@@ -166,11 +166,6 @@ class Pool:
         if self._server:
             self._server.close()
         self._server = None
-
-
-def count_cores() -> int:
-    """Number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _describe(cause: int | None) -> str:
