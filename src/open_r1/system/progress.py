@@ -21,7 +21,7 @@ class Progress:
     def __init__(self, total: int, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
         self.total, self.completions, self.tokens = total, 0, 0
         self.say, self.clock = say, clock
-        self.began = self.said = clock()
+        self.began = self.reported = clock()
         self._lock = threading.Lock()
 
     @property
@@ -33,9 +33,9 @@ class Progress:
             self.completions += completions
             self.tokens += tokens
             now = self.clock()
-            if now - self.said < EVERY:
+            if now - self.reported < EVERY:
                 return
-            self.said = now
+            self.reported = now
         self.say(self.line())
 
     def line(self) -> str:

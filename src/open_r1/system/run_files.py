@@ -102,13 +102,13 @@ def format_row(row: Json, hidden: tuple[str, ...] = ()) -> Json:
         row: a row of a dataset.
         hidden: columns to leave out.
     """
-    *asked, answer = row.get("messages") or [None]
+    *prompt, answer = row.get("messages") or [None]
     answers = {name: row[name] for name in ("completion", "chosen", "rejected") if name in row}
     if answer is not None:
         answers = {"completion": [answer]}
     others = {key: row[key] for key in row if key not in {*answers, *hidden, "prompt", "messages"}}
     return {
-        "prompt": format_turns(row.get("prompt") or asked or ""),
+        "prompt": format_turns(row.get("prompt") or prompt or ""),
         "answers": {name: None if value is None else format_turns(value) for name, value in answers.items()},
         "values": {key: shorten_text(format_value(value)) for key, value in others.items() if value not in (None, "")},
     }
