@@ -31,6 +31,7 @@ HEAD = "head.json"  # in the folder of a start: the exit code of the first node'
 STOP = "stop"  # in the folder of a start: asks for a checkpoint
 PATIENCE = 60.0  # seconds that the processes of a node may take to end after the first node's command
 STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit codes of a command that was stopped
+GOOD = (0, *STOPPED)
 
 
 def main() -> None:
@@ -44,7 +45,7 @@ def main() -> None:
         # Slurm sends SIGTERM to all processes of a step. The training stops at it; this process waits for that.
         signal.signal(signal.SIGTERM, lambda *_: _request_stop(where.start))
         check_node(where, verb, words)
-        code = Node(where).run(verb, words)
+        code = run_command(where, verb, words) if where.rank == 0 else follow_orders(where)
     except RecipeError as error:
         failures.record_error(error)
         print(f"error: {network.find_node_name()}: {error}", file=sys.stderr, flush=True)
@@ -118,109 +119,85 @@ def _check_recipe(where: Allocation, path: str, words: list[str]) -> Path:
     return directory
 
 
-class Node:
-    """The processes of this node.
+def run_command(where: Allocation, verb: str, words: list[str]) -> int:
+    """Run `open-r1 VERB WORDS` on the first node, and forward a request to stop. Returns the node's exit code."""
+    command = subprocess.Popen(
+        [sys.executable, "-m", "open_r1.cli", verb, *words], preexec_fn=vllm_server.prepare_server
+    )
+    stop_sent = False
+    try:
+        while (code := command.poll()) is None:
+            if not stop_sent and (where.start / STOP).exists():
+                stop_sent = True
+                command.send_signal(signal.SIGTERM)
+            time.sleep(process_group.POLL_SECONDS)
+    finally:
+        vllm_server.stop_server(command)
+    message = failures.describe_signal(-code) if code < 0 else f"the command ended with exit code {code}"
+    code = code if code >= 0 else 128 - code
+    write_json(where.start / HEAD, {"code": code})
+    return 0 if code in GOOD else _fail(where, message, code)
 
-    Args:
-        where: this node in its job.
-    """
 
-    def __init__(self, where: Allocation):
-        self.where = where
-        self.head: subprocess.Popen[bytes] | None = None  # the command, on the first node
-        self.member: subprocess.Popen[bytes] | None = None  # launcher of the training, on the other nodes
-        self.server: subprocess.Popen[bytes] | None = None
-        self.server_restarts = True
-        self.orders_read = 0
-        self.stop_sent = False
+def follow_orders(where: Allocation) -> int:
+    """Start what the first node orders, until its command ends or a process here fails. Returns the exit code."""
+    training: subprocess.Popen[bytes] | None = None
+    server: subprocess.Popen[bytes] | None = None
+    orders_read, restarts = 0, True
+    try:
+        while not _has_ended(where):
+            orders = nodes.read_orders(where.start, where.rank, orders_read)
+            orders_read += len(orders)
+            for order in filter(None, orders):
+                if order["kind"] == "serve":
+                    environment, restarts = os.environ | order["environment"], order["restarts"]
+                    server = vllm_server.start_server(order["words"], where.start, environment)
+                else:
+                    training = _start_training(where, order)
+            if training is not None and (code := training.poll()) is not None:
+                if code:
+                    return _fail(where, f"the training's processes ended with exit code {code}", code)
+                training = None
+            if server is not None and (code := server.poll()) is not None:
+                if not (where.start / STOP).exists():
+                    message = f"error: {vllm_server.describe_exit(code, where.start)}"
+                    return _fail(where, message, Unavailable.CODE if restarts else 2, final=not restarts)
+                server = None  # stopped like all processes, while the training ends by itself
+            time.sleep(process_group.POLL_SECONDS)
+        if training is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # the first node has written all results
+                training.wait(PATIENCE)
+        return 0
+    finally:
+        vllm_server.stop_server(training)
+        vllm_server.stop_server(server)
 
-    def run(self, verb: str, words: list[str]) -> int:
-        """Wait until the first node's command ends, or a process of this node fails. Returns the exit code."""
-        if self.where.rank == 0:
-            self.head = subprocess.Popen(
-                [sys.executable, "-m", "open_r1.cli", verb, *words], preexec_fn=vllm_server.prepare_server
-            )
-        try:
-            while (code := self.poll()) is None:
-                time.sleep(process_group.POLL_SECONDS)
-            return code
-        finally:
-            for process in (self.head, self.member, self.server):
-                vllm_server.stop_server(process)
 
-    def poll(self) -> int | None:
-        """Follow new orders, and look at the processes. Returns an exit code if this node is done."""
-        if self.head is not None:
-            return self._poll_head(self.head)
-        ended = self.where.start / HEAD
-        if ended.is_file() and _is_good(read_json(ended)["code"]):
-            if self.member is not None:
-                with contextlib.suppress(subprocess.TimeoutExpired):  # the first node has written all results
-                    self.member.wait(PATIENCE)
-            return 0
-        orders = nodes.read_orders(self.where.start, self.where.rank, self.orders_read)
-        self.orders_read += len(orders)
-        for order in filter(None, orders):
-            self.follow_order(order)
-        if self.member is not None and (code := self.member.poll()) is not None:
-            self.member = None
-            if code:
-                return self.fail(f"the training's processes ended with exit code {code}", code)
-        if self.server is not None and (code := self.server.poll()) is not None:
-            self.server = None
-            if (self.where.start / STOP).exists():
-                return None  # the server has stopped as well, and the training ends by itself
-            return self.fail(
-                f"error: {vllm_server.describe_exit(code, self.where.start)}",
-                Unavailable.CODE if self.server_restarts else 2,
-                final=not self.server_restarts,
-            )
-        return None
+def _has_ended(where: Allocation) -> bool:
+    """True once the first node's command has finished, or was stopped. After a failure srun ends this node."""
+    head = where.start / HEAD
+    return head.is_file() and read_json(head)["code"] in GOOD
 
-    def _poll_head(self, head: subprocess.Popen[bytes]) -> int | None:
-        if not self.stop_sent and (self.where.start / STOP).exists():
-            self.stop_sent = True
-            head.send_signal(signal.SIGTERM)
-        code = head.poll()
-        if code is None:
-            return None
-        message = failures.describe_signal(-code) if code < 0 else f"the command ended with exit code {code}"
-        code = code if code >= 0 else 128 - code
-        write_json(self.where.start / HEAD, {"code": code})
-        return 0 if _is_good(code) else self.fail(message, code)
 
-    def follow_order(self, order: dict[str, Any]) -> None:
-        """Start the processes of an order (`nodes.send_order`)."""
-        if order["kind"] == "serve":
-            self.server_restarts = order["restarts"]
-            self.server = vllm_server.start_server(order["words"], self.where.start, os.environ | order["environment"])
-            return
-        host = network.find_reachable(order["hosts"])
-        place = process_group.Place(
-            len(order["nodes"]) + 1, order["nodes"].index(self.where.rank) + 1, host, order["port"]
+def _start_training(where: Allocation, order: dict[str, Any]) -> subprocess.Popen[bytes]:
+    """Start this node's launcher of a training, with its output in a file: the job's log shows the first node's."""
+    rank, machines = order["nodes"].index(where.rank) + 1, len(order["nodes"]) + 1
+    place = process_group.Place(machines, rank, network.find_reachable(order["hosts"]), order["port"])
+    words = process_group.build_command(order["module"], order["words"], order["config"], order["processes"], place)
+    environment = process_group.build_environment(order["processes"], machines) | order["environment"]
+    with (where.start / f"node-{where.rank}.log").open("ab") as log:
+        return subprocess.Popen(
+            words, env=environment, preexec_fn=process_group.prepare_launcher, stdout=log, stderr=log
         )
-        words = process_group.build_command(
-            order["module"], order["words"], order["config"], order["processes"], place
-        )
-        environment = process_group.build_environment(order["processes"], place.machines) | order["environment"]
-        # In the job's log it would hide the progress of the first node.
-        with (self.where.start / f"node-{self.where.rank}.log").open("ab") as log:
-            self.member = subprocess.Popen(
-                words, env=environment, preexec_fn=process_group.prepare_launcher, stdout=log, stderr=log
-            )
-
-    def fail(self, message: str, code: int, final: bool = False) -> int:
-        """Record a failure of this node, unless one of its processes has done so. Returns the exit code."""
-        code = code if code > 0 else 128 - code
-        name = network.find_node_name()
-        if not list((self.where.start / failures.FOLDER).glob(f"{name}-*.json")):
-            failures.write_failure(failures.Failure(message, name, None, time.time(), code, final))
-        return code
 
 
-def _is_good(code: int) -> bool:
-    """True if the first node's command has finished, or was stopped."""
-    return code == 0 or code in STOPPED
+def _fail(where: Allocation, message: str, code: int, final: bool = False) -> int:
+    """Record a failure of this node, unless one of its processes has done so. Returns the exit code."""
+    code = code if code > 0 else 128 - code
+    name = network.find_node_name()
+    if not list((where.start / failures.FOLDER).glob(f"{name}-*.json")):
+        failures.write_failure(failures.Failure(message, name, None, time.time(), code, final))
+    return code
 
 
 if __name__ == "__main__":
