@@ -70,7 +70,7 @@ def test_a_recipe_is_shown_tried_and_submitted(site, write_recipe, tmp_path):
         (["--slurm.nodelist", "n3"], "Slurm refuses this request"),
         (
             ["--gpus", "3", "--gpu_type", "H100"],
-            "and the partition low has 2 with 2; name another (--slurm.partition)",
+            "and the partition low has 2 with 2; choose another (--slurm.partition)",
         ),
         (["--slurm.gpus-per-node", "4", "--gpus", "4"], "no node of the partition low has 4 GPUs; the most is 2"),
         (
