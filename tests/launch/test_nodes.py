@@ -17,7 +17,7 @@ from open_r1.errors import RecipeError, Unavailable
 from open_r1.launch import nodes, process_group
 from open_r1.launch.nodes import Allocation, Layout
 from open_r1.pipeline import fingerprint
-from open_r1.slurm import commands, node, outcome, request, status, submit
+from open_r1.slurm import commands, node, outcome, request, site, status, submit
 from open_r1.system import failures, files, locks, network
 from open_r1.system.failures import Failure
 
@@ -370,7 +370,7 @@ def test_that_slurm_does_not_answer_is_not_that_it_knows_no_job(monkeypatch):
 
 def test_a_job_that_has_not_begun_its_run(tmp_path, monkeypatch):
     monkeypatch.setenv("OPEN_R1_JOBS", str(tmp_path))
-    status._jobs_folder.cache_clear()
+    site.find_jobs_folder.cache_clear()
     waits, ended = commands.Job("7", "PENDING", "BeginTime"), commands.Job("8", "FAILED", "", "n1", "0:09", "", "2:0")
     monkeypatch.setattr(commands, "list_jobs", lambda ids: {"7": [waits], "8": [ended]})
     (tmp_path / "8" / "start-0" / failures.FOLDER).mkdir(parents=True)
@@ -379,13 +379,13 @@ def test_a_job_that_has_not_begun_its_run(tmp_path, monkeypatch):
     assert status.describe_run("8").startswith("job     8 FAILED 2:0\nerror   n1, ")
     with pytest.raises(RecipeError, match="job 9: Slurm does not know it"):
         status.describe_run("9")
-    status._jobs_folder.cache_clear()
+    site.find_jobs_folder.cache_clear()
 
 
 def test_how_a_run_stands_whose_job_loads_or_trains_another_first(tmp_path, monkeypatch):
     run, base = tmp_path / "run", tmp_path / "base"
     monkeypatch.setenv("OPEN_R1_JOBS", str(tmp_path / "jobs"))
-    status._jobs_folder.cache_clear()
+    site.find_jobs_folder.cache_clear()
     runs = commands.Job("8", "RUNNING", "", "n1", "0:09", "59:51")
     assert status._find_state(run, []) == "not begun"
     assert status._find_state(run, [runs]) == "starting"
@@ -404,7 +404,7 @@ def test_how_a_run_stands_whose_job_loads_or_trains_another_first(tmp_path, monk
         assert status._find_state(run, [runs]) == "running"
     files.write_json(run / "status.json", {"state": "failed"})
     assert status._find_state(run, [runs]) == "failed"
-    status._jobs_folder.cache_clear()
+    site.find_jobs_folder.cache_clear()
 
 
 def test_a_job_notes_itself_in_the_run_it_is_for(write_recipe, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 from pathlib import Path
@@ -31,6 +32,7 @@ def load_site() -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in done.stdout.split("\0") if "=" in pair)
 
 
-def find_jobs_folder(environment: dict[str, str]) -> Path:
+@functools.cache
+def find_jobs_folder() -> Path:
     """The folder in which jobs keep the folders of their starts."""
-    return Path(environment.get("OPEN_R1_JOBS", LOGS))
+    return Path(load_site().get("OPEN_R1_JOBS", LOGS))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -19,7 +18,7 @@ from ..system.network import JOBS, RUN
 from ..system.run_files import format_seconds, read_rows
 from . import commands
 from .commands import Job
-from .site import SUBMITTED, find_jobs_folder, load_site
+from .site import SUBMITTED, find_jobs_folder
 
 SHOWN = {"reward": "reward", "loss": "loss", "rewards/accuracies": "accuracy", "completions/mean_length": "length"}
 
@@ -61,19 +60,15 @@ def _describe_job(id: str) -> str:
     array_id = id.partition("_")[0]
     jobs = [job for job in commands.list_jobs([array_id]).get(array_id, []) if id in (array_id, job.id)]
     if not jobs:
-        raise RecipeError(f"job {id}: Slurm does not know it, and there is nothing of it in {_jobs_folder()}")
+        raise RecipeError(f"job {id}: Slurm does not know it, and there is nothing of it in {find_jobs_folder()}")
     return _format_rows(_list_job_rows(jobs))
 
 
 def _list_starts(id: str) -> list[Path]:
     """The folders of a job's starts, or of all tasks of an array, in order."""
-    starts = [*_jobs_folder().glob(f"{id}/start-*"), *_jobs_folder().glob(f"{id}_*/start-*")]
+    folder = find_jobs_folder()
+    starts = [*folder.glob(f"{id}/start-*"), *folder.glob(f"{id}_*/start-*")]
     return sorted(starts, key=lambda path: int(path.name.removeprefix("start-")))
-
-
-@functools.cache
-def _jobs_folder() -> Path:
-    return find_jobs_folder(load_site())
 
 
 def _describe_directory(directory: Path) -> str:

@@ -32,16 +32,16 @@ def lock_directory(directory: Path, part: int | None = None) -> None:
         return
     _held[directory.resolve()] = held = []
     if part is None:
-        held.append(_hold(directory / LOCK, fcntl.LOCK_EX))
+        held.append(_open_lock(directory / LOCK, fcntl.LOCK_EX))
     else:
-        held.append(_hold(directory / LOCK, fcntl.LOCK_SH))
-        held.append(_hold(directory / f"{LOCK}-{part}", fcntl.LOCK_EX))
+        held.append(_open_lock(directory / LOCK, fcntl.LOCK_SH))
+        held.append(_open_lock(directory / f"{LOCK}-{part}", fcntl.LOCK_EX))
 
 
-def _hold(path: Path, kind: int) -> int:
+def _open_lock(path: Path, kind: int) -> int:
     held = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        _flock(held, kind)
+        _try_lock(held, kind)
     except BlockingIOError:
         holder = os.read(held, 200).decode() or "unknown"
         if _is_lost(holder):
@@ -66,7 +66,7 @@ def _is_lost(holder: str) -> bool:
     return restarted and holder.startswith(f"job {os.environ['SLURM_JOB_ID']} on ") and holder != _describe_self()
 
 
-def _flock(descriptor: int, kind: int) -> None:
+def _try_lock(descriptor: int, kind: int) -> None:
     """Lock a file without waiting, except for a process that only tests the lock (`find_holder`).
 
     Raises:

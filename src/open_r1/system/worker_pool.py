@@ -62,7 +62,7 @@ def call_in_worker(function: str, *args: Any, seconds: float = SECONDS, memory_m
         PoolError: no worker could be started, or two in a row died.
         CallFailed: the function raised.
     """
-    return _shared().call(function, *args, seconds=seconds, memory_mb=memory_mb)
+    return _get_pool().call(function, *args, seconds=seconds, memory_mb=memory_mb)
 
 
 class Pool:
@@ -89,11 +89,11 @@ class Pool:
                     raise PoolError(str(error)) from None
                 except (EOFError, OSError):
                     worker.close()
-                    cause = self._cause_of_death(worker)
+                    cause = self._find_cause_of_death(worker)
                     if cause == signal.SIGPROF:
                         raise LimitReached(f"no result in {seconds:g} s of CPU") from None
                     if attempt == "last":
-                        raise PoolError(f"two workers died, the last of {_describe(cause)}") from None
+                        raise PoolError(f"two workers died, the last of {_describe_death(cause)}") from None
                     continue
                 except BaseException:  # after an interrupt nobody reads the answer of this worker
                     self._kill(worker)
@@ -111,7 +111,7 @@ class Pool:
         with self._lock:
             self._drop_server()
 
-    def processes(self) -> dict[str, list[int]]:
+    def list_processes(self) -> dict[str, list[int]]:
         """Process ids of the server and of the idle workers."""
         with self._lock:
             return {
@@ -149,12 +149,12 @@ class Pool:
         with contextlib.suppress(ProcessLookupError):
             os.kill(worker.pid, signal.SIGKILL)
 
-    def _cause_of_death(self, worker: _Worker) -> int | None:
+    def _find_cause_of_death(self, worker: _Worker) -> int | None:
         """The signal that ended a worker, or minus its exit status; None if the server is gone too."""
         with self._lock:
             if self._server is not None and worker.server is self._server:
                 try:
-                    return self._server.cause_of_death(worker.pid)
+                    return self._server.find_cause_of_death(worker.pid)
                 except (EOFError, OSError):
                     self._drop_server()
         return None
@@ -168,7 +168,7 @@ class Pool:
         self._server = None
 
 
-def _describe(cause: int | None) -> str:
+def _describe_death(cause: int | None) -> str:
     if cause is None:
         return "the server's death"
     return signal.Signals(cause).name if cause > 0 else f"exit status {-cause}"
@@ -178,7 +178,7 @@ _pool: Pool | None = None
 _pool_lock = threading.Lock()
 
 
-def _shared() -> Pool:
+def _get_pool() -> Pool:
     global _pool
     with _pool_lock:
         if _pool is None:
@@ -234,7 +234,7 @@ class _Server:
         _, descriptors, _, _ = socket.recv_fds(self.socket, 1, 1)
         return _Worker(pid, Connection(descriptors[0]), self)
 
-    def cause_of_death(self, pid: int) -> int:
+    def find_cause_of_death(self, pid: int) -> int:
         self.control.send(("wait", pid))
         return self._receive(WALL_SECONDS)
 
@@ -294,13 +294,13 @@ def _serve(descriptor: int, preload: str) -> None:
         except (EOFError, OSError):
             return
         if request == "fork":
-            _fork(control, parent)
+            _fork_worker(control, parent)
         else:
             control.send(_reap(pid, dead))
-        _collect(dead)
+        _collect_dead(dead)
 
 
-def _fork(control: Connection, parent: socket.socket) -> None:
+def _fork_worker(control: Connection, parent: socket.socket) -> None:
     ours, theirs = socket.socketpair()
     server = os.getpid()
     pid = os.fork()
@@ -321,7 +321,7 @@ def _reap(pid: int, dead: dict[int, int]) -> int:
     """The signal that ended a worker, or minus its exit status. A worker that closed its socket is about to die."""
     deadline = time.monotonic() + WALL_SECONDS / 2
     while pid not in dead and time.monotonic() < deadline:
-        _collect(dead)
+        _collect_dead(dead)
         time.sleep(0.001)
     status = dead.pop(pid, None)
     if status is None:
@@ -329,7 +329,7 @@ def _reap(pid: int, dead: dict[int, int]) -> int:
     return os.WTERMSIG(status) if os.WIFSIGNALED(status) else -os.WEXITSTATUS(status)
 
 
-def _collect(dead: dict[int, int]) -> None:
+def _collect_dead(dead: dict[int, int]) -> None:
     with contextlib.suppress(ChildProcessError):
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -341,7 +341,7 @@ def _collect(dead: dict[int, int]) -> None:
 def _work(connection: Connection) -> None:
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    base = _address_space()
+    base = _measure_address_space()
     while True:
         try:
             function, args, seconds, memory_mb = connection.recv()
@@ -375,7 +375,7 @@ def _limit_memory(size: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
 
 
-def _address_space() -> int:
+def _measure_address_space() -> int:
     """The size of this process's address space in bytes."""
     try:
         with open("/proc/self/statm") as statm:
