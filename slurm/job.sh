@@ -22,9 +22,9 @@ python=${OPEN_R1_PYTHON:-$PWD/.venv/bin/python}
 # Put a text at the top of the job's log, before the output of all processes.
 on_top() {
     local log=$OPEN_R1_LOG
-    if [ -f "$log" ] && { printf '%s\n\n' "$1" && cat "$log"; } >"$log.part"; then
-        cat "$log.part" >"$log" # not renamed: Slurm has this file open
-    fi
+    [ -f "$log" ] || return 0
+    # Copied back, not renamed: Slurm has this file open.
+    { printf '%s\n\n' "$1" && cat "$log"; } >"$log.part" && cat "$log.part" >"$log"
     rm -f "$log.part"
 }
 
