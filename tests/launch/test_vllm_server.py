@@ -134,13 +134,13 @@ def test_the_port_opens_late_and_only_once(serve):
     assert first.poll() is None
 
 
-@pytest.mark.parametrize(("mode", "told"), [("0", 404), ("1", 400)])
-def test_weights_are_taken_as_vllm_takes_them(serve, mode, told):
+@pytest.mark.parametrize(("mode", "code"), [("0", 404), ("1", 400)])
+def test_weights_are_taken_as_vllm_takes_them(serve, mode, code):
     """Not without its development endpoints, and not before there is a group to send them in."""
     port = free_port()
     serve(port, VLLM_SERVER_DEV_MODE=mode)
     wait_for(port)
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(f"http://127.0.0.1:{port}/start_weight_update", data=b"{}", timeout=5)
-    assert refused.value.code == told
+    assert refused.value.code == code
     refused.value.close()

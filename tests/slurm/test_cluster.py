@@ -15,7 +15,7 @@ from support import cluster
 from support.cluster import Cluster
 
 pytestmark = pytest.mark.skipif(cluster.missing() is not None, reason=f"no Slurm here: {cluster.missing()}")
-HERE = Path(__file__).parent
+SUPPORT = Path(__file__).parents[1] / "support"  # where the module `cluster` is
 
 
 def left(mark: str) -> list[str]:
@@ -47,8 +47,8 @@ def test_a_step_of_two_nodes_has_two_hosts_and_their_gpus(tmp_path):
         networks = slurm.run("srun", "--nodes=2", *words).stdout.splitlines()
         assert len({*networks, os.readlink("/proc/self/ns/net")}) == 3
         job = slurm.submit("--output", tmp_path / "%j.out", "--wrap", "echo said; exit 3")
-        told = slurm.wait(job)
-        assert (told["JobState"], told["ExitCode"]) == ("FAILED", "3:0")
+        ended = slurm.wait(job)
+        assert (ended["JobState"], ended["ExitCode"]) == ("FAILED", "3:0")
         with pytest.raises(AssertionError, match=r"(?s)is not RUNNING.*JobState=FAILED.*said"):
             slurm.wait(job, "RUNNING", timeout=0)
         with pytest.raises(AssertionError, match="invalid partition"):
@@ -102,7 +102,7 @@ def test_a_test_run_that_is_killed_leaves_nothing(tmp_path):
         f"print(cluster.Cluster(pathlib.Path({str(tmp_path)!r})).environment[cluster.MARK], flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=HERE, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=SUPPORT, stdout=subprocess.PIPE, text=True)
     mark, deadline = done.stdout.strip(), time.monotonic() + 20
     assert done.returncode == -signal.SIGKILL and mark
     while left(mark) and time.monotonic() < deadline:

@@ -178,21 +178,21 @@ def test_two_jobs_of_one_run_directory(site, write_recipe, slow, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "keys", "told"),
+    ("options", "keys", "message"),
     [
-        (["--nodes=2"], {}, "processes: 1 on 2 nodes; as many on each are needed: --processes 2"),
-        (["--nodes=1"], {"gpus": 2}, "gpus: this is for 2 GPUs, and the job has none; add --gpus-per-node"),
+        (["--nodes=2"], {}, "processes: 1 on 2 nodes; every node runs the same number: use --processes 2"),
+        (["--nodes=1"], {"gpus": 2}, "gpus: the recipe is for 2 GPUs, and the job has none; add --gpus-per-node"),
         (
             ["--nodes=1", "--gpus-per-node=2"], {"gpus": 8},
-            "gpus: this is for 8 GPUs, and the job has 1 node with 2 GPUs each; ask for them by sbatch --nodes=4, or "
-            "add --gpus 2 with gradient_accumulation_steps times 4, which keeps the batch",
+            "gpus: the recipe is for 8 GPUs, and the job has 1 node with 2 GPUs each; use sbatch --nodes=4, or --gpus "
+            "2 with gradient_accumulation_steps times 4, which keeps the batch size",
         ),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_the_allocation_is_refused(site, write_recipe, options, keys, told):
+def test_what_does_not_fit_the_allocation_is_refused(site, write_recipe, options, keys, message):
     id = site.sbatch(*options, TRAIN, write_recipe("sft", **keys))
     assert site.done(id, "FAILED")["ExitCode"] == "2:0"
-    assert told in site.log(id).splitlines()[0]
+    assert message in site.log(id).splitlines()[0]
 
 
 def test_a_node_without_the_environment_is_named(site, write_recipe, tmp_path):

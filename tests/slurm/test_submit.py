@@ -54,35 +54,35 @@ def test_a_recipe_is_shown_tried_and_submitted(site, write_recipe, tmp_path):
     assert done.returncode == 0, done
     (id,) = ids_in(done.stdout)
     again = site.command(*words)
-    assert f"output_dir: job {id} (" in again.stderr and f"is of {tmp_path}/run already" in again.stderr
+    assert f"output_dir: job {id} (" in again.stderr and f"already works on {tmp_path}/run" in again.stderr
     assert site.slurm.wait(id)["JobState"] == "COMPLETED"
     assert files.is_finished(tmp_path / "run")
-    told = site.command("status", tmp_path / "run").stdout
-    assert site.command("status", id).stdout == told, "a job's id names its run"
-    assert "state   finished, step 2" in told and f"job     {id} COMPLETED 0:0" in told
+    lines = site.command("status", tmp_path / "run").stdout
+    assert site.command("status", id).stdout == lines, "a job's id names its run"
+    assert "state   finished, step 2" in lines and f"job     {id} COMPLETED 0:0" in lines
     assert "holds a finished run" in site.command(*words).stderr
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--slurm.partition", "lwo"], "partition: there is none named 'lwo'; did you mean 'low'?"),
         (["--slurm.nodelist", "n3"], "Slurm refuses this request"),
         (
             ["--gpus", "3", "--gpu_type", "H100"],
-            "and the partition low has 2 with 2; name another (--slurm.partition)",
+            "and the partition low has 2 with 2; choose another (--slurm.partition)",
         ),
         (["--slurm.gpus-per-node", "4", "--gpus", "4"], "no node of the partition low has 4 GPUs; the most is 2"),
         (
             ["--slurm.gpus-per-node", "h100", "--gpus", "4"],
             "a number, or a type and a number as in h100:8, got",
         ),
-        (["--array", "3"], "--array: jobs of an array share sampling or evaluation, and "),
+        (["--array", "3"], "--array: an array shares the work of sampling or evaluation, and "),
     ],
 )
-def test_what_slurm_cannot_give_is_refused_before_it_is_queued(site, write_recipe, words, told):
+def test_what_slurm_cannot_give_is_refused_before_it_is_queued(site, write_recipe, words, message):
     done = site.command("submit", write_recipe("sft"), *words)
-    assert done.returncode == 1 and told in done.stderr, done
+    assert done.returncode == 1 and message in done.stderr, done
 
 
 def test_a_pipeline_is_jobs_that_wait_for_each_other(site, pipeline, tmp_path):
@@ -93,9 +93,9 @@ def test_a_pipeline_is_jobs_that_wait_for_each_other(site, pipeline, tmp_path):
     first = site.command(*words)
     assert first.returncode == 0 and len(re.findall(r"job \d+ after \d+", first.stdout)) == 2, first
     site.slurm.wait(ids_in(first.stdout)[-1])
-    told = site.command("status", out).stdout
-    assert re.search(r"base .*failed.*rows\.jsonl", told), told
-    assert len(re.findall(r"(?:sampled|measured\.base) .*blocked .*needs base", told)) == 2, told
+    lines = site.command("status", out).stdout
+    assert re.search(r"base .*failed.*rows\.jsonl", lines), lines
+    assert len(re.findall(r"(?:sampled|measured\.base) .*blocked .*needs base", lines)) == 2, lines
     rows.write_text("".join(json.dumps({"text": f"a {i % 10}"}) + "\n" for i in range(64)))
     second = site.command(*words)
     assert second.returncode == 0, second
@@ -125,8 +125,8 @@ def test_a_pipeline_as_one_job(site, pipeline, tmp_path):
     site.until((out / "state.json").is_file, id)
     site.slurm.run("scancel", id)
     assert site.slurm.wait(id)["JobState"] == "CANCELLED"
-    told = site.command("status", out).stdout
-    assert re.search(r"base .*interrupted", told) and f"job     {id} CANCELLED" in told, told
+    lines = site.command("status", out).stdout
+    assert re.search(r"base .*interrupted", lines) and f"job     {id} CANCELLED" in lines, lines
 
 
 def test_stages_that_were_cancelled(site, pipeline, tmp_path):
@@ -140,8 +140,8 @@ def test_stages_that_were_cancelled(site, pipeline, tmp_path):
     assert shown.count("\nsbatch ") == 4 and not list(out.glob("slurm.json"))
     ids = ids_in(site.command(*words).stdout)
     site.slurm.run("scancel", *ids)
-    told = site.command("status", out).stdout
-    assert len(re.findall(r"interrupted .*CANCELLED before it began", told)) == 3, told
+    lines = site.command("status", out).stdout
+    assert len(re.findall(r"interrupted .*CANCELLED before it began", lines)) == 3, lines
     again = ids_in(site.command(*words).stdout)
     assert len(again) == 4 and not set(again) & set(ids)
     site.slurm.run("scancel", *again)

@@ -39,7 +39,7 @@ def gone(pids: list[int], seconds: float = 20) -> bool:
 
 def test_nothing_starts_before_the_first_call():
     idle = Pool(workers=1)
-    assert idle.processes() == {"server": [], "workers": []}
+    assert idle.list_processes() == {"server": [], "workers": []}
     idle.close()
 
 
@@ -80,16 +80,16 @@ def test_memory_limit(workers):
 def test_more_callers_than_workers(workers):
     with ThreadPoolExecutor(16) as threads:
         assert list(threads.map(lambda n: workers.call("math:factorial", n), range(200)))[:5] == [1, 1, 2, 6, 24]
-    assert len(workers.processes()["workers"]) <= 2
+    assert len(workers.list_processes()["workers"]) <= 2
 
 
 def test_a_killed_worker_is_replaced(workers):
     workers.call("math:comb", 5, 2)
-    before = workers.processes()["workers"]
+    before = workers.list_processes()["workers"]
     for pid in before:
         os.kill(pid, signal.SIGKILL)
     assert workers.call("math:comb", 5, 2) == 10
-    assert set(workers.processes()["workers"]) - set(before)
+    assert set(workers.list_processes()["workers"]) - set(before)
 
 
 def test_a_worker_that_dies_twice_is_an_error_not_a_limit(workers):
@@ -101,18 +101,18 @@ def test_a_worker_that_dies_twice_is_an_error_not_a_limit(workers):
 
 def test_a_killed_server_takes_its_workers_along_and_is_replaced(workers):
     workers.call("math:comb", 5, 2)
-    before = workers.processes()
+    before = workers.list_processes()
     os.kill(before["server"][0], signal.SIGKILL)
     assert gone(before["workers"])
     assert workers.call("math:comb", 5, 2) == 10
-    assert workers.processes()["server"] != before["server"]
+    assert workers.list_processes()["server"] != before["server"]
 
 
 def test_a_server_killed_during_calls_costs_none_of_them(workers):
     with ThreadPoolExecutor(2) as threads:
         calls = [threads.submit(workers.call, "time:sleep", 0.5) for _ in range(2)]
         time.sleep(0.2)
-        os.kill(workers.processes()["server"][0], signal.SIGKILL)
+        os.kill(workers.list_processes()["server"][0], signal.SIGKILL)
         assert [call.result() for call in calls] == [None, None]
 
 
@@ -153,7 +153,7 @@ def test_a_fork_has_a_pool_of_its_own():
 def test_the_pool_dies_with_its_parent():
     code = (
         "from open_r1.system.worker_pool import Pool; import os, threading;"
-        "p = Pool(1, 'math'); p.call('math:comb', 5, 2); print(*sum(p.processes().values(), []), flush=True);"
+        "p = Pool(1, 'math'); p.call('math:comb', 5, 2); print(*sum(p.list_processes().values(), []), flush=True);"
         "threading.Thread(target=p.call, args=('time:sleep', 100)).start(); os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -1,7 +1,7 @@
-"""accelerate's launcher, for one machine: `python -m open_r1.launch.agent`, with its words.
+"""accelerate's launcher for the processes of one machine: `python -m open_r1.launch.agent ARGUMENTS`.
 
-It ends with the exit code of the process that failed first, and says in a line which one that was and what ended it,
-where accelerate ends with 1 and a page about itself.
+accelerate exits with code 1 and prints a long report about itself. This launcher exits with the code of the process
+that failed first; if a signal ended that process, it prints its rank and the signal.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ def main() -> None:
         launch_command(launch_command_parser().parse_args())
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        sys.exit(told(rank, failure.exitcode))
-    except Exception as error:  # of the meeting of the machines
+        sys.exit(report_exit(rank, failure.exitcode))
+    except Exception as error:  # the machines did not find each other
         failures.record_error(error)
         raise
 
 
-def told(rank: int, code: int) -> int:
-    """Say what ended a process that could not say it itself. Returns the exit code."""
+def report_exit(rank: int, code: int) -> int:
+    """Report a process that a signal has ended, because it could not report itself. Returns the exit code."""
     if code > 0:
         return code
     message = failures.describe_signal(-code)

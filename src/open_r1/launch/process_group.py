@@ -1,4 +1,4 @@
-"""Processes that train together: started by accelerate on one machine or on several, and stopped together."""
+"""The process group of a training: one launcher of accelerate on each machine, started and stopped together."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ import psutil
 
 from ..config.loading import find_accelerate_config
 from ..system.network import START
-from ..system.processes import _STOPS, WORLD, die_with_parent
+from ..system.processes import STOP_SIGNALS, WORLD, count_cores, die_with_parent
 
-LOOK = 0.2  # seconds between two looks at what has ended
-KILL_AFTER = 2  # signals beyond which the processes are killed
+POLL_SECONDS = 0.2  # between two looks at a launcher
+KILL_AFTER = 2  # signals; with one more the processes are killed
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the first process of a group listens, and which machine of how many this one is."""
+    """The number of machines, the rank of this one, and the address of the first process of the group."""
 
     machines: int = 1
     rank: int = 0
@@ -33,14 +33,14 @@ class Place:
 
 
 def build_command(module: str, words: list[str], config: str, processes: int, place: Place | None = None) -> list[str]:
-    """The words that start this machine's processes.
+    """The command that starts this machine's processes.
 
     Args:
-        module: of the task.
-        words: of its command line.
+        module: module of the task, such as `open_r1.sft`.
+        words: command-line words of the task.
         config: a name in recipes/accelerate_configs.
-        processes: of all machines together.
-        place: None for one machine alone.
+        processes: number of processes on all machines together.
+        place: this machine among others; None for a single machine.
     """
     place = place or Place()
     path = find_accelerate_config(config)
@@ -50,18 +50,22 @@ def build_command(module: str, words: list[str], config: str, processes: int, pl
         launch += ["--num_machines", str(place.machines), "--machine_rank", str(place.rank)]
         launch += ["--main_process_ip", str(place.host)]
         if "distributed_type: DEEPSPEED" in Path(path).read_text(encoding="utf-8"):
-            # Its own launcher would reach for the other machines by ssh.
+            # DeepSpeed's own launcher connects to the other machines by ssh.
             launch += ["--deepspeed_multinode_launcher", "standard"]
     return [*launch, "-m", module, *words]
 
 
 def build_environment(processes: int, machines: int = 1) -> dict[str, str]:
-    """What the processes of this machine find around them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = str(max(1, cores // max(1, processes // machines)))
+    """The environment of this machine's processes.
+
+    Args:
+        processes: number of processes on all machines together.
+        machines: number of machines.
+    """
+    threads = str(max(1, count_cores() // max(1, processes // machines)))
     ours = {
-        # accelerate's launcher would pass a signal on itself, and kill what has not ended half a minute later: in the
-        # middle of a step, or of a checkpoint.
+        # accelerate's launcher would forward SIGTERM itself, and kill after half a minute what has not ended: in the
+        # middle of a step or of a checkpoint.
         "PET_SIGNALS_TO_HANDLE": "SIGQUIT",
         WORLD: str(processes),
     }
@@ -69,53 +73,53 @@ def build_environment(processes: int, machines: int = 1) -> dict[str, str]:
 
 
 def run_launcher(
-    words: list[str], around: dict[str, str], watch: Callable[[], None] | None = None
+    words: list[str], environment: dict[str, str], watch: Callable[[], None] | None = None
 ) -> tuple[int, int | None]:
-    """Run a launcher to its end. Signals reach its processes, which stop together after their step.
+    """Run a launcher until it ends. SIGTERM and SIGINT are forwarded to its processes, which stop after the same step.
 
     Args:
-        words: of `command`.
-        around: of `environment`.
-        watch: called now and then; what it raises ends the processes.
+        words: command of `build_command`.
+        environment: environment of `build_environment`.
+        watch: called every `POLL_SECONDS`; an exception that it raises ends the processes.
 
     Returns:
-        Its exit code, and the signal that was received, if one was.
+        The exit code, and the first signal that was received, if any.
     """
-    launcher = subprocess.Popen(words, env=around, preexec_fn=prepare_launcher)
+    launcher = subprocess.Popen(words, env=environment, preexec_fn=prepare_launcher)
     received: list[int] = []
-    before = {number: signal.signal(number, lambda n, _: received.append(n)) for number in _STOPS}
-    told: dict[int, int] = {}  # process -> signals it was sent
+    handlers = {number: signal.signal(number, lambda n, _: received.append(n)) for number in STOP_SIGNALS}
+    forwarded: dict[int, int] = {}  # process id -> number of signals that it was sent
     try:
         while launcher.poll() is None:
             if received:
-                _pass_on(launcher, received, told)
+                _forward_signals(launcher, received, forwarded)
             if watch is not None:
                 watch()
-            time.sleep(LOOK)
+            time.sleep(POLL_SECONDS)
     except BaseException:
-        launcher.kill()  # its processes go with it (`die_with_parent`)
+        launcher.kill()  # its processes die with it (`die_with_parent`)
         launcher.wait()
         raise
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
     return launcher.returncode, received[0] if received else None
 
 
 def prepare_launcher() -> None:
-    """In the launcher's process, before it starts: only its own processes are to be told to stop."""
+    """In the launcher's process before it starts: only the processes that it starts react to SIGTERM and SIGINT."""
     die_with_parent()
-    # Held back, not ignored: a stop that comes while a process loads reaches it in `restore_signals`.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    # Blocked, not ignored: a signal that arrives while a process loads stays pending until `restore_signals`.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 
-def _pass_on(launcher: subprocess.Popen[bytes], received: list[int], told: dict[int, int]) -> None:
-    """Send every process that the launcher has by now what it has not been sent yet; kill an impatient person's."""
-    if len(received) > KILL_AFTER and START not in os.environ:  # Slurm kills by itself
+def _forward_signals(launcher: subprocess.Popen[bytes], received: list[int], forwarded: dict[int, int]) -> None:
+    """Send every process of the launcher the signals it has not had yet; kill all after the third Ctrl-C."""
+    if len(received) > KILL_AFTER and START not in os.environ:  # in a job, Slurm kills by itself
         launcher.kill()
         return
     with contextlib.suppress(psutil.Error):
         for process in psutil.Process(launcher.pid).children():
-            for number in received[told.get(process.pid, 0) :]:
+            for number in received[forwarded.get(process.pid, 0) :]:
                 process.send_signal(number)
-            told[process.pid] = len(received)
+            forwarded[process.pid] = len(received)

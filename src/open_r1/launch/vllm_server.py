@@ -1,7 +1,8 @@
-"""A vLLM server: started on a free port, waited for with a deadline, ended with what it served."""
+"""A vLLM server: start it on a free port, wait until it is healthy, stop it."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib.util
 import os
@@ -24,19 +25,19 @@ from ..system.files import read_json, write_json
 from ..system.network import SERVED, START, find_free_port, find_node_name, find_reachable, list_addresses
 from ..system.processes import die_with_parent
 
-PLACE = "server.json"  # of a server's folder: where it listens
+PLACE = "server.json"  # in the folder of a server: its node, addresses and port
 LOG = "vllm.log"
-PORT = "{port}"  # in a server's words: the one that is free where it starts
-GRACE = 10.0  # seconds to end in
+PORT = "{port}"  # in the command of a server: replaced by a free port of its machine
+GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 
 
-def start_server(words: list[str], folder: Path, around: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """Start a server on this machine, and say where in `server.json`.
+def start_server(words: list[str], folder: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start a server on this machine, and write its address to `server.json`.
 
     Args:
-        words: its command, with `PORT` in place of the port.
-        folder: for that, and for its log.
-        around: its environment; None for this process's.
+        words: command, with `PORT` in place of the port.
+        folder: folder for `server.json` and the log.
+        environment: environment of the server; None for that of this process.
 
     Raises:
         RecipeError: no port is free.
@@ -45,28 +46,28 @@ def start_server(words: list[str], folder: Path, around: dict[str, str] | None =
     with (folder / LOG).open("ab") as log:
         process = subprocess.Popen(
             [word.replace(PORT, str(port)) for word in words],
-            env=around, stdout=log, stderr=log, preexec_fn=prepare_server,
+            env=environment, stdout=log, stderr=log, preexec_fn=prepare_server,
         )  # fmt: skip
     write_json(folder / PLACE, {"hosts": list_addresses(), "port": port, "node": find_node_name()})
     return process
 
 
 def prepare_server() -> None:
-    """In a process that is started: it ends with this one, and by SIGTERM, which this one may ignore."""
+    """In a child process before it starts: it dies with its parent, and SIGTERM ends it as usual."""
     die_with_parent()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def build_training_command(given: dict[str, Any], gpus: int) -> list[str]:
-    """The command of a server that a trainer samples from and sends its weights to, as TRL wants it.
+    """The command of a server from which a TRL trainer samples, and to which it sends its weights.
 
     Args:
-        given: the recipe's keys.
-        gpus: of the server.
+        given: keys of the recipe.
+        gpus: number of GPUs of the server.
     """
     from trl.scripts.vllm_serve import ScriptArguments, build_command
 
-    asked = ScriptArguments(
+    arguments = ScriptArguments(
         model=given["model_name_or_path"],
         revision=given.get("model_revision"),
         tensor_parallel_size=gpus,
@@ -75,28 +76,30 @@ def build_training_command(given: dict[str, Any], gpus: int) -> list[str]:
         max_model_len=given.get("vllm_max_model_length"),
         trust_remote_code=bool(given.get("trust_remote_code")),
     )
-    words = build_command(asked)
+    words = build_command(arguments)
     words[words.index("--port") + 1] = PORT
     return words
 
 
 def serve_model(model: str, words: list[str]) -> int:
-    """Serve a model by vLLM's OpenAI-compatible server until it is told to end.
+    """Serve a model by vLLM's OpenAI-compatible server until SIGTERM or SIGINT.
 
     Args:
         model: a hub name, a folder, or a run directory with a model.
-        words: options of `vllm serve`, and `--deadline`, the seconds until it has to be healthy.
+        words: options of `vllm serve`, and `--deadline`, the seconds within which the server must be healthy.
 
     Returns:
-        The signal that told it to end.
+        The signal that ended it.
 
     Raises:
         RecipeError: vLLM is not installed.
-        Unavailable: it is not healthy in time, or ends by itself.
+        Unavailable: the server is not healthy in time, or ends by itself.
     """
     if importlib.util.find_spec("vllm") is None:
-        raise RecipeError("serve: vllm is not installed; run `make install EXTRAS=gpu`")
-    deadline, words = _deadline(words)
+        raise RecipeError("serve: vLLM is not installed; run `make install EXTRAS=gpu`")
+    parser = argparse.ArgumentParser("open-r1 serve", "%(prog)s MODEL [options]", add_help=False, allow_abbrev=False)
+    parser.add_argument("--deadline", type=float, default=1800.0)
+    arguments, words = parser.parse_known_args(words)
     trained = Path(model, "model")
     gpus = os.environ.get("SLURM_GPUS_ON_NODE") or str(max(1, len(hardware.list_visible_gpus())))
     spread = [] if "--tensor-parallel-size" in words else ["--tensor-parallel-size", gpus]
@@ -104,65 +107,52 @@ def serve_model(model: str, words: list[str]) -> int:
     command += ["--host", "0.0.0.0", "--port", PORT, "--served-model-name", model, *spread, *words]
     folder = Path(os.environ.get(START) or tempfile.mkdtemp(prefix="open-r1-serve-"))
     process = start_server(command, folder)
-    stopped: list[int] = []
+    received: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: stopped.append(number))
-
-    alive = build_watcher(process, folder)
+        signal.signal(number, lambda number, _: received.append(number))
+    require_server = build_watcher(process, folder)
 
     def watch() -> None:
-        if stopped:
+        if received:
             raise KeyboardInterrupt
-        alive()
+        require_server()
 
     try:
-        print(f"{model} is being loaded; the server's log is {folder / LOG}", flush=True)
-        address = wait_until_healthy(folder, deadline, watch)
+        print(f"loading {model}; the log of the server is {folder / LOG}", flush=True)
+        address = wait_until_healthy(folder, arguments.deadline, watch)
         print(f"{model} is served at {address}/v1", flush=True)
         (folder / SERVED).touch()
         while True:
             watch()
             time.sleep(0.5)
     except KeyboardInterrupt:
-        return stopped[0]
+        return received[0]
     finally:
         stop_server(process)
 
 
-def _deadline(words: list[str]) -> tuple[float, list[str]]:
-    if "--deadline" not in words:
-        return 1800.0, words
-    at = words.index("--deadline")
-    try:
-        return float(words[at + 1]), words[:at] + words[at + 2 :]
-    except (IndexError, ValueError):
-        raise RecipeError(
-            "--deadline: the seconds until the server has to be healthy, as in --deadline 1800"
-        ) from None
-
-
 def wait_until_healthy(folder: Path, seconds: float, watch: Callable[[], None] | None = None) -> str:
-    """The address of a server once it is healthy.
+    """Wait for a server, here or on another node. Returns its address.
 
     Args:
-        folder: of `start`, here or on another node.
-        seconds: until it has to be.
-        watch: called now and then; raises if there is nothing to wait for any more.
+        folder: folder that `start_server` was given.
+        seconds: how long to wait.
+        watch: called at every try; raises once the server has ended.
 
     Raises:
-        Unavailable: it is not, with the last lines of its log.
+        Unavailable: the server is not healthy in time; the message has the last line of its log.
     """
     deadline = time.monotonic() + seconds
-    directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    reason = "it has not been started"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    reason = "it was not started"
     while time.monotonic() < deadline:
         if watch is not None:
             watch()
         if (folder / PLACE).is_file():
-            told = read_json(folder / PLACE)
-            address = f"http://{find_reachable(told['hosts'])}:{told['port']}"
+            place = read_json(folder / PLACE)
+            address = f"http://{find_reachable(place['hosts'])}:{place['port']}"
             try:
-                with directly.open(f"{address}/health", timeout=5) as answer:
+                with opener.open(f"{address}/health", timeout=5) as answer:
                     if answer.status == 200:
                         return address
             except (urllib.error.URLError, OSError) as error:
@@ -170,44 +160,45 @@ def wait_until_healthy(folder: Path, seconds: float, watch: Callable[[], None] |
         time.sleep(0.5)
     raise Unavailable(
         f"the vLLM server was not up within {seconds:g} s ({reason}); raise vllm_server_timeout if it needs longer to "
-        f"load. {last_words(folder)}"
+        f"load. {quote_log(folder)}"
     )
 
 
 def build_watcher(process: subprocess.Popen[bytes], folder: Path) -> Callable[[], None]:
-    """Raises `Unavailable` once a server has ended."""
+    """A function that raises `Unavailable` once the server has ended."""
 
     def watch() -> None:
         if process.poll() is not None:
-            raise Unavailable(describe_end(process.returncode, folder))
+            raise Unavailable(describe_exit(process.returncode, folder))
 
     return watch
 
 
-def describe_end(code: int, folder: Path) -> str:
-    """That a server has ended, and what it said last."""
-    return f"the vLLM server on {find_node_name()} ended with exit code {code}. {last_words(folder)}"
+def describe_exit(code: int, folder: Path) -> str:
+    """The exit code of a server of this node, and the last line of its log."""
+    return f"the vLLM server on {find_node_name()} ended with exit code {code}. {quote_log(folder)}"
 
 
-def last_words(folder: Path) -> str:
-    """The last line of a server's log, and where the rest is."""
+def quote_log(folder: Path) -> str:
+    """The path and the last line of a server's log."""
     log = folder / LOG
-    lines = log.read_text(errors="replace").split("\n") if log.is_file() else []
-    said = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
-    return f"Its log ({log}) ends with: {said[:300]}"
+    text = log.read_text(errors="replace").rstrip() if log.is_file() else ""
+    last = text.rpartition("\n")[2].strip()
+    return f"Its log ({log}) ends with: {last[:300]}" if last else f"Its log ({log}) is empty."
 
 
 def stop_server(process: subprocess.Popen[bytes] | None) -> None:
-    """End a process and all that it has started, if it still runs."""
+    """End a process and all its descendants, if it still runs."""
     if process is None or process.poll() is not None:
         return
-    family = [psutil.Process(process.pid)]
+    descendants: list[psutil.Process] = []
     with contextlib.suppress(psutil.Error):
-        family += family[0].children(recursive=True)
+        descendants = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(GRACE)
-    for one in family:
+    process.kill()
+    for descendant in descendants:
         with contextlib.suppress(psutil.Error):
-            one.kill()
+            descendant.kill()
     process.wait()

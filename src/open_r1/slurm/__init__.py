@@ -1,6 +1,5 @@
-"""Slurm: what runs on a job's nodes (`node`, `outcome`), and what asks for jobs and looks after them.
+"""Slurm: submit recipes and pipelines as jobs, run them on the nodes of a job, and show how they stand.
 
-A job of slurm/*.slurm starts `node` once on each of its nodes. The first node runs the command that a person would run
-on one machine; where that needs the others, it leaves orders in the start's folder, which they follow. What only Slurm
-knows stays here, and in slurm/*.slurm.
+On a login node: `submit` and `request` (sbatch), `status`, `commands` (what Slurm prints), `site` (slurm/site.sh). In
+a job: `node`, which slurm/*.slurm start once on each node, and `outcome`, which decides how the job ends.
 """

@@ -1,7 +1,7 @@
-"""What became of a start of a job: `python -m open_r1.slurm.outcome CODE`, once its step has ended.
+"""The outcome of a start of a job: `python -m open_r1.slurm.outcome CODE`, called by slurm/job.sh after the step.
 
-It says the first error, and ends with the job's exit code, or with 75 if the job is to be requeued: because it was
-told to stop where it can go on, or because what failed may work the next time.
+It prints the first error, and exits with the code of the job. Exit code 75 asks for a requeue: the start was stopped
+where it can continue, or its failure may not occur again.
 """
 
 from __future__ import annotations
@@ -18,93 +18,89 @@ from ..system.network import RUN, SERVED, START
 from . import node
 
 REQUEUE = 75  # exit code: EX_TEMPFAIL of sysexits.h
-RETRIES = "OPEN_R1_RETRIES"  # environment variable: how often a job starts again with nothing done between
+RETRIES = "OPEN_R1_RETRIES"  # environment variable: number of restarts without progress between them
 DEFAULT_RETRIES = 3
-COUNTED = "retries.json"  # of a job's folder
+COUNTED = "retries.json"  # in the folder of a job: its progress, and the number of starts without more
 
 
 def main() -> None:
-    code, told = of(Path(os.environ[START]), int(sys.argv[1]))
-    if told:
-        print(told, flush=True)
+    code, message = decide_outcome(Path(os.environ[START]), int(sys.argv[1]))
+    if message:
+        print(message, flush=True)
     sys.exit(code)
 
 
-def of(start: Path, code: int) -> tuple[int, str]:
-    """How a start came out.
+def decide_outcome(start: Path, step_code: int) -> tuple[int, str]:
+    """Decide whether a start has finished, failed, or is to be requeued.
 
     Args:
-        start: its folder.
-        code: of its step, by srun: which is that of a process that srun has ended, where one has failed elsewhere.
+        start: folder of the start.
+        step_code: exit code of srun. After a failure it may be that of another process, which srun has ended.
 
     Returns:
-        The exit code, and what to say on top of the log.
+        The exit code of the job, and the message for the top of its log.
     """
     head = start / node.HEAD
     ended = read_json(head)["code"] if head.is_file() else None
     if ended == 0:
         return 0, ""
     failure = failures.find_first(start)
-    # What fails once it was told to stop fails of that, unless it says that it will always fail (a full disk); and
-    # where something has failed, srun stops the rest.
-    asked = (start / node.STOP).exists()
-    stopped = asked and (ended in node.STOPPED or not (failure and failure.final))
+    # A failure after the request to stop is a consequence of it, unless it is final (a full disk). After a failure,
+    # srun stops all other processes, so that their exit codes show a stop too.
+    requested = (start / node.STOP).exists()
+    stopped = requested and (ended in node.STOPPED or not (failure and failure.final))
     if stopped or (failure is None and ended in node.STOPPED):
-        if _may_retry(start):
-            return REQUEUE, f"it was stopped, and starts again: {_from(start)}"
-        told = "" if failure is None else f"\n{_told(start, failure, False)}"
+        if _count_start(start):
+            return REQUEUE, f"it was stopped, and starts again: {_describe_progress(start)}"
+        details = "" if failure is None else f"\n{_format_failure(start, failure, False)}"
         return 1, (
-            f"error: it was stopped {_retries() + 1} times with nothing done between; ask for more --time, or less "
-            f"notice before its end (--signal){told}"
+            f"error: the job was stopped {_max_retries() + 1} times without progress; ask for more --time, or less "
+            f"notice before the limit (--signal){details}"
         )
     if failure is None:
-        code = code if ended is None else ended
-        return _final(code), _unknown(start, code) if code else ""
-    again = failure.passing and _may_retry(start)
-    return REQUEUE if again else _final(failure.code or 1), _told(start, failure, again)
+        code = step_code if ended is None else ended
+        message = (
+            f"error: the step ended with exit code {code}, and none of its processes reported why; see the lines of "
+            f"Slurm below, and the logs of the nodes in {start}"
+        )
+        return _without_requeue(code), message if code else ""
+    again = failure.passing and _count_start(start)
+    return REQUEUE if again else _without_requeue(failure.code or 1), _format_failure(start, failure, again)
 
 
-def _final(code: int) -> int:
-    """An exit code that does not ask for another start."""
+def _without_requeue(code: int) -> int:
     return 1 if code == REQUEUE else code
 
 
-def _told(start: Path, failure: Failure, again: bool) -> str:
-    others = len(list((start / failures.FOLDER).glob("*.json"))) - 1
+def _format_failure(start: Path, failure: Failure, again: bool) -> str:
     lines = [failure.line]
-    if failure.told and failure.told != failure.message:
-        lines += ["", failure.told, ""]
+    if failure.details:
+        lines += ["", failure.details, ""]
+    others = len(list((start / failures.FOLDER).glob("*.json"))) - 1
     if others:
         lines.append(f"after it {others} more failed: {start / failures.FOLDER}")
     logs = sorted(path.name for path in start.glob("*.log") if path.stat().st_size)
     if logs:
-        lines.append(f"other nodes and servers say more in {start}: {', '.join(logs)}")
+        lines.append(f"logs of other nodes and servers in {start}: {', '.join(logs)}")
     if again:
-        lines.append(f"it may pass, so the job starts again: {_from(start)}")
+        lines.append(f"it may pass, so the job starts again: {_describe_progress(start)}")
     elif failure.passing:
-        lines.append(f"it might pass, but has come {_retries() + 1} times without a step between ({RETRIES})")
+        lines.append(f"it may pass, but has come {_max_retries() + 1} times without progress between ({RETRIES})")
     return "\n".join(lines)
 
 
-def _unknown(start: Path, code: int) -> str:
-    return (
-        f"the step ended with exit code {code}, and no process of it has said why; what Slurm says is in the log, and "
-        f"the nodes' own words in {start}"
-    )
-
-
-def _may_retry(start: Path) -> bool:
-    """Count a start that did not come to its end; those with something done between them are not the same."""
+def _count_start(start: Path) -> bool:
+    """Count a start that did not finish; progress sets the count back. Returns whether another start is allowed."""
     path = start.parent / COUNTED
     before: dict[str, Any] = read_json(path) if path.is_file() else {"count": 0, "done": None}
-    done = _done(start) or before["done"]  # a start that ends before it has named its run has done nothing
+    done = _read_progress(start) or before["done"]  # a start that ended before its run began made no progress
     count = 1 if done != before["done"] else before["count"] + 1
     write_json(path, {"count": count, "done": done})
-    return count <= _retries()
+    return count <= _max_retries()
 
 
-def _done(start: Path) -> dict[str, Any] | None:
-    """What the run has whole, by which a start shows that it got further; a server that has served is as good."""
+def _read_progress(start: Path) -> dict[str, Any] | None:
+    """The last checkpoint and the number of data files of the run, or that the server was healthy."""
     if (start / SERVED).exists():
         return {"served": start.name}
     named = start / RUN
@@ -112,24 +108,21 @@ def _done(start: Path) -> dict[str, Any] | None:
         return None
     run = Path(named.read_text(encoding="utf-8").strip())
     steps = [int(path.parent.name.split("-")[1]) for path in run.glob("checkpoint-*/manifest.json")]
-    return {
-        "run": str(run),
-        "step": max(steps, default=0),
-        "files": len([*run.glob("data/*.parquet"), *run.glob("judged/*")]),
-    }
+    files = len([*run.glob("data/*.parquet"), *run.glob("judged/*")])
+    return {"run": str(run), "step": max(steps, default=0), "files": files}
 
 
-def _from(start: Path) -> str:
-    """Where the next start goes on, once this one is counted."""
+def _describe_progress(start: Path) -> str:
+    """Where the next start continues, after `_count_start`."""
     done = read_json(start.parent / COUNTED)["done"] or {}
     if done.get("step"):
         return f"{done['run']} from checkpoint-{done['step']}"
     if done.get("files"):
-        return f"{done['run']} after {done['files']} whole files"
+        return f"{done['run']} after {done['files']} complete files"
     return f"{done.get('run', '')} from the beginning".lstrip()
 
 
-def _retries() -> int:
+def _max_retries() -> int:
     return int(os.environ.get(RETRIES, DEFAULT_RETRIES))
 
 

@@ -1,7 +1,7 @@
-"""How processes tell each other what went wrong first: each leaves a file, and the earliest one is the cause.
+"""Find the first failure among many processes: each process that fails writes a file, and the earliest is the cause.
 
-Where many processes work together, one that fails takes the others with it, and their tracebacks about lost
-connections bury the reason. With OPEN_R1_START naming a folder that all of them see, each leaves its own words there.
+A process that fails takes its whole group with it, and the tracebacks about lost connections hide the reason. In a
+Slurm job every process therefore writes its failure to a folder that all of them share (OPEN_R1_START).
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from ..errors import RecipeError, Unavailable
 from .files import read_json, write_json
 from .network import START, find_node_name
 
-FOLDER = "errors"  # of a start's folder
-# Words of errors that say no more than that another process has gone.
+FOLDER = "errors"  # in the folder of a start
+# Errors that report no more than the end of another process.
 ECHOES = re.compile(
     r"Connection (closed by peer|reset by peer|was likely closed)|Broken pipe|connection closed|"
     r"failed to recv, got 0 bytes|remote process exited|NCCL Error 6|ncclRemoteError|ncclInternalError|"
     r"DistNetworkError|store->get|TCPStore",
     re.IGNORECASE,
 )
-# Words of errors that may not come again: of the network, of a node's hardware, of a file system that went away.
+# Errors that may not occur again: of the network, of the hardware of a node, of a file system that was away.
 PASSING = re.compile(
     r"NCCL|\bECC\b|\bXid\b|SIGABRT|unspecified launch failure|illegal memory access|Bus error|SIGBUS|"
     r"Connection|timed? ?out|Temporary failure|Name or service not known|Network is unreachable|"
@@ -41,16 +41,16 @@ PASSING = re.compile(
 
 @dataclass(frozen=True)
 class Failure:
-    """What a process said when it failed.
+    """The failure of a process.
 
     Args:
-        message: one line.
-        node: where it ran.
-        rank: of the process in its group; None for one that trains nothing.
+        message: the error in one line.
+        node: name of the node.
+        rank: rank of the process in its process group; None outside a group.
         when: Unix time.
         code: exit code.
-        final: it will come again however often it is tried.
-        told: all of it, with its traceback.
+        final: the error will occur at every start, so there is no point in another one.
+        details: the error with its traceback.
     """
 
     message: str
@@ -59,16 +59,16 @@ class Failure:
     when: float = 0.0
     code: int = 1
     final: bool = False
-    told: str = ""
+    details: str = ""
 
     @property
     def passing(self) -> bool:
-        """True if another try may well succeed."""
+        """True if another start may succeed."""
         return not self.final and (self.code == Unavailable.CODE or bool(PASSING.search(self.message)))
 
     @property
     def echo(self) -> bool:
-        """True if it is about another process's end."""
+        """True if this failure only follows from the end of another process."""
         return bool(ECHOES.search(self.message))
 
     @property
@@ -79,24 +79,26 @@ class Failure:
 
 
 def record_error(error: BaseException) -> None:
-    """Leave what this process failed with, if anybody has asked for it."""
-    if isinstance(error, (RecipeError, Unavailable)):
-        told, final = f"error: {error}", isinstance(error, RecipeError)
-        return write_failure(
-            Failure(told, find_node_name(), _rank(), time.time(), 2 if final else Unavailable.CODE, final, told)
-        )
-    told = "".join(traceback.format_exception(error)).rstrip()
-    # CUDA's errors end with advice; what they are stands first.
-    said = "".join(traceback.format_exception_only(error)).strip().splitlines()[0]
-    write_failure(Failure(said, find_node_name(), _rank(), time.time(), 1, told=told))
+    """Write the exception that ends this process to the folder of this start; outside a job, do nothing."""
+    message, details = f"error: {error}", ""
+    if isinstance(error, RecipeError):
+        code = 2
+    elif isinstance(error, Unavailable):
+        code = Unavailable.CODE
+    else:
+        # CUDA's errors end with advice; their first line says what happened.
+        message = "".join(traceback.format_exception_only(error)).strip().splitlines()[0]
+        details, code = "".join(traceback.format_exception(error)).rstrip(), 1
+    rank = int(os.environ["RANK"]) if "RANK" in os.environ else None
+    write_failure(Failure(message, find_node_name(), rank, time.time(), code, isinstance(error, RecipeError), details))
 
 
 def write_failure(failure: Failure) -> None:
-    """Write a failure to this start's folder; the first of a process stands."""
+    """Write a failure to the folder of this start, unless this process has already written one."""
     if START not in os.environ:
         return
     path = Path(os.environ[START], FOLDER, f"{failure.node}-{os.getpid()}-{int(psutil.Process().create_time())}.json")
-    # Where this fails, as on a full disk, it must not take the place of what the process has to say.
+    # An error here, such as a full disk, must not hide the error of the process.
     with contextlib.suppress(OSError, RecipeError):
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
@@ -104,10 +106,10 @@ def write_failure(failure: Failure) -> None:
 
 
 def describe_signal(number: int) -> str:
-    """What ended a process that could not say it itself.
+    """The message for a process that a signal has ended.
 
-    Args:
-        number: of the signal.
+    >>> describe_signal(9)
+    'error: the process was ended by SIGKILL, by the system if the memory of the node was used up'
     """
     name = signal.Signals(number).name
     by_system = ", by the system if the memory of the node was used up" if name == "SIGKILL" else ""
@@ -115,11 +117,6 @@ def describe_signal(number: int) -> str:
 
 
 def find_first(start: Path) -> Failure | None:
-    """The earliest of a start's failures; those that only echo another one come last."""
+    """The earliest failure of a start; failures that only follow from another one come last."""
     found = [Failure(**read_json(path)) for path in (start / FOLDER).glob("*.json")]
     return min(found, key=lambda failure: (failure.echo, failure.when), default=None)
-
-
-def _rank() -> int | None:
-    rank = os.environ.get("RANK")
-    return None if rank is None else int(rank)

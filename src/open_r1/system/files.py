@@ -1,6 +1,6 @@
-"""The files of a run directory: its status, JSON that is written whole, who holds it, and the commit it is made at.
+"""Files of a run directory: atomic writes, JSON, the status of a run, and the commit of the source.
 
-Nothing heavy is imported here: a plan reads hundreds of these directories.
+This module imports nothing heavy, because the plan of a pipeline reads hundreds of run directories.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ..errors import RecipeError
 
 
 def read_status(directory: Path) -> dict[str, Any]:
+    """The content of `status.json`; an empty dict without that file."""
     path = directory / "status.json"
     return read_json(path) if path.is_file() else {}
 
@@ -32,7 +33,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Rows of a file whose last line may have been cut by a kill."""
+    """The rows of a file, up to a line that a kill has cut."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -53,19 +54,21 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """A name to write to, which takes the place of `path` once the block is left, and is deleted if it fails.
+    """Write a file atomically: yields a temporary path, which replaces `path` at the end of the block.
+
+    An exception in the block deletes the temporary file and leaves `path` as it was.
 
     Raises:
         RecipeError: the disk is full.
     """
-    # Processes may write the same file at once: each to a name of its own.
+    # Several processes may write the same file at once, so each uses a name of its own.
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     with explain_full_disk(path):
         try:
             yield partial
             descriptor = os.open(partial, os.O_RDONLY)
             try:
-                # Otherwise the name could reach the disk before the bytes, and a power cut would leave it empty.
+                # Without this the name may reach the disk before the bytes, and a power cut leaves an empty file.
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -76,20 +79,24 @@ def replace_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def explain_full_disk(path: Path) -> Iterator[None]:
-    """Say of a full disk that nothing is lost."""
+    """Turn the error of a full disk into a `RecipeError` that says what to do.
+
+    Raises:
+        RecipeError: the disk, or the quota, is full.
+    """
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise RecipeError(
-                f"the disk is full: {path} could not be written. What was finished before it is kept; free some "
-                "space, and the same command goes on"
+                f"the disk is full: {path} could not be written. Everything before it is kept; free some space, then "
+                "the same command goes on"
             ) from error
         raise
 
 
 def find_commit() -> str | None:
-    """The source's git commit, `-dirty` if it has uncommitted changes; None outside a checkout."""
+    """The git commit of the source, with `-dirty` if it has uncommitted changes; None outside a checkout."""
     here = Path(__file__).parents[1]
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)

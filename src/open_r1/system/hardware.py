@@ -1,4 +1,4 @@
-"""What GPUs can do, from their makers' data sheets."""
+"""GPUs: memory and speed from data sheets, and the GPUs of this machine."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from ..errors import RecipeError, suggest_nearest
 
 
 def has_flash_attention() -> bool:
-    """True if `attn_implementation: flash_attention_2` can be had; `kernels` takes it from the hub, compiled."""
+    """True if `attn_implementation: flash_attention_2` is available; the package `kernels` downloads it compiled."""
     return any(importlib.util.find_spec(package) is not None for package in ("flash_attn", "kernels"))
 
 
 @dataclass(frozen=True)
 class GPU:
-    """One GPU.
+    """A GPU model.
 
     Args:
-        name: as in `8xH100`.
-        memory: GiB that a process can allocate, as nvidia-smi tells it.
-        tflops: dense bfloat16 (float16 where there is none) with float32 accumulation, without sparsity.
-        bandwidth: of its memory, GB/s.
-        bf16: has bfloat16 arithmetic.
+        name: name as in `8xH100`.
+        memory: GiB that a process can allocate, as nvidia-smi shows them.
+        tflops: dense bfloat16 TFLOP/s (float16 without bfloat16) with float32 accumulation.
+        bandwidth: memory bandwidth in GB/s.
+        bf16: whether it has bfloat16 arithmetic.
     """
 
     name: str
@@ -62,33 +62,39 @@ DEFAULT = "H100"
 
 
 def find_gpu(name: str) -> GPU:
-    """A GPU by its name, whatever the case; `-80GB` is understood.
+    """A GPU by its name, in upper or lower case, also with a suffix such as `-80GB`.
 
     Raises:
-        RecipeError: none of that name.
+        RecipeError: no GPU has that name.
+
+    >>> find_gpu("h100-80gb").name
+    'H100'
     """
-    known = {key.lower(): gpu for key, gpu in GPUS.items()}
-    asked = re.sub(r"-(80gb|sxm\d?)$", "", name.lower().replace("_", "-").replace(" ", ""))
-    if asked not in known:
+    known = {gpu.name.lower(): gpu for gpu in GPUS.values()}
+    key = re.sub(r"-(80gb|sxm\d?)$", "", name.lower().replace("_", "-").replace(" ", ""))
+    if key not in known:
         raise RecipeError(f"gpu_type: no GPU is named {name!r}{suggest_nearest(name.upper(), list(GPUS))}")
-    return known[asked]
+    return known[key]
 
 
 def parse_gpus(words: str) -> tuple[int | None, str | None]:
-    """`8xH100` into 8 and H100; `8` leaves the kind open, `H100` the number.
+    """Split a number and a kind of GPUs, either of which may be missing.
 
     Raises:
-        RecipeError: neither of these, or an unknown GPU.
+        RecipeError: the text has neither, or the GPU is unknown.
+
+    >>> parse_gpus("8xH100"), parse_gpus("8"), parse_gpus("H100")
+    ((8, 'H100'), (8, None), (None, 'H100'))
     """
     match = re.fullmatch(r"(?:(\d+)(?:[x*](?=.))?)?(.*)", words.strip())
     count, name = match.groups() if match else (None, words)
     if not (count or name) or (count == "0" and name):
-        raise RecipeError(f"gpus: a number and a kind, such as 8xH100, got {words!r}")
+        raise RecipeError(f"gpus: expected a number and a kind, such as 8xH100, got {words!r}")
     return (int(count) if count else None), (find_gpu(name).name if name else None)
 
 
 def list_visible_gpus() -> list[str]:
-    """This machine's GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """The GPUs that this process may use, named as in CUDA_VISIBLE_DEVICES."""
     import torch
 
     count = torch.cuda.device_count()

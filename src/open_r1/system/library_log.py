@@ -1,4 +1,4 @@
-"""What the libraries have to say goes to a file; the terminal is for the person watching."""
+"""Route the log messages of libraries to a file, so that the terminal shows only our own output."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ _held = logging.handlers.MemoryHandler(capacity=10_000, flushLevel=logging.CRITI
 
 
 def hold_messages() -> None:
-    """Keep messages back until there is a run directory to write them to; call it before importing the libraries."""
+    """Buffer messages until a run directory exists. Call this before importing the libraries."""
     logging.captureWarnings(True)
     warnings.simplefilter("default")
     _route(_held)
 
 
 def release_messages(log: Path | None) -> None:
-    """Write what was held back, and whatever follows, to `log`; nowhere if None (processes other than the first)."""
+    """Write the buffered messages and all later ones to a file.
+
+    Args:
+        log: path of the file; None discards them, in all processes but the first.
+    """
     import datasets
     from transformers.utils import logging as transformers_logging
 

@@ -1,4 +1,4 @@
-"""Locks on run directories, also over NFS."""
+"""Locks on run directories, on local disks and on NFS."""
 
 from __future__ import annotations
 
@@ -11,64 +11,66 @@ import time
 from pathlib import Path
 
 from ..errors import RecipeError
+from .network import find_node_name
 
 LOCK = ".lock"
 
-
-_held: dict[Path, list[int]] = {}  # directories this process has locked, with the descriptors that hold them
+_held: dict[Path, list[int]] = {}  # directories that this process has locked -> descriptors that hold the locks
 
 
 def lock_directory(directory: Path, part: int | None = None) -> None:
-    """Hold the directory until this process ends, however it ends; the parts of a job array share it.
+    """Lock a directory until this process ends, in whatever way. The jobs of an array share the lock.
+
+    Args:
+        directory: run directory.
+        part: number of this job in its array, of which only one process may run; None outside an array.
 
     Raises:
-        RecipeError: another process holds it, or the same part.
+        RecipeError: another process holds the directory, or the same part of it.
     """
     if directory.resolve() in _held:
         return
     _held[directory.resolve()] = held = []
     if part is None:
-        held.append(_hold(directory / LOCK, fcntl.LOCK_EX))
+        held.append(_open_lock(directory / LOCK, fcntl.LOCK_EX))
     else:
-        held.append(_hold(directory / LOCK, fcntl.LOCK_SH))
-        held.append(_hold(directory / f"{LOCK}-{part}", fcntl.LOCK_EX))
+        held.append(_open_lock(directory / LOCK, fcntl.LOCK_SH))
+        held.append(_open_lock(directory / f"{LOCK}-{part}", fcntl.LOCK_EX))
 
 
-def _hold(path: Path, kind: int) -> int:
+def _open_lock(path: Path, kind: int) -> int:
     held = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        _flock(held, kind)
+        _try_lock(held, kind)
     except BlockingIOError:
         holder = os.read(held, 200).decode() or "unknown"
-        if _is_gone(holder):
+        if _is_lost(holder):
             return held
         os.close(held)
         del _held[path.parent.resolve()]
         raise RecipeError(f"another process ({holder}) is running in {path.parent}; wait for it, or stop it") from None
     os.truncate(held, 0)
-    os.write(held, _own_name().encode())
+    os.write(held, _describe_self().encode())
     return held
 
 
-def _own_name() -> str:
-    """By which a person finds this process: the number of its job and node, where it is one of Slurm's."""
+def _describe_self() -> str:
+    """The Slurm job and node of this process, or its process id outside Slurm."""
     job = os.environ.get("SLURM_JOB_ID")
-    return (
-        f"{os.getpid()}" if job is None else f"job {job} on {os.environ.get('SLURMD_NODENAME', os.uname().nodename)}"
-    )
+    return f"{os.getpid()}" if job is None else f"job {job} on {find_node_name()}"
 
 
-def _is_gone(holder: str) -> bool:
-    """True of an earlier start of this very job, on a lost node, whose lock NFS keeps until the node is up again."""
-    again = int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
-    return again and holder.startswith(f"job {os.environ['SLURM_JOB_ID']} on ") and holder != _own_name()
+def _is_lost(holder: str) -> bool:
+    """True for an earlier start of this job on a lost node, whose lock NFS keeps until the node is up again."""
+    restarted = int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
+    return restarted and holder.startswith(f"job {os.environ['SLURM_JOB_ID']} on ") and holder != _describe_self()
 
 
-def _flock(descriptor: int, kind: int) -> None:
-    """Lock, unless another process holds it for longer than a look at it takes (`is_locked`).
+def _try_lock(descriptor: int, kind: int) -> None:
+    """Lock a file without waiting, except for a process that only tests the lock (`find_holder`).
 
     Raises:
-        BlockingIOError: it does.
+        BlockingIOError: another process holds it.
     """
     for _ in range(4):
         try:
@@ -79,35 +81,35 @@ def _flock(descriptor: int, kind: int) -> None:
 
 
 def lock_file(descriptor: int, kind: int) -> None:
-    """Lock a file; where its file system has no locks, say so once and go on.
+    """Lock a file. If its file system has no locks, print a warning once and go on.
 
     Raises:
-        BlockingIOError: another process holds it, and `kind` is not to wait.
+        BlockingIOError: another process holds it, and `kind` has LOCK_NB.
     """
     try:
         fcntl.flock(descriptor, kind)
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
             raise
-        _tell_of_no_locks()
+        _warn_of_missing_locks()
 
 
 @functools.cache
-def _tell_of_no_locks() -> None:
+def _warn_of_missing_locks() -> None:
     print(
-        "this file system has no locks (Lustre has them by the mount option flock): two runs in one directory are not "
-        "noticed",
+        "warning: this file system has no file locks (on Lustre, mount it with the option flock); two runs in one "
+        "directory will not be detected",
         file=sys.stderr,
     )
 
 
 def list_held() -> list[Path]:
-    """Directories that this process has locked."""
+    """The directories that this process has locked."""
     return list(_held)
 
 
 def release_after_fork() -> None:
-    """In a forked process: leave the parent's locks to the parent."""
+    """Close the locks of the parent in a forked process; the parent still holds them."""
     for descriptors in _held.values():
         for descriptor in descriptors:
             os.close(descriptor)
@@ -115,12 +117,12 @@ def release_after_fork() -> None:
 
 
 def is_locked(directory: Path) -> bool:
-    """True if a process holds the directory."""
+    """True if a process holds a lock on the directory."""
     return find_holder(directory) is not None
 
 
 def find_holder(directory: Path) -> str | None:
-    """Name of the process or job that holds the directory for itself; None if none does."""
+    """The process id or the Slurm job that holds the directory exclusively; None without one."""
     try:
         descriptor = os.open(directory / LOCK, os.O_RDWR)
     except FileNotFoundError:
@@ -128,8 +130,8 @@ def find_holder(directory: Path) -> str | None:
     try:
         lock_file(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        name = os.read(descriptor, 200).decode() or "unknown"
-        return None if _is_gone(name) else name
+        holder = os.read(descriptor, 200).decode() or "unknown"
+        return None if _is_lost(holder) else holder
     finally:
         os.close(descriptor)
     return None

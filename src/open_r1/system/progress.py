@@ -1,4 +1,4 @@
-"""How far a long job is, and how long it will take, in lines that a log file can hold as well."""
+"""The progress of a long job, in lines that are readable in a log file too."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ EVERY = 10.0  # seconds between two lines
 
 
 class Progress:
-    """Counts completions and tokens, from any thread, and says now and then where the job stands.
+    """Counts completions and tokens, from any thread, and reports every ten seconds.
 
     Args:
-        total: completions of this job.
-        say: where a line goes.
-        clock: seconds, for tests.
+        total: number of completions of this job.
+        say: prints a line.
+        clock: returns seconds; tests replace it.
     """
 
     def __init__(self, total: int, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
         self.total, self.completions, self.tokens = total, 0, 0
         self.say, self.clock = say, clock
-        self.began = self.said = clock()
+        self.began = self.reported = clock()
         self._lock = threading.Lock()
 
     @property
@@ -33,9 +33,9 @@ class Progress:
             self.completions += completions
             self.tokens += tokens
             now = self.clock()
-            if now - self.said < EVERY:
+            if now - self.reported < EVERY:
                 return
-            self.said = now
+            self.reported = now
         self.say(self.line())
 
     def line(self) -> str:

@@ -1,4 +1,4 @@
-"""What a page reads of a run directory, and rows of data as texts."""
+"""Read the files of a run directory for reports, and format rows of data as text."""
 
 from __future__ import annotations
 
@@ -8,35 +8,37 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-Points = dict[int, float]  # step -> value, in the order of the steps
+Json = dict[str, Any]
+Points = dict[int, float]  # step -> value, sorted by step
+
+ROWS = 6  # rows of a dataset that are shown
+SHORT = 100  # characters of a reason or value in a line
 
 
 def read_series(rows: list[dict[str, Any]], key: str) -> Points:
-    """The finite values of a metric; of several at one step (a resumed run) the last."""
+    """The finite values of a metric by step; of several values at one step (after a resumption) the last.
+
+    >>> read_series([{"step": 1, "loss": 2.0}, {"step": 2, "loss": float("nan")}], "loss")
+    {1: 2.0}
+    """
     found = {
         row["step"]: row[key] for row in rows if isinstance(row.get(key), int | float) and math.isfinite(row[key])
     }
     return dict(sorted(found.items()))
 
 
-Json = dict[str, Any]
-
-ROWS = 6  # of a dataset shown
-SHORT = 100  # characters of a reason or value in a line
-
-
 def read_text(path: Path) -> str:
-    """The text of a file; none where there is no file."""
+    """The text of a file; an empty text without the file."""
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def read_json(path: Path) -> Json:
-    """The content of a file; nothing where there is none."""
+    """The content of a JSON file; an empty dict without the file."""
     return json.loads(read_text(path) or "{}")
 
 
 def read_rows(path: Path) -> Iterator[Json]:
-    """The rows of a jsonl file, one by one, without a line that a kill has cut."""
+    """The rows of a jsonl file, without lines that a kill has cut; none without the file."""
     if not path.is_file():
         return
     with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
@@ -48,7 +50,7 @@ def read_rows(path: Path) -> Iterator[Json]:
 
 
 def list_benchmarks(run_dir: Path) -> list[str]:
-    """Names of the benchmarks of an evaluation, in the order of its recipe; none of another run."""
+    """Names of the benchmarks of an evaluation, in the order of its recipe; none for a run of another task."""
     import yaml
 
     listed = (yaml.safe_load(read_text(run_dir / "recipe.yaml")) or {}).get("benchmarks") or []
@@ -56,18 +58,19 @@ def list_benchmarks(run_dir: Path) -> list[str]:
 
 
 def count_files(folder: Path, what: str = "files") -> list[str]:
-    """How many of a dataset's files are there, while some are missing."""
+    """`["3 of 8 files"]` while files of a dataset are missing; else an empty list."""
     totals = [int(path.stem.rpartition("-of-")[2]) for path in folder.glob("train-*-of-*.parquet")]
     return [f"{len(totals):,} of {totals[0]:,} {what}"] if totals and len(totals) < totals[0] else []
 
 
 def read_duration(status: Json, summary: Json) -> list[str]:
-    """How long a run took, or has taken so far."""
+    """The duration of a run so far, in a list; an empty list if it is unknown."""
     seconds = summary.get("seconds") or status.get("seconds")
     return [format_seconds(seconds)] if seconds else []
 
 
 def format_seconds(seconds: float) -> str:
+    """A duration in its two largest units: `45 s`, `12 min 5 s`, `3 h 30 min`."""
     minutes, hours = int(seconds // 60), int(seconds // 3600)
     if hours:
         return f"{hours} h {minutes % 60} min"
@@ -75,14 +78,14 @@ def format_seconds(seconds: float) -> str:
 
 
 def read_first_rows(folder: Path) -> list[Json]:
-    """Rows of a dataset's first readable file: the first one of each prompt."""
+    """The first row of each prompt, from the first readable file of a dataset; at most `ROWS`."""
     import pyarrow.parquet
 
     for path in sorted(folder.glob("*.parquet")):
         try:
             with pyarrow.parquet.ParquetFile(path) as file:
                 rows = next((batch.to_pylist() for batch in file.iter_batches(64)), [])
-        except (OSError, ValueError):  # cut by a crash of the machine
+        except (OSError, ValueError):  # a crash of the machine has cut the file
             continue
         shown = {}
         for row in map(format_row, rows):
@@ -93,14 +96,19 @@ def read_first_rows(folder: Path) -> list[Json]:
 
 
 def format_row(row: Json, hidden: tuple[str, ...] = ()) -> Json:
-    """A row's prompt and answers as texts, and its other values as short ones."""
-    *asked, answer = row.get("messages") or [None]
+    """The prompt and answers of a row as texts, and its other values as short texts.
+
+    Args:
+        row: a row of a dataset.
+        hidden: columns to leave out.
+    """
+    *prompt, answer = row.get("messages") or [None]
     answers = {name: row[name] for name in ("completion", "chosen", "rejected") if name in row}
     if answer is not None:
         answers = {"completion": [answer]}
     others = {key: row[key] for key in row if key not in {*answers, *hidden, "prompt", "messages"}}
     return {
-        "prompt": format_turns(row.get("prompt") or asked or ""),
+        "prompt": format_turns(row.get("prompt") or prompt or ""),
         "answers": {name: None if value is None else format_turns(value) for name, value in answers.items()},
         "values": {key: shorten_text(format_value(value)) for key, value in others.items() if value not in (None, "")},
     }
@@ -113,7 +121,7 @@ def shorten_text(text: str, most: int = SHORT) -> str:
 
 
 def format_turns(value: str | list[dict[str, Any]]) -> str:
-    """A prompt or completion as text; the turns of a conversation follow one another under their roles."""
+    """A prompt or completion as text; each turn of a conversation begins with its role."""
     if isinstance(value, str):
         return value
     if len(value) == 1:
@@ -122,9 +130,9 @@ def format_turns(value: str | list[dict[str, Any]]) -> str:
 
 
 def format_value(value: Any) -> str:
-    """A value of a row in a few characters."""
+    """A value of a row as a short text."""
     if value is None:
         return "none"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {format_value(of_key)}" for key, of_key in value.items())
+        return ", ".join(f"{key} {format_value(item)}" for key, item in value.items())
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,17 +1,16 @@
-"""Runs functions under hard limits on CPU time and memory, from any thread.
+"""Run functions under hard limits on CPU time and memory, from any thread.
 
-A server process, started by exec (so that it is no fork of a trainer with threads and CUDA), imports the heavy modules
-once and forks workers; a caller talks to its worker over a socket of their own. The limits are the kernel's: a timer
-on the worker's own CPU time, whose signal ends it even inside a C function that holds the GIL, and its address space.
-CPU time, not wall time: what a call returns does not depend on how busy the machine is. Whatever dies is replaced; the
-workers die with the server, and the server when the socket to its parent closes.
+A server process imports the heavy modules once and forks workers. It is started by exec, because a fork of a trainer
+would inherit threads and CUDA. Each caller talks to its worker over a socket. The kernel enforces the limits: a timer
+of the worker's CPU time, whose signal ends it even inside a C function that holds the GIL, and a limit of its address
+space. CPU time, not wall time, makes the result of a call independent of the load of the machine. Processes that die
+are replaced. The workers die with the server, and the server ends when the socket to its parent closes.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import gc
 import importlib
 import os
@@ -25,49 +24,49 @@ import time
 from multiprocessing.connection import Connection
 from typing import Any
 
-PRELOAD = "open_r1.rewards.math.math_verify"  # imported by the server; its workers start warm
+from .processes import count_cores, die_with_parent
+
+PRELOAD = "open_r1.rewards.math.math_verify"  # imported by the server, so that workers need not import it
 SECONDS = 3.0  # of CPU, per call
 MEMORY_MB = 1024  # of address space on top of what a fresh worker has
-WALL_FACTOR, WALL_SECONDS = (
-    20,
-    60,
-)  # a call that takes longer by the clock hangs without computing, or the machine does
-START_SECONDS = 300  # for the server to import what it preloads, on a busy machine
-RESTART_SECONDS = 10  # between attempts to start a server that cannot be started; calls fail at once in between
-CALLS_PER_WORKER = 500  # then it is replaced: sympy's caches grow
+# A call that takes longer than WALL_SECONDS + WALL_FACTOR * seconds of wall time hangs without computing.
+WALL_FACTOR, WALL_SECONDS = 20, 60
+START_SECONDS = 300  # for the imports of the server, on a busy machine
+RESTART_SECONDS = 10  # between two attempts to start a server that does not start; calls fail at once in between
+CALLS_PER_WORKER = 500  # then the worker is replaced, because sympy's caches grow
 
 
 class LimitReached(Exception):
-    """The call used up its own CPU time or memory."""
+    """The call reached its limit of CPU time or memory."""
 
 
 class PoolError(Exception):
-    """The pool failed, not the call: no server, or workers that die for no reason of their own."""
+    """The pool failed, not the call: no server, or workers that die without cause."""
 
 
 class CallFailed(Exception):
-    """The function raised; the message has the type and the text."""
+    """The function raised; the message has the type and text of its exception."""
 
 
 def call_in_worker(function: str, *args: Any, seconds: float = SECONDS, memory_mb: int = MEMORY_MB) -> Any:
-    """`function(*args)` in a worker of this process's pool, which is started on the first call.
+    """Call `function(*args)` in a worker of this process's pool, which the first call starts.
 
     Args:
         function: `package.module:name`.
-        args: whatever can be pickled; so must be the result.
-        seconds: of CPU time.
-        memory_mb: that the call may allocate.
+        args: arguments; they and the result must be picklable.
+        seconds: limit of CPU time.
+        memory_mb: limit of the memory that the call allocates.
 
     Raises:
-        LimitReached: it took more than that.
-        PoolError: no worker could be had, or two in a row died.
+        LimitReached: the call reached a limit.
+        PoolError: no worker could be started, or two in a row died.
         CallFailed: the function raised.
     """
-    return _shared().call(function, *args, seconds=seconds, memory_mb=memory_mb)
+    return _get_pool().call(function, *args, seconds=seconds, memory_mb=memory_mb)
 
 
 class Pool:
-    """As many workers as are busy at once, at most `workers` (the cores this process may use); callers beyond wait."""
+    """Up to `workers` workers (default: the cores that this process may use); further callers wait for a free one."""
 
     def __init__(self, workers: int | None = None, preload: str = PRELOAD):
         self.workers = workers or count_cores()
@@ -90,13 +89,13 @@ class Pool:
                     raise PoolError(str(error)) from None
                 except (EOFError, OSError):
                     worker.close()
-                    cause = self._cause_of_death(worker)
+                    cause = self._find_cause_of_death(worker)
                     if cause == signal.SIGPROF:
                         raise LimitReached(f"no result in {seconds:g} s of CPU") from None
                     if attempt == "last":
-                        raise PoolError(f"two workers died, the last of {_describe(cause)}") from None
+                        raise PoolError(f"two workers died, the last of {_describe_death(cause)}") from None
                     continue
-                except BaseException:  # an interrupt leaves an answer that nobody will read
+                except BaseException:  # after an interrupt nobody reads the answer of this worker
                     self._kill(worker)
                     raise
                 self._give_back(worker, healthy=outcome != "memory")
@@ -108,11 +107,11 @@ class Pool:
         raise AssertionError("unreachable")
 
     def close(self) -> None:
-        """End the server and with it its workers; the next call starts another."""
+        """End the server and its workers; the next call starts a new server."""
         with self._lock:
             self._drop_server()
 
-    def processes(self) -> dict[str, list[int]]:
+    def list_processes(self) -> dict[str, list[int]]:
         """Process ids of the server and of the idle workers."""
         with self._lock:
             return {
@@ -131,7 +130,7 @@ class Pool:
                     if self._server is None:
                         self._server = _Server(self._preload)
                     return self._server.fork()
-                except (EOFError, OSError) as error:  # of which TimeoutError is one
+                except (EOFError, OSError) as error:  # OSError includes TimeoutError
                     self._drop_server()
                     if attempt == "last":
                         self._broken_by, self._broken_until = repr(error), time.monotonic() + RESTART_SECONDS
@@ -150,18 +149,18 @@ class Pool:
         with contextlib.suppress(ProcessLookupError):
             os.kill(worker.pid, signal.SIGKILL)
 
-    def _cause_of_death(self, worker: _Worker) -> int | None:
+    def _find_cause_of_death(self, worker: _Worker) -> int | None:
         """The signal that ended a worker, or minus its exit status; None if the server is gone too."""
         with self._lock:
             if self._server is not None and worker.server is self._server:
                 try:
-                    return self._server.cause_of_death(worker.pid)
+                    return self._server.find_cause_of_death(worker.pid)
                 except (EOFError, OSError):
                     self._drop_server()
         return None
 
     def _drop_server(self) -> None:
-        """Forget the server and the idle workers, which die with it. Must be called under the lock."""
+        """End the server and its idle workers. The caller must hold the lock."""
         while self._idle:
             self._idle.pop().close()
         if self._server:
@@ -169,12 +168,7 @@ class Pool:
         self._server = None
 
 
-def count_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _describe(cause: int | None) -> str:
+def _describe_death(cause: int | None) -> str:
     if cause is None:
         return "the server's death"
     return signal.Signals(cause).name if cause > 0 else f"exit status {-cause}"
@@ -184,7 +178,7 @@ _pool: Pool | None = None
 _pool_lock = threading.Lock()
 
 
-def _shared() -> Pool:
+def _get_pool() -> Pool:
     global _pool
     with _pool_lock:
         if _pool is None:
@@ -193,7 +187,7 @@ def _shared() -> Pool:
 
 
 def close() -> None:
-    """End this process's pool; the next call starts another."""
+    """End the pool of this process; the next call starts a new one."""
     global _pool
     with _pool_lock:
         pool, _pool = _pool, None
@@ -202,7 +196,7 @@ def close() -> None:
 
 
 def _forget_in_fork() -> None:
-    """A fork of this process (a data loader's worker) must not talk over its parent's sockets."""
+    """A fork of this process, such as a data loader's worker, must not use the sockets of its parent."""
     global _pool, _pool_lock
     _pool, _pool_lock = None, threading.Lock()
 
@@ -212,14 +206,14 @@ atexit.register(close)
 
 
 class _Server:
-    """The process that forks workers, seen from the caller. Calls must be made under a lock."""
+    """The process that forks workers, seen by the caller, who must hold the lock of the pool."""
 
     def __init__(self, preload: str):
         ours, theirs = socket.socketpair()
         code = f"from open_r1.system.worker_pool import _serve; _serve({theirs.fileno()}, {preload!r})"
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            "PYTHONHASHSEED": "0",  # sympy orders by hashes: the same work for the same question
+            "PYTHONHASHSEED": "0",  # sympy orders terms by hash: a call does the same work each time
         }
         with theirs:
             self.process = subprocess.Popen(
@@ -240,7 +234,7 @@ class _Server:
         _, descriptors, _, _ = socket.recv_fds(self.socket, 1, 1)
         return _Worker(pid, Connection(descriptors[0]), self)
 
-    def cause_of_death(self, pid: int) -> int:
+    def find_cause_of_death(self, pid: int) -> int:
         self.control.send(("wait", pid))
         return self._receive(WALL_SECONDS)
 
@@ -264,7 +258,11 @@ class _Worker:
         self._connection = connection
 
     def run(self, request: tuple[str, tuple, float, int], wall_seconds: float) -> tuple[str, Any]:
-        """("returned", result), ("raised", message) or ("memory", None); EOFError or OSError if it died."""
+        """Returns ("returned", result), ("raised", message) or ("memory", None).
+
+        Raises:
+            EOFError, OSError: the worker died.
+        """
         self.calls += 1
         self._connection.send(request)
         if not self._connection.poll(wall_seconds):
@@ -276,18 +274,18 @@ class _Worker:
 
 
 def _serve(descriptor: int, preload: str) -> None:
-    """Fork workers on request until the parent's end closes. One thread, no locks: safe to fork."""
+    """Fork workers on request until the parent closes its socket. One thread and no locks, so it is safe to fork."""
     control = Connection(descriptor)
     parent = socket.socket(fileno=os.dup(descriptor))
     for number in (signal.SIGINT, signal.SIGTERM):
-        # Ctrl-C, and a scheduler's notice to all processes, are the trainer's to handle: it ends its step first.
+        # The trainer handles Ctrl-C and a scheduler's SIGTERM, and still needs the pool to finish its step.
         signal.signal(number, signal.SIG_IGN)
     try:
         importlib.import_module(preload)
     except Exception as error:
         control.send(f"{type(error).__name__}: {error}")
         return
-    gc.freeze()  # the collector must not touch, and so copy, what workers share
+    gc.freeze()  # a collection would touch, and so copy, the memory that workers share
     control.send("ready")
     dead: dict[int, int] = {}
     while True:
@@ -296,16 +294,18 @@ def _serve(descriptor: int, preload: str) -> None:
         except (EOFError, OSError):
             return
         if request == "fork":
-            _fork(control, parent)
+            _fork_worker(control, parent)
         else:
             control.send(_reap(pid, dead))
-        _collect(dead)
+        _collect_dead(dead)
 
 
-def _fork(control: Connection, parent: socket.socket) -> None:
+def _fork_worker(control: Connection, parent: socket.socket) -> None:
     ours, theirs = socket.socketpair()
+    server = os.getpid()
     pid = os.fork()
     if pid == 0:
+        die_with_parent(server)
         control.close()
         parent.close()
         ours.close()
@@ -318,10 +318,10 @@ def _fork(control: Connection, parent: socket.socket) -> None:
 
 
 def _reap(pid: int, dead: dict[int, int]) -> int:
-    """What a worker died of: a signal, or minus its exit status. One that closed its socket is about to die."""
+    """The signal that ended a worker, or minus its exit status. A worker that closed its socket is about to die."""
     deadline = time.monotonic() + WALL_SECONDS / 2
     while pid not in dead and time.monotonic() < deadline:
-        _collect(dead)
+        _collect_dead(dead)
         time.sleep(0.001)
     status = dead.pop(pid, None)
     if status is None:
@@ -329,7 +329,7 @@ def _reap(pid: int, dead: dict[int, int]) -> int:
     return os.WTERMSIG(status) if os.WIFSIGNALED(status) else -os.WEXITSTATUS(status)
 
 
-def _collect(dead: dict[int, int]) -> None:
+def _collect_dead(dead: dict[int, int]) -> None:
     with contextlib.suppress(ChildProcessError):
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -339,17 +339,16 @@ def _collect(dead: dict[int, int]) -> None:
 
 
 def _work(connection: Connection) -> None:
-    _die_with_server()
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    base = _address_space()
+    base = _measure_address_space()
     while True:
         try:
             function, args, seconds, memory_mb = connection.recv()
         except (EOFError, OSError):
             return
         _limit_memory(base + (memory_mb << 20))
-        signal.setitimer(signal.ITIMER_PROF, seconds)  # counts this process's CPU time, user's and kernel's
+        signal.setitimer(signal.ITIMER_PROF, seconds)  # user and system CPU time of this process
         reply = _run(function, args)
         signal.setitimer(signal.ITIMER_PROF, 0)
         _limit_memory(resource.RLIM_INFINITY)
@@ -376,19 +375,10 @@ def _limit_memory(size: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
 
 
-def _address_space() -> int:
-    """Bytes of address space this process has now."""
+def _measure_address_space() -> int:
+    """The size of this process's address space in bytes."""
     try:
         with open("/proc/self/statm") as statm:
             return int(statm.read().split()[0]) * resource.getpagesize()
     except OSError:
         return 1 << 30
-
-
-def _die_with_server() -> None:
-    """Linux: a signal when the parent dies, so that a busy worker does not outlive it. Elsewhere its timer ends it."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-        if os.getppid() == 1:
-            os._exit(0)
