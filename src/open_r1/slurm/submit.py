@@ -13,7 +13,8 @@ from ..config.overrides import format_overrides, parse_overrides
 from ..errors import RecipeError
 from ..estimate.estimate import Options
 from ..pipeline import command, estimates, fingerprint, graph, plan, text
-from ..pipeline.execute import Execution, delete_run, find_log
+from ..pipeline.directory import delete_run, find_log
+from ..pipeline.execute import Execution
 from ..pipeline.plan import Job, save_fingerprint
 from ..system.files import is_finished, read_json, write_json
 from ..system.network import JOBS
