@@ -38,8 +38,8 @@ from open_r1.run.lifecycle import finish_dataset, run_from_command_line, start_r
 from open_r1.run.run import Run
 from open_r1.system import worker_pool
 from open_r1.system.files import write_json, write_text
+from open_r1.system.processes import count_cores
 from open_r1.system.progress import EVERY, format_duration
-from open_r1.system.worker_pool import count_cores
 
 WRITE_ROWS = 500
 # Samples sent to a worker at once: enough to outweigh the transfer, few enough to hold.

@@ -30,7 +30,7 @@ from ..system import files, hardware
 from ..system.files import read_json, write_json
 from ..system.locks import is_locked
 from ..system.network import START
-from ..system.worker_pool import count_cores
+from ..system.processes import count_cores
 from .directory import delete_run, find_log, list_stages, read_totals, summarize_result
 from .graph import Pipeline
 from .plan import STATE, Job, find_missing, read_state, save_fingerprint

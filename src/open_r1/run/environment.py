@@ -20,8 +20,8 @@ from ..config.recipe import Recipe
 from ..errors import RecipeError
 from ..system import processes
 from ..system.files import find_commit, write_text
+from ..system.processes import count_cores
 from ..system.source_digest import find_version
-from ..system.worker_pool import count_cores
 from .run import Run
 
 PACKAGES = (
