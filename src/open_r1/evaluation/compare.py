@@ -16,6 +16,7 @@ from ..errors import RecipeError, suggest_nearest
 from . import compatibility, tables
 from .compatibility import ALLOWED, LETTERS, Group, Side
 from .intervals import estimate_interval
+from .metrics import get_problem_value
 from .significance import are_uneven, compute_sign_flip_p, correct_holm, estimate_power, find_flips, pair_differences
 
 Json = dict[str, Any]
@@ -194,12 +195,8 @@ def _counts(side: Side, key: str, ids: list[str]) -> list[int]:
 
 def _values(side: Side, name: str, ids: list[str]) -> list[float | None]:
     """A figure problem by problem; None where a problem has none."""
-    problems = side.by_id
-    if name == "unjudged":
-        return [_unjudged(problems[one]) for one in ids]
-    if name == "truncated":
-        return [problems[one]["truncated"] / problems[one]["samples"] for one in ids]
-    return [problems[one].get("tokens" if name == "mean_length" else name) for one in ids]
+    problems = [side.by_id[one] for one in ids]
+    return [_unjudged(problem) if name == "unjudged" else get_problem_value(problem, name) for problem in problems]
 
 
 def _rates(side: Side, ids: list[str]) -> list[float | None]:

@@ -217,6 +217,13 @@ def by_problem(samples_K: list[Row], problem: Problem, names: list[str]) -> dict
     return told | {name: problem.value(*parse_metric(name)) for name in names}
 
 
+def get_problem_value(line: dict[str, Any], name: str) -> float | None:
+    """A metric, `truncated` (a share) or `mean_length` (tokens) of one problem's line; None where it has none."""
+    if name == "truncated":
+        return line["truncated"] / line["samples"]
+    return line.get("tokens" if name == "mean_length" else name)
+
+
 def _known_mean(samples: list[Row], key: str) -> float | None:
     known = [sample[key] for sample in samples if sample.get(key) is not None]
     return float(np.mean(known)) if known else None
