@@ -71,13 +71,13 @@ def test_every_shipped_file_loads_and_names_its_source():
 
 @pytest.mark.parametrize(("file", "model", "benchmark", "metric", "printed"), FACTS)
 def test_published_figures(file, model, benchmark, metric, printed):
-    same = [f for f in published.figures(file) if (f.model, f.benchmark, f.metric) == (model, benchmark, metric)]
+    same = [f for f in published.list_figures(file) if (f.model, f.benchmark, f.metric) == (model, benchmark, metric)]
     assert printed in [round(figure.value * (1 if metric == "rating" else 100), 6) for figure in same]
     assert all("arXiv" in figure.source or "README of" in figure.source for figure in same)
 
 
 def test_two_versions_of_a_figure_have_a_source_each():
-    both = [f for f in published.figures("r1_zero") if (f.benchmark, f.metric, f.model) == AIME_OF_ZERO]
+    both = [f for f in published.list_figures("r1_zero") if (f.benchmark, f.metric, f.model) == AIME_OF_ZERO]
     assert [(f.value, "v1" in f.source, "v2" in f.source) for f in both] == [(0.71, True, False), (0.779, False, True)]
 
 
