@@ -51,18 +51,20 @@ def test_one_seed_has_no_interval_over_seeds():
 
 @pytest.mark.parametrize(("freedom", "quantile"), [(1, 647.789), (2, 39.0), (4, 9.60453), (9, 4.02599), (30, 2.07394)])
 def test_the_ratio_that_can_be_told_is_that_of_the_f_distribution(freedom, quantile):
-    assert over_seeds.tellable_ratio(freedom) ** 2 == pytest.approx(quantile, rel=5e-3)
+    assert over_seeds.compute_detectable_ratio(freedom) ** 2 == pytest.approx(quantile, rel=5e-3)
 
 
 def test_steps_count_as_far_as_they_are_independent():
     draw = np.random.default_rng(0)
     offsets = [np.tile(draw.normal(size=3), (20, 1)) for _ in range(2)]
-    assert over_seeds.freedom(*offsets) == pytest.approx(2.0, abs=0.5)
+    assert over_seeds.estimate_freedom(*offsets) == pytest.approx(2.0, abs=0.5)
     same = np.tile([0.0, 1.0, 5.0], (20, 1))
-    assert over_seeds.freedom(same, 7 * same) == pytest.approx(2.0)
+    assert over_seeds.estimate_freedom(same, 7 * same) == pytest.approx(2.0)
     independent = draw.normal(size=(2, 50, 3))
-    assert 5 < over_seeds.freedom(*independent) < 8
-    assert over_seeds.freedom(independent[0], 100 * independent[1]) == pytest.approx(over_seeds.freedom(*independent))
+    assert 5 < over_seeds.estimate_freedom(*independent) < 8
+    assert over_seeds.estimate_freedom(independent[0], 100 * independent[1]) == pytest.approx(
+        over_seeds.estimate_freedom(*independent)
+    )
 
 
 def test_false_alarms_and_power_of_a_spread():
