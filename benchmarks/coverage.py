@@ -32,7 +32,7 @@ import numpy as np
 import record
 
 from open_r1.evaluation import majority_vote, metrics
-from open_r1.evaluation.intervals import Interval, estimate_interval, resampled_means
+from open_r1.evaluation.intervals import Interval, estimate_interval, resample_means
 from open_r1.evaluation.significance import Power, compute_sign_flip_p, estimate_power
 
 SHAPES = {  # of the share of right samples of a problem
@@ -126,12 +126,12 @@ def values(random: np.random.Generator, shape: tuple[float, float], P: int, kind
     """A metric of P new problems, by the formulas of the product where it is not the plain mean."""
     if kind == "maj":
         return voted(random.multinomial(k, difficulties(random, shape, P))).tolist()
-    by_count = np.array([1 - metrics.fails_at(k, c)[n - 1] for c in range(k + 1)])
+    by_count = np.array([1 - metrics.compute_fail_chances(k, c)[n - 1] for c in range(k + 1)])
     return by_count[random.binomial(k, random.beta(*shape, size=P))].tolist()
 
 
 def plain(values_P: list[float], true: float, seed: int) -> bool:
-    low, high = np.quantile(resampled_means(np.array(values_P), np.ones(len(values_P)), seed), [0.025, 0.975])
+    low, high = np.quantile(resample_means(np.array(values_P), np.ones(len(values_P)), seed), [0.025, 0.975])
     return holds((low, high), true)
 
 
@@ -147,7 +147,7 @@ def over_samples(simulations: int) -> Tally:
                     held = 0
                     for seed in range(simulations):
                         answers = difficulties(random, parameters, P)
-                        told = metrics.samples_alone(kind, n, drawn(random, answers, k), 0.95, seed)
+                        told = metrics.estimate_sample_interval(kind, n, drawn(random, answers, k), 0.95, seed)
                         held += holds(told, truth(random, answers, kind, n, 500))
                     name = f"{shape}, {kind}@{n}, k {k}, {P} problems"
                     cells.append(f"{tally.told(held / simulations, simulations, name):>8}")

@@ -175,7 +175,7 @@ def test_verdicts_of_two_versions_make_no_figure(measure):
     judged_PK = [list(samples) for _, samples in itertools.groupby(judged(directory), key=lambda row: row["row"])]
     judged_PK[4][2]["grader"] = "an older one"
     with pytest.raises(RecipeError, match=r"different versions of the judge \(accuracy\(\) .*; an older one\)"):
-        evaluate.evaluation(Run(recipe, directory), problems, judged_PK, "adder")
+        evaluate.build_evaluation(Run(recipe, directory), problems, judged_PK, "adder")
 
 
 def test_examples_are_the_samples_that_were_judged(measure):
@@ -403,7 +403,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_loaded(write_reci
         ([{"prompt": "1 + 1?", "answer": "2"}], "accuracy needs the column 'solution'; the problems have"),
         (
             [{"id": 1, "prompt": "1 + 1?", "solution": "2"}, {"id": 1, "prompt": "1 + 2?", "solution": "3"}],
-            "1 problem ids are there more than once, '1' first (rows 0, 1)",
+            "1 problem ids are repeated, '1' first (rows 0, 1)",
         ),
         ([{"prompt": "1 + 1?", "solution": "2"}] * 3, "first (rows 0, 1, 2)"),
     ],
@@ -580,7 +580,7 @@ def test_of_a_part_of_the_problems_the_other_completions_are_left_out(judge, key
     [
         (ELSEWHERE[1:], "1 of 7 problems of sums have fewer than 4 completions, p0 first; `--k 3` takes what all"),
         (ELSEWHERE[K:], "p0 first; 1 have none; --problems N measures the first N only"),
-        ([*ELSEWHERE, {"id": "q", "completion": "", "tokens": 1}], "1 rows are of no problem of the benchmark"),
+        ([*ELSEWHERE, {"id": "q", "completion": "", "tokens": 1}], "1 rows belong to no problem of the benchmark"),
         ([{"completion": "4"}], "`id` or `prompt` must say which problem a row answers"),
         ([{"id": "p0", "answer": "4"}], "needs the columns completion; it has id, answer"),
     ],
@@ -621,7 +621,7 @@ def test_lost_or_doubled_verdicts_change_no_figure_in_silence(measure):
     for changed in (rows[1:], rows + rows):
         files.write_json(directory / "status.json", {"state": "interrupted"})
         shards.write_file(path, [changed], grading.FEATURES)
-        with pytest.raises(RecipeError, match="have not just one verdict for each of their 4 samples, 'p0' first"):
+        with pytest.raises(RecipeError, match="do not have one verdict for each of their 4 samples, 'p0' first"):
             measure()
 
 

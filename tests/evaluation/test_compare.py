@@ -230,7 +230,7 @@ def test_a_p_of_too_unequal_numbers_is_not_relied_upon(tmp_path: Path):
     assert against["p"] < 0.01 and against["samples"] == [16, 1]
     said = " ".join(comparison.format_comparison(compared).split())
     assert "not reliable: unequal samples" in said
-    assert "Whether B is better than A cannot be told by this" in said and "A has 16 judged samples and B 1." in said
+    assert "Whether B is better than A cannot be told from this" in said and "A has 16 judged samples and B 1." in said
     comparison.write_comparison(compared, tmp_path / "page.html")
     assert "not reliable: unequal samples" in (tmp_path / "page.html").read_text()
     near = compare.compare_runs([runs[0], put(tmp_path, "c", BETTER, k=4, names=("pass@1",))], allow=["k"])

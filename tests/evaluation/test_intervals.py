@@ -14,17 +14,17 @@ from open_r1.evaluation.intervals import (
     compute_t_quantile,
     compute_wilson_interval,
     estimate_interval,
-    resampled_means,
+    resample_means,
 )
 from open_r1.evaluation.majority_vote import Votes
-from open_r1.evaluation.metrics import Problem, samples_alone
+from open_r1.evaluation.metrics import Problem, estimate_sample_interval
 
 
 def same_problems(scores_PK: list[list[float | None]]) -> Interval | None:
     """That of pass@1, from the scores of the samples; None is no evidence."""
     known_PK = [[score for score in scores if score is not None] for scores in scores_PK]
     problems = [Problem(len(scores), int(sum(scores)), 0, Votes(0, ())) for scores in known_PK]
-    return samples_alone("pass", 1, problems, 0.95, seed=0)
+    return estimate_sample_interval("pass", 1, problems, 0.95, seed=0)
 
 
 SHARES = st.lists(st.integers(0, 8).map(lambda c: c / 8), min_size=2, max_size=40)
@@ -140,7 +140,7 @@ def test_lengths_are_resampled_and_the_same_every_time():
 
 
 def test_resampling_is_a_mean_of_what_was_drawn():
-    means = resampled_means(np.array([0.0, 1.0]), np.array([1.0, 3.0]), seed=0)
+    means = resample_means(np.array([0.0, 1.0]), np.array([1.0, 3.0]), seed=0)
     found, counts = np.unique(means, return_counts=True)
     assert found.tolist() == [0.0, 0.75, 1.0]
     assert counts / len(means) == pytest.approx([0.25, 0.5, 0.25], abs=0.02)

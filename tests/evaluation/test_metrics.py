@@ -19,7 +19,7 @@ from open_r1.errors import RecipeError
 from open_r1.evaluation import majority_vote, metrics
 from open_r1.evaluation.intervals import compute_t_quantile, compute_wilson_interval
 from open_r1.evaluation.majority_vote import Votes, compute_majority
-from open_r1.evaluation.metrics import Problem, compute_figures, fails_at
+from open_r1.evaluation.metrics import Problem, compute_fail_chances, compute_figures
 from open_r1.rewards.math.scorers import compute_vote_key
 
 
@@ -118,7 +118,7 @@ def test_majority_where_all_answers_differ(n):
 
 @pytest.mark.parametrize(("n", "c"), [(4, 0), (4, 1), (4, 4), (16, 3), (64, 1), (64, 40), (3000, 7), (3000, 2990)])
 def test_pass_at_k_is_the_ratio_of_binomials(n, c):
-    fails_N = fails_at(n, c)
+    fails_N = compute_fail_chances(n, c)
     for k in {1, 2, n // 2, n - 1, n}:
         assert fails_N[k - 1] == pytest.approx(float(Fraction(math.comb(n - c, k), math.comb(n, k))), rel=1e-10)
 
@@ -127,11 +127,11 @@ def test_pass_at_k_is_the_ratio_of_binomials(n, c):
 def test_the_variance_of_pass_at_k_is_unbiased(n, p, k):
     """Over all outcomes of n samples: its mean is the variance that pass@k truly has."""
     chance = [math.comb(n, c) * p**c * (1 - p) ** (n - c) for c in range(n + 1)]
-    told = [1 - fails_at(n, c)[k - 1] for c in range(n + 1)]
+    told = [1 - compute_fail_chances(n, c)[k - 1] for c in range(n + 1)]
     mean = sum(w * x for w, x in zip(chance, told, strict=True))
     assert mean == pytest.approx(1 - (1 - p) ** k)
     true = sum(w * (x - mean) ** 2 for w, x in zip(chance, told, strict=True))
-    assert sum(w * metrics.pass_variance(n, c, k) for c, w in enumerate(chance)) == pytest.approx(true)
+    assert sum(w * metrics.compute_pass_variance(n, c, k) for c, w in enumerate(chance)) == pytest.approx(true)
 
 
 def test_the_variance_of_a_vote_is_that_of_votes_cast_again():
@@ -357,7 +357,7 @@ def test_votes_of_real_predictions():
         keys = [None if answer is None else str(compute_vote_key(answer)) for answer in problem["preds"]]
         samples = list(zip(keys, problem["correct"], strict=True))
         n, c = len(samples), sum(problem["correct"])
-        exact, fails_N = compute_majority(as_votes(samples)), fails_at(n, c)
+        exact, fails_N = compute_majority(as_votes(samples)), compute_fail_chances(n, c)
         # A right answer that casts no vote counts for pass@1, and is lost in a vote.
         assert exact[0] == pytest.approx(sum(r for v, r in samples if v is not None) / n)
         for m in range(1, n + 1):
@@ -372,7 +372,7 @@ def test_votes_of_real_predictions():
 
 
 def test_problem_values_take_what_there_is():
-    problem = Problem.of(rows("cw?"))
+    problem = Problem.from_samples(rows("cw?"))
     assert problem == Problem(2, 1, 1, Votes(0, ((1, 0.0), (1, 1.0))))
-    assert [problem.value("pass", n) for n in (1, 2, 9)] == [0.5, 1, 1]
-    assert [problem.value("maj", n) for n in (1, 2, 9)] == pytest.approx([0.5, 0.5, 0.5])
+    assert [problem.compute_metric("pass", n) for n in (1, 2, 9)] == [0.5, 1, 1]
+    assert [problem.compute_metric("maj", n) for n in (1, 2, 9)] == pytest.approx([0.5, 0.5, 0.5])

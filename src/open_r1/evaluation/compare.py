@@ -1,7 +1,7 @@
-"""Is one run better than another? Evaluations of the same problems, problem by problem.
+"""Paired comparison of runs on the same problems.
 
-Every difference is paired: problems differ far more than models do, and how hard they are cancels. `compare` makes the
-comparison, `told` says it in a terminal, `write` keeps it as JSON or as a page.
+Every difference is taken problem by problem: problems differ far more than models do, and their difficulty cancels.
+`report.comparison` formats the result for a terminal and writes it as JSON or as a page.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from ..errors import RecipeError, suggest_nearest
 from . import compatibility, tables
 from .compatibility import ALLOWED, LETTERS, Group, Side
 from .intervals import estimate_interval
+from .metrics import get_problem_value
 from .significance import are_uneven, compute_sign_flip_p, correct_holm, estimate_power, find_flips, pair_differences
 
 Json = dict[str, Any]
@@ -26,42 +27,47 @@ OF_SAMPLES = ("unjudged", "truncated", "format", "language")  # shares beside th
 def compare_runs(
     runs: Sequence[str], *, metric: str = "pass@1", allow: Sequence[str] = (), level: float = 0.95, seed: int = 0
 ) -> Json:
-    """Set runs against the first of them, on each benchmark that they share.
+    """Compare runs with the first of them, on each benchmark that they share.
 
     Args:
-        runs: run directories, or `RUN_DIR:name` for one evaluation of it; two single evaluations are compared whatever
+        runs: run directories, or `RUN_DIR:name` for one of its evaluations; single evaluations are compared whatever
             their names.
-        metric: whose difference is tested; `maj@k` is that of all samples.
-        allow: names of `ALLOWED` that may differ. Other problems are compared on those that all have.
+        metric: whose difference is tested; `maj@k` is the vote of all samples.
+        allow: names of `ALLOWED` that may differ. If the problems differ, those that all runs have are compared.
         level: of the intervals, and 1 minus the share of false alarms.
         seed: of the resampling.
 
     Returns:
-        The comparison, for JSON: `runs`, evaluations `left_out` as not all have them, and by benchmark the figures of
-        each and what each is against the first.
+        The comparison, for JSON: `runs`; `left_out`, the evaluations that not all runs have; `tests`, the number of
+        p-values that are corrected for each other; and `benchmarks`, each with the figures of its `sides` and, in
+        `pairs`, the differences from the first run.
 
     Raises:
-        RecipeError: fewer than two evaluations, one that cannot be read, none in common, or not of one kind.
+        RecipeError: fewer than two evaluations, one that cannot be read, none in common, or incompatible ones.
     """
-    _check(runs, metric, allow, level)
+    _check_arguments(runs, metric, allow, level)
     loaded = [compatibility.load_evaluations(run, letter) for run, letter in zip(runs, LETTERS, strict=False)]
     groups = compatibility.group_evaluations(runs, loaded)
     compatibility.refuse_same_file(groups)
     compatibility.refuse_incompatible(runs, groups, allow)
-    benchmarks = [_benchmark(group, metric, level, seed) for group in groups]
+    benchmarks = [_compare_benchmark(group, metric, level, seed) for group in groups]
     if all(benchmark["metric"] is None for benchmark in benchmarks):
         firsts = [group.sides[0].found["metrics"] for group in groups]
         every = [side.found["metrics"] for group in groups for side in group.sides]
-        there = [name for name in dict.fromkeys(itertools.chain(*firsts)) if all(name in have for have in every)]
-        raise RecipeError(f"--metric {metric}: not among the metrics that all runs have; there are {', '.join(there)}")
+        common = [name for name in dict.fromkeys(itertools.chain(*firsts)) if all(name in have for have in every)]
+        raise RecipeError(
+            f"--metric {metric}: not among the metrics that all runs have; there are {', '.join(common)}"
+        )
     pairs = [pair for benchmark in benchmarks for pair in benchmark["pairs"]]
     tests = sum(pair["p"] is not None for pair in pairs)
     for pair, corrected in zip(pairs, correct_holm([pair["p"] for pair in pairs]), strict=True):
         pair["p_holm"] = corrected
     for group, benchmark in zip(groups, benchmarks, strict=True):
-        for side, pair in zip(group.sides[1:], benchmark["pairs"], strict=False):  # without the metric there are none
-            pair["power"] = _power(group.sides[0], side, benchmark["metric"], pair, 1 - (1 - level) / max(1, tests))
-            pair["meaning"] = _meaning(benchmark, pair, level, tests)
+        for side, pair in zip(group.sides[1:], benchmark["pairs"], strict=False):  # empty without the metric
+            pair["power"] = _estimate_power(
+                group.sides[0], side, benchmark["metric"], pair, 1 - (1 - level) / max(1, tests)
+            )
+            pair["meaning"] = _explain(benchmark, pair, level, tests)
     named = [{"letter": letter, "run": run} for letter, run in zip(LETTERS, runs, strict=False)]
     return {
         "runs": named,
@@ -74,12 +80,10 @@ def compare_runs(
     }
 
 
-def _check(runs: Sequence[str], metric: str, allow: Sequence[str], level: float) -> None:
+def _check_arguments(runs: Sequence[str], metric: str, allow: Sequence[str], level: float) -> None:
     unknown = next((name for name in allow if name not in ALLOWED), None)
     if unknown is not None:
-        raise RecipeError(
-            f"--allow {unknown}: nothing of that name is compared{suggest_nearest(unknown, list(ALLOWED))}"
-        )
+        raise RecipeError(f"--allow {unknown}: no such part of the protocol{suggest_nearest(unknown, list(ALLOWED))}")
     if not 0 < level < 1:
         raise RecipeError(f"--level {level:g}: must lie between 0 and 1, for instance 0.95")
     registry.parse_metric(metric)
@@ -91,8 +95,8 @@ def _check(runs: Sequence[str], metric: str, allow: Sequence[str], level: float)
         raise RecipeError(f"compare takes at most {len(LETTERS)} runs at once, not {len(runs)}")
 
 
-def _benchmark(group: Group, metric: str, level: float, seed: int) -> Json:
-    """The figures of a group's sides, and what each is against the first; without the metric no `pairs`."""
+def _compare_benchmark(group: Group, metric: str, level: float, seed: int) -> Json:
+    """The figures of a group's sides and their differences from the first; `pairs` is empty without the metric."""
     first, *others = group.sides
     ids = [one for one in first.by_id if all(one in side.by_id for side in others)]
     if not ids:
@@ -103,7 +107,7 @@ def _benchmark(group: Group, metric: str, level: float, seed: int) -> Json:
     names = [name for name in first.found["metrics"] if all(name in side.found["metrics"] for side in others)]
     tested = tested if tested in names else None
     names = [*sorted(names, key=lambda name: name != tested), *OF_SAMPLES, "mean_length"]
-    if not any(_unjudged(side.by_id[one]) for side in group.sides for one in ids):
+    if not any(_compute_unjudged(side.by_id[one]) for side in group.sides for one in ids):
         names.remove("unjudged")
     return {
         "name": group.name,
@@ -117,29 +121,29 @@ def _benchmark(group: Group, metric: str, level: float, seed: int) -> Json:
                 "run": side.letter,
                 "file": str(side.path),
                 "k": k,
-                "figures": {name: _figure(side, name, ids, level, seed) for name in names},
+                "figures": {name: _measure_figure(side, name, ids, level, seed) for name in names},
             }
             for side, k in zip(group.sides, ks, strict=True)
         ],
-        "pairs": [_pair(first, side, tested, names, ids, level, seed) for side in others] if tested else [],
+        "pairs": [_compare_pair(first, side, tested, names, ids, level, seed) for side in others] if tested else [],
     }
 
 
-def _pair(a: Side, b: Side, tested: str, names: list[str], ids: list[str], level: float, seed: int) -> Json:
-    """B against A: differences, the test of one of them, the problems that flipped.
+def _compare_pair(a: Side, b: Side, tested: str, names: list[str], ids: list[str], level: float, seed: int) -> Json:
+    """B against A: differences, the test of one of them, and the problems that flipped.
 
-    `samples` are each side's samples with evidence of a problem, on average, where these differ too much for the test.
+    `samples` holds the mean number of judged samples per problem of each side, if these differ too much for the test.
     """
-    differences_P = pair_differences(_values(a, tested, ids), _values(b, tested, ids))
-    rates_a, rates_b = (_rates(side, ids) for side in (a, b))
-    evidence_a, evidence_b = (_counts(side, "evidence", ids) for side in (a, b))
+    differences_P = pair_differences(_list_values(a, tested, ids), _list_values(b, tested, ids))
+    rates_a, rates_b = (_list_pass_rates(side, ids) for side in (a, b))
+    evidence_a, evidence_b = (_list_counts(side, "evidence", ids) for side in (a, b))
     too_uneven = are_uneven(evidence_a, evidence_b)
     return {
         "run": b.letter,
-        "differences": {name: _difference(a, b, name, ids, level, seed) for name in names},
+        "differences": {name: _measure_difference(a, b, name, ids, level, seed) for name in names},
         "p": compute_sign_flip_p(differences_P, seed=seed),
         "samples": [fmean(evidence) for evidence in (evidence_a, evidence_b)] if too_uneven else None,
-        "bounds": _bounds(a, b, tested, ids),
+        "bounds": _bound_difference(a, b, tested, ids),
         "flips": [
             flip._asdict()
             | {"problem": ids[flip.problem], "question": a.by_id[ids[flip.problem]].get("question") or ""}
@@ -152,82 +156,82 @@ def _pair(a: Side, b: Side, tested: str, names: list[str], ids: list[str], level
     }
 
 
-def _unjudged(problem: Json) -> float:
+def _compute_unjudged(problem: Json) -> float:
     """Share of a problem's samples that have no verdict."""
     return 1 - problem["evidence"] / problem["samples"]
 
 
-def _bounds(a: Side, b: Side, tested: str, ids: list[str]) -> list[float] | None:
-    """The difference had the samples without a verdict been as bad for B as they could, and as good; None without any.
+def _bound_difference(a: Side, b: Side, tested: str, ids: list[str]) -> list[float] | None:
+    """The difference with the samples without a verdict at their worst and at their best for B; None without any.
 
-    Left out, they would make a run better whose wrong answers cannot be judged.
+    Leaving these samples out would favour a run whose wrong answers cannot be judged.
     """
-    if not any(_unjudged(side.by_id[one]) for side in (a, b) for one in ids):
+    if not any(_compute_unjudged(side.by_id[one]) for side in (a, b) for one in ids):
         return None
     if tested == "pass@1":
-        (low_a, high_a), (low_b, high_b) = (_pass_bounds(side, ids) for side in (a, b))
+        (low_a, high_a), (low_b, high_b) = (_bound_pass_rate(side, ids) for side in (a, b))
     else:
         (low_a, high_a), (low_b, high_b) = (side.found["bounds"][tested] for side in (a, b))
     return [low_b - high_a, high_b - low_a]
 
 
-def _pass_bounds(side: Side, ids: list[str]) -> tuple[float, float]:
+def _bound_pass_rate(side: Side, ids: list[str]) -> tuple[float, float]:
     problems = [side.by_id[one] for one in ids]
     low = fmean(problem["correct"] / problem["samples"] for problem in problems)
-    return low, low + fmean(map(_unjudged, problems))
+    return low, low + fmean(map(_compute_unjudged, problems))
 
 
-def _power(a: Side, b: Side, tested: str, pair: Json, level: float) -> Json | None:
-    """What it takes to tell a difference in pass@1, at the level that is left to one of all tests."""
+def _estimate_power(a: Side, b: Side, tested: str, pair: Json, level: float) -> Json | None:
+    """Problems and samples that detect a difference in pass@1, at the level left to one of all tests."""
     if tested != "pass@1":
         return None
     ids = [problem["problem"] for problem in pair["by_problem"]]
     needed = estimate_power(
-        *(_counts(side, key, ids) for side in (a, b) for key in ("correct", "evidence")), level=level
+        *(_list_counts(side, key, ids) for side in (a, b) for key in ("correct", "evidence")), level=level
     )
     return needed._asdict() if needed else None
 
 
-def _counts(side: Side, key: str, ids: list[str]) -> list[int]:
+def _list_counts(side: Side, key: str, ids: list[str]) -> list[int]:
     return [side.by_id[one][key] for one in ids]
 
 
-def _values(side: Side, name: str, ids: list[str]) -> list[float | None]:
+def _list_values(side: Side, name: str, ids: list[str]) -> list[float | None]:
     """A figure problem by problem; None where a problem has none."""
-    problems = side.by_id
-    if name == "unjudged":
-        return [_unjudged(problems[one]) for one in ids]
-    if name == "truncated":
-        return [problems[one]["truncated"] / problems[one]["samples"] for one in ids]
-    return [problems[one].get("tokens" if name == "mean_length" else name) for one in ids]
+    problems = [side.by_id[one] for one in ids]
+    return [
+        _compute_unjudged(problem) if name == "unjudged" else get_problem_value(problem, name) for problem in problems
+    ]
 
 
-def _rates(side: Side, ids: list[str]) -> list[float | None]:
+def _list_pass_rates(side: Side, ids: list[str]) -> list[float | None]:
     """Pass rates of the samples with evidence."""
     problems = [side.by_id[one] for one in ids]
     return [problem["correct"] / problem["evidence"] if problem["evidence"] else None for problem in problems]
 
 
-def _figure(side: Side, name: str, ids: list[str], level: float, seed: int) -> Json:
-    """A figure of one side with its interval: as its evaluation has it, or of the common problems."""
+def _measure_figure(side: Side, name: str, ids: list[str], level: float, seed: int) -> Json:
+    """A figure of one side with its interval: the stored one, or over the common problems."""
     if name != "unjudged" and len(ids) == len(side.by_id) and side.found.get("level") == level:
         found = side.found
         stored = {**found["metrics"], **found["shares"], "mean_length": found["tokens"]["mean"]}[name]
         return {key: stored[key] for key in ("value", "low", "high")}
-    return _mean(_values(side, name, ids), None if name == "mean_length" else (0.0, 1.0), level, seed)
+    return _measure_mean(_list_values(side, name, ids), None if name == "mean_length" else (0.0, 1.0), level, seed)
 
 
-def _difference(a: Side, b: Side, name: str, ids: list[str], level: float, seed: int) -> Json:
-    """B - A in the mean over the problems where both have the figure, and how many these are.
+def _measure_difference(a: Side, b: Side, name: str, ids: list[str], level: float, seed: int) -> Json:
+    """Mean of B - A over the problems where both have the figure, and the number of these problems.
 
-    Evaluations that hold a figure for all problems together only, not for each, have no difference of it.
+    The value is None for a figure that is not stored problem by problem.
     """
-    differences_P = pair_differences(_values(a, name, ids), _values(b, name, ids))
+    differences_P = pair_differences(_list_values(a, name, ids), _list_values(b, name, ids))
     known = sum(difference is not None for difference in differences_P)
-    return _mean(differences_P, None if name == "mean_length" else (-1.0, 1.0), level, seed) | {"problems": known}
+    return _measure_mean(differences_P, None if name == "mean_length" else (-1.0, 1.0), level, seed) | {
+        "problems": known
+    }
 
 
-def _mean(values_P: list[float | None], bounds: tuple[float, float] | None, level: float, seed: int) -> Json:
+def _measure_mean(values_P: list[float | None], bounds: tuple[float, float] | None, level: float, seed: int) -> Json:
     known = [value for value in values_P if value is not None]
     if not known:
         return {"value": None, "low": None, "high": None}
@@ -235,8 +239,8 @@ def _mean(values_P: list[float | None], bounds: tuple[float, float] | None, leve
     return {"value": sum(known) / len(known), "low": low, "high": high}
 
 
-def _meaning(benchmark: Json, pair: Json, level: float, tests: int) -> str:
-    """What a comparison shows, in a sentence or two."""
+def _explain(benchmark: Json, pair: Json, level: float, tests: int) -> str:
+    """The result of a comparison in a sentence or two."""
     a, b = benchmark["sides"][0]["run"], pair["run"]
     difference = pair["differences"][benchmark["metric"]]
     if difference["value"] is None:
@@ -247,34 +251,33 @@ def _meaning(benchmark: Json, pair: Json, level: float, tests: int) -> str:
     if pair["samples"]:
         of_a, of_b = pair["samples"]
         return (
-            f"Whether {b} is better than {a} cannot be told by this: {size} points, {p}, but of a problem {a} has "
+            f"Whether {b} is better than {a} cannot be told from this: {size} points, {p}, but per problem {a} has "
             f"{of_a:.3g} judged samples and {b} {of_b:.3g}. With numbers so unequal p may be far too small and the "
             "interval too narrow: two runs of the same model look different in up to a quarter of the cases. "
-            + ("Compare runs of the same k." if not pair["bounds"] else "The samples without a verdict want a judge.")
+            + ("Compare runs of the same k." if not pair["bounds"] else "Find a judge for the other samples.")
         )
     if pair["p_holm"] <= 1 - level and is_undecided(pair):
         low, high = (f"{100 * bound:+.1f}" for bound in pair["bounds"])
         more = "more" if difference["value"] > 0 else "less"
         return (
             f"On the samples that have a verdict {b} solves {more} than {a}: {size} points, {p}. But some have none, "
-            f"and had they been judged the difference could be anything from {low} to {high}: neither is better by "
-            "this."
+            f"and with these judged the difference could be anything from {low} to {high}: neither is better."
         )
     if pair["p_holm"] <= 1 - level:
         better = "better" if difference["value"] > 0 else "worse"
-        told = f"{b} is {better} than {a}: {size} points, {p}."
-        return told + (f" {needs['problems']:,} such problems would have told it." if needs else "")
-    told = f"No difference between {a} and {b} can be told: {size} points, {p}."
+        text = f"{b} is {better} than {a}: {size} points, {p}."
+        return text + (f" {needs['problems']:,} such problems would have been enough." if needs else "")
+    text = f"No difference between {a} and {b} can be told: {size} points, {p}."
     if not needs or needs["detectable"] == 0:
-        return told
-    told += f" These problems and samples tell one of about {100 * needs['detectable']:.1f} points or more"
+        return text
+    text += f" These problems and samples detect one of about {100 * needs['detectable']:.1f} points or more"
     if not needs["problems"]:
-        return f"{told}."
+        return f"{text}."
     of_each = f", or {needs['samples']:,} samples of each of these" if needs["samples"] else ""
     seen = abs(100 * difference["value"])
-    return f"{told}; one of {seen:.1f} would take {needs['problems']:,} problems like them{of_each}."
+    return f"{text}; one of {seen:.1f} would take {needs['problems']:,} problems like them{of_each}."
 
 
 def is_undecided(pair: Json) -> bool:
-    """True if the samples without a verdict could turn the difference round."""
+    """True if the samples without a verdict could reverse the difference."""
     return pair["bounds"] is not None and pair["bounds"][0] <= 0 <= pair["bounds"][1]

@@ -1,9 +1,10 @@
-"""Which evaluations may be compared: of the same problems, by the same judge and protocol, unless told otherwise."""
+"""Which evaluations may be compared: of the same problems, by the same judge and protocol; `allow` permits more."""
 
 from __future__ import annotations
 
 import json
 import re
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,26 +18,14 @@ from . import tables
 
 Json = dict[str, Any]
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # of the runs
-NEEDED = (
-    "name",
-    "identity",
-    "grader",
-    "protocol",
-    "metrics",
-    "bounds",
-    "shares",
-    "tokens",
-    "by_problem",
-)  # of an evaluation
+LETTERS = string.ascii_uppercase  # names of the runs
 PROTOCOL = ("prompt", "system_prompt", "chat_template", "k", "temperature", "top_p", "top_k", "max_tokens")
-ALLOWED = ("problems", "grader", "verifier", *PROTOCOL)  # what may differ if it is allowed
+ALLOWED = ("problems", "grader", "verifier", *PROTOCOL)  # what `allow` may name
 ADVICE = {
-    "grader": "judge the older one again (`open-r1 evaluate ... --rejudge`), or, of a training's before and after, "
-    "measure its models (`open-r1 evaluate RUN ...`)"
+    "grader": "judge the older run again (`open-r1 evaluate ... --rejudge`); for a training's before and after, "
+    "evaluate its models (`open-r1 evaluate RUN ...`)"
 }
-ONE_VERSION = re.compile(r" [0-9a-f]{12} \(math-verify .*\)")  # of older runs: one version covered all verifiers
-
+ONE_VERSION = re.compile(r" [0-9a-f]{12} \(math-verify .*\)")  # in older runs, one version covered all verifiers
 
 Known = Annotated[float, Field(allow_inf_nan=False)] | None
 Share = Annotated[float, Field(ge=0, le=1)] | None
@@ -66,7 +55,7 @@ class _Lengths(TypedDict):
 
 
 class _Evaluation(TypedDict):
-    """What is read of an evaluation, so that a damaged one is refused before anything is computed from it."""
+    """The keys that a comparison reads; a damaged file is refused before anything is computed from it."""
 
     name: str
     identity: str
@@ -84,7 +73,7 @@ _SHAPE = TypeAdapter(_Evaluation)
 
 @dataclass
 class Side:
-    """One evaluation of a comparison: `letter` of its run, its file, its content, and its problems by their ids."""
+    """One evaluation of a comparison: the letter of its run, its file, its content, and its problems by id."""
 
     letter: str
     path: Path
@@ -94,15 +83,19 @@ class Side:
 
 @dataclass
 class Group:
-    """Evaluations of the same problems, the first of which the others are compared with."""
+    """Evaluations of the same problems; the others are compared with the first."""
 
     name: str
     sides: list[Side]
-    differing: list[str] = field(default_factory=list)  # what is allowed to differ, in words
+    differing: list[str] = field(default_factory=list)  # allowed differences, in words
 
 
 def load_evaluations(run: str, letter: str) -> dict[str, Side]:
-    """The evaluations of a run by the name of their file; of `RUN_DIR:name` that one."""
+    """Read the evaluations of a run, by the names of their files; `RUN_DIR:name` reads one.
+
+    Raises:
+        RecipeError: no such run or evaluation, or a damaged file.
+    """
     directory, name = Path(run), None
     if not directory.is_dir() and ":" in run:
         before, _, name = run.rpartition(":")
@@ -113,7 +106,7 @@ def load_evaluations(run: str, letter: str) -> dict[str, Side]:
     if not paths:
         raise RecipeError(
             f"{run}: holds no evaluations/*.json; evaluate it first, or if that was interrupted, run the same command "
-            "again: it carries on"
+            "again: it continues"
         )
     if name is not None:
         there = [path.stem for path in paths]
@@ -128,13 +121,14 @@ def load_evaluations(run: str, letter: str) -> dict[str, Side]:
 
 
 def _read(path: Path) -> Json:
-    """An evaluation, whole, each problem once."""
-    again = "write it again by evaluating the run again; stored completions are not sampled a second time"
+    """The content of an evaluation's file, checked."""
+    again = "evaluate the run again to replace it; stored completions are not sampled a second time"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: is damaged ({error}); {again}") from error
-    missing = [key for key in NEEDED if key not in found] if isinstance(found, dict) else list(NEEDED)
+    needed = list(_Evaluation.__annotations__)
+    missing = [key for key in needed if key not in found] if isinstance(found, dict) else needed
     if missing:
         raise RecipeError(f"{path}: is no evaluation of this version, it lacks {', '.join(missing)}; {again}")
     try:
@@ -151,9 +145,13 @@ def _read(path: Path) -> Json:
 
 
 def group_evaluations(runs: Sequence[str], loaded: list[dict[str, Side]]) -> list[Group]:
-    """What is compared with what: evaluations of one name, or single ones whatever their names."""
+    """Group evaluations by name; if every run has a single one, they form one group whatever their names.
+
+    Raises:
+        RecipeError: a run has no benchmark in common with the first.
+    """
     first, *others = loaded
-    if _single(loaded):
+    if _are_single(loaded):
         sides = [side for by_name in loaded for side in by_name.values()]
         return [Group(" and ".join(dict.fromkeys(side.path.stem for side in sides)), sides)]
     groups = [
@@ -170,13 +168,13 @@ def group_evaluations(runs: Sequence[str], loaded: list[dict[str, Side]]) -> lis
     return groups
 
 
-def _single(loaded: list[dict[str, Side]]) -> bool:
+def _are_single(loaded: list[dict[str, Side]]) -> bool:
     return all(len(by_name) == 1 for by_name in loaded)
 
 
 def describe_left_out(loaded: list[dict[str, Side]]) -> list[str]:
-    """Evaluations that only some of the runs have, in words; single ones are compared whatever their names."""
-    if _single(loaded):
+    """Evaluations that only some of the runs have, in words."""
+    if _are_single(loaded):
         return []
     letters: dict[str, list[str]] = {}
     for by_name in loaded:
@@ -186,7 +184,11 @@ def describe_left_out(loaded: list[dict[str, Side]]) -> list[str]:
 
 
 def refuse_same_file(groups: list[Group]) -> None:
-    """Refuse to compare a file with itself."""
+    """Check that no file is compared with itself.
+
+    Raises:
+        RecipeError: two runs are the same evaluation.
+    """
     for group in groups:
         seen: dict[Path, Side] = {}
         for side in group.sides:
@@ -198,31 +200,35 @@ def refuse_same_file(groups: list[Group]) -> None:
 
 
 def refuse_incompatible(runs: Sequence[str], groups: list[Group], allow: Sequence[str]) -> None:
-    """Refuse what is not of one kind, all of it in one message; note in the groups what may differ."""
+    """Check that evaluations of a group differ only in keys of `allow`, and note these differences in the group.
+
+    Raises:
+        RecipeError: other differences, all in one message.
+    """
     refused: dict[str, list[str]] = {}
     for group in groups:
         first, *others = group.sides
         for side in others:
-            for key, words in _differing(first, side).items():
+            for key, words in _find_differences(first, side).items():
                 if key in allow:
                     group.differing.append(words)
                 else:
                     refused.setdefault(key, []).append(f"{group.name}: {words}")
     if not refused:
         return
-    lines = [f"  {words}" for of_key in refused.values() for words in of_key]
+    lines = [f"  {words}" for differences in refused.values() for words in differences]
     advice = [ADVICE[key] for key in refused if key in ADVICE]
-    what = "; ".join([*advice, f"to compare all the same, and be told so: --allow {' '.join(refused)}"])
+    what = "; ".join([*advice, f"to compare them nevertheless: --allow {' '.join(refused)}"])
     named = ", ".join(f"{letter} is {run}" for letter, run in zip(LETTERS, runs, strict=False))
-    raise RecipeError("\n".join([f"these runs cannot be compared as they are ({named}):", *lines, what]))
+    raise RecipeError("\n".join([f"these runs cannot be compared ({named}):", *lines, what]))
 
 
-def _differing(a: Side, b: Side) -> dict[str, str]:
-    """What is not the same of two evaluations: name of `ALLOWED` -> both, in words."""
-    told = {}
+def _find_differences(a: Side, b: Side) -> dict[str, str]:
+    """Key of `ALLOWED` -> both values in words, where two evaluations differ."""
+    differences = {}
     if a.found["identity"] != b.found["identity"]:
         common = len(a.by_id.keys() & b.by_id.keys())
-        told["problems"] = (
+        differences["problems"] = (
             f"problems: {len(a.by_id):,} of {a.letter}, {len(b.by_id):,} of {b.letter}, "
             f"of which {common:,} have the same id, though maybe another text or solution"
         )
@@ -233,11 +239,11 @@ def _differing(a: Side, b: Side) -> dict[str, str]:
         if ours != theirs:
             old, new = tables.format_setting(ours), tables.format_setting(theirs)
             both = f"two texts that begin with {old}" if old == new else f"{old} of {a.letter}, {new} of {b.letter}"
-            told[key] = f"{key}: {both}"
+            differences[key] = f"{key}: {both}"
     old = [side.letter for side in (a, b) if ONE_VERSION.search(side.found["grader"])]
-    if "grader" in told and len(old) == 1:
-        told["grader"] += (
-            f"; the version of {old[0]} covers all verifiers (an older form), the other only its own, so they do not "
-            "show whether the verdicts differ"
+    if "grader" in differences and len(old) == 1:
+        differences["grader"] += (
+            f"; the version of {old[0]} covers all verifiers (an older form) and the other only its own, so the "
+            "versions do not show whether the verdicts differ"
         )
-    return told
+    return differences

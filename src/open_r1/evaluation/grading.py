@@ -1,4 +1,4 @@
-"""Completions of held-out problems, judged: the rows that every figure of an evaluation is computed from."""
+"""Grading of completions: the rows from which every figure of an evaluation is computed."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from ..rewards.verdict import Verdict
 Row = dict[str, Any]
 
 SAMPLES_SHOWN = 2
-QUESTION = 100  # characters of a question that are kept beside its figures
-LONGEST_ANSWER = 200  # characters that are kept; what is longer goes by its beginning and a digest
+QUESTION = 100  # characters of a question that are kept with its figures
+LONGEST_ANSWER = 200  # characters; of a longer answer, the beginning and a digest are kept
 
 FEATURES = datasets.Features(
     {
@@ -46,11 +46,11 @@ FEATURES = datasets.Features(
 
 
 class Grader:
-    """Judges completions by one verifier, which is the very scorer of the training.
+    """Judges completions by one verifier, with the same scorer as in training.
 
     Args:
         verifier: of the benchmark; its verdict is the score.
-        max_tokens: the limit of a completion.
+        max_tokens: limit of a completion.
     """
 
     def __init__(self, verifier: RewardConfig, max_tokens: int = 0):
@@ -61,23 +61,26 @@ class Grader:
         self._reads = list(inspect.signature(self._ballot).parameters)[1:] if self._ballot else []
 
     def grade(self, rows: list[Row]) -> list[Row]:
-        """Each sample with what was found, under the names of `FEATURES` (all but `benchmark` and `problem`).
+        """Judge the samples of some problems.
 
         Args:
-            rows: all samples of some problems, those of one side by side under one `row`: the problem's columns, and
+            rows: all samples of each problem in a row, with the problem's columns (among them its place `row`) and
                 `completion`, `tokens`, `finish_reason`, `refused`.
+
+        Returns:
+            For each sample, the columns of `FEATURES` except `benchmark` and `problem`.
 
         Raises:
             RecipeError: the verifier needs a column that the problems do not have.
         """
-        asked = [row for row in rows if row["completion"] is not None]
-        found = iter(self._verdicts(asked))
-        judged = [next(found) if row["completion"] is not None else _refused(row) for row in rows]
+        completed = [row for row in rows if row["completion"] is not None]
+        found = iter(self._score(completed))
+        judged = [next(found) if row["completion"] is not None else _describe_refusal(row) for row in rows]
         firsts: dict[tuple[Any, Hashable], str] = {}
         graded = []
         for row, verdict in zip(rows, judged, strict=True):
             text = row["completion"]
-            answer, key = self._vote(text, row) or (None, None)
+            answer, key = self._cast_vote(text, row) or (None, None)
             language = row.get("language")
             graded.append(
                 {
@@ -88,7 +91,7 @@ class Grader:
                     "verdict": verdict.outcome,
                     "reason": verdict.reason,
                     "answer": answer,
-                    # Equal answers by the first of them, so that anyone can count the votes again.
+                    # Equal answers share the first one's text, so that the votes can be counted from the file.
                     "vote": None if answer is None else firsts.setdefault((row["row"], key), answer),
                     "format": None if text is None else think_format(text),
                     "language": measure_language(text, language) if text and language else None,
@@ -97,7 +100,7 @@ class Grader:
             )
         return graded
 
-    def _verdicts(self, rows: list[Row]) -> list[Verdict]:
+    def _score(self, rows: list[Row]) -> list[Verdict]:
         if not rows:
             return []
         columns = {column: [row.get(column) for row in rows] for column in {c for row in rows for c in row}}
@@ -105,29 +108,34 @@ class Grader:
         completions = columns.pop("completion")
         return [_as_verdict(result) for result in self.scored.results(completions, columns)[0]]
 
-    def _vote(self, text: str, row: Row) -> tuple[str, Hashable] | None:
+    def _cast_vote(self, text: str, row: Row) -> tuple[str, Hashable] | None:
         if self._ballot is None or not text:
             return None
         cast = self._ballot(text, **{column: row[column] for column in self._reads})
-        return None if cast is None else (_short(cast[0]), cast[1])
+        return None if cast is None else (_shorten_answer(cast[0]), cast[1])
 
 
 def grader_version(verifier: RewardConfig) -> str:
-    """A verifier's name, parameters and version: equal for verdicts that can be compared."""
+    """A verifier's name, parameters and version. Verdicts of equal versions can be compared."""
     given = ", ".join(f"{key}={value!r}" for key, value in sorted(verifier.parameters.items()))
     return f"{verifier.name}({given}) {registry.version(verifier.name)}"
 
 
 def list_columns(verifier: RewardConfig) -> list[str]:
-    """Columns of a problem that its verdict depends on, where it has them."""
+    """Columns of a problem that may change its verdict."""
     return sorted({*registry.list_used_columns([verifier]), "language"})
 
 
 def check_columns(verifier: RewardConfig, have: list[str], at: str) -> None:
-    """Refuse problems that lack what the verifier reads.
+    """Check that problems have the columns that the verifier needs.
+
+    Args:
+        verifier: of the benchmark.
+        have: columns of the problems.
+        at: place in the recipe, such as `benchmarks.aime24`.
 
     Raises:
-        RecipeError: naming the column and what to do.
+        RecipeError: a column is missing.
     """
     for column in registry.list_needed_columns([verifier]):
         if column not in have:
@@ -137,18 +145,18 @@ def check_columns(verifier: RewardConfig, have: list[str], at: str) -> None:
             )
 
 
-def _short(answer: str) -> str:
+def _shorten_answer(answer: str) -> str:
     if len(answer) <= LONGEST_ANSWER:
         return answer
     return f"{answer[:LONGEST_ANSWER]}... ({hashlib.sha256(answer.encode('utf-8', 'replace')).hexdigest()[:8]})"
 
 
-def _refused(row: Row) -> Verdict:
+def _describe_refusal(row: Row) -> Verdict:
     return Verdict("unknown", f"refused: {row['refused']}")
 
 
 def _as_verdict(result: Any) -> Verdict:
-    """A verdict; of a scorer that gives numbers 1 is correct and 0 wrong, and anything between is neither."""
+    """A verdict; scores of 1 are correct, scores of 0 are wrong, and scores between are unknown."""
     if isinstance(result, Verdict):
         return result
     if result in (0, 1):
@@ -163,10 +171,10 @@ def shorten_question(prompt: str | Messages | None) -> str:
 
 
 def digest_problems(problems: Iterable[list[Any]]) -> str:
-    """16 hex digits that tell these problems from others.
+    """A digest of 16 hex digits that identifies problems.
 
     Args:
-        problems: of each what it is: its id, its prompt, and what its verdict depends on.
+        problems: for each, its id, its prompt, and the columns that its verdict depends on.
     """
     digest = hashlib.sha256()
     for problem in problems:
@@ -175,7 +183,7 @@ def digest_problems(problems: Iterable[list[Any]]) -> str:
 
 
 def pick_example(problem: Row, judged_K: list[Row], completions_K: list[str | None]) -> Row:
-    """A problem with two of its samples, for the report: of right and wrong ones, one of each."""
+    """A problem with two of its samples for the report, a right one and a wrong one if there are both."""
     order = sorted(range(len(judged_K)), key=lambda k: judged_K[k]["verdict"] == judged_K[0]["verdict"] and k > 0)
     return {
         "prompt": read_last_text(problem["prompt"]),

@@ -1,4 +1,7 @@
-"""Expected accuracy of a majority vote, computed exactly."""
+"""Expected accuracy of majority votes among a problem's samples, computed exactly.
+
+Nested arrays carry their axes: M subset sizes, T numbers of votes, Y quadrature nodes, I votes of one class.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,15 @@ import numpy as np
 from ..benchmarks.registry import MOST_VOTES
 
 Row = dict[str, Any]
-REDRAWS = 200  # votes of a problem, for their variance; it is averaged over problems
+REDRAWS = 200  # simulated votes of a problem for its variance, which is averaged over problems
 
 
 class Votes(NamedTuple):
-    """How a problem's samples vote.
+    """The votes of a problem's samples.
 
     Attributes:
-        silent: samples without a vote.
-        classes: votes of each answer, and the share of right ones among them; in no particular order.
+        silent: number of samples without a vote.
+        classes: for each answer, its number of votes and the share of right ones among them, in any order.
     """
 
     silent: int
@@ -28,7 +31,16 @@ class Votes(NamedTuple):
 
 
 def count_votes(samples_K: list[Row]) -> Votes:
-    """How the samples with evidence vote."""
+    """Count the votes of samples with evidence.
+
+    Args:
+        samples_K: rows with `vote` (equal answers have equal votes, None is no vote) and `verdict`.
+
+    Example:
+        >>> votes = ["a", "a", "b", None]
+        >>> count_votes([{"vote": v, "verdict": "correct" if v == "a" else "wrong"} for v in votes])
+        Votes(silent=1, classes=((1, 0.0), (2, 1.0)))
+    """
     verdicts = defaultdict(list)
     for sample in samples_K:
         verdicts[sample["vote"]].append(sample["verdict"] == "correct")
@@ -40,18 +52,34 @@ def count_votes(samples_K: list[Row]) -> Votes:
 def compute_majority(votes: Votes) -> tuple[float, ...]:
     """maj@1 to maj@n of a problem's n samples: how often the most frequent answer of a random subset is right.
 
-    Exact. In a subset of m, let a class of s votes have t of them, and every other class at most t. The subsets of
-    this kind are the coefficient of x^m in
+    The result is exact; ties are shared equally. In a subset of m, let a class of s votes have t of them, and every
+    other class at most t. The number of these subsets is the coefficient of x^m in
 
         C(s, t) x^t (1 + x)^silent prod_others [sum_{i < t} C(s', i) x^i + y C(s', t) x^t],
 
-    where the power of y counts the j classes that tie with it. It gets 1 / (1 + j) of such a subset, and as that is
-    the integral of y^j from 0 to 1, Gauss's quadrature of enough nodes sums over all ties without an error. All terms
-    are positive, so nothing cancels.
+    where the power of y is the number j of other classes with t votes. The class wins 1 / (1 + j) of such a subset,
+    which is the integral of y^j from 0 to 1. Gauss-Legendre quadrature with enough nodes computes this integral
+    without error, and all terms are positive, so nothing cancels.
+
+    Args:
+        votes: of samples with evidence.
+
+    Returns:
+        Probabilities [n] for m = 1 to n.
+
+    Raises:
+        ValueError: more than `MOST_VOTES` samples, whose binomials overflow a float.
+
+    Example:
+        Two samples with the right answer and two different wrong ones. Of three samples, both right ones are drawn in
+        two of four subsets; in the other two, three answers tie.
+
+        >>> [round(x, 3) for x in compute_majority(Votes(0, ((2, 1.0), (1, 0.0), (1, 0.0))))]
+        [0.5, 0.5, 0.667, 1.0]
     """
     n = votes.silent + sum(size for size, _ in votes.classes)
     if n > MOST_VOTES:
-        raise ValueError(f"votes of {n} samples of one problem; at most {MOST_VOTES} can be counted")
+        raise ValueError(f"a problem has {n} samples with evidence; votes of at most {MOST_VOTES} can be counted")
     right_sizes = Counter[int]()
     for size, right in votes.classes:
         right_sizes[size] += right
@@ -60,35 +88,40 @@ def compute_majority(votes: Votes) -> tuple[float, ...]:
         if right:
             others = [other for other, _ in votes.classes]
             others.remove(size)
-            outvoted_TM = _outvoted(votes.silent, tuple(others), size)
+            outvoted_TM = _count_outvoted(votes.silent, tuple(others), size)
             for t in range(1, size + 1):
                 won_M[t : t + n - size + 1] += right * math.comb(size, t) * outvoted_TM[t - 1]
-    return tuple(np.minimum(1.0, won_M / binomials(n))[1:].tolist())
+    return tuple(np.minimum(1.0, won_M / compute_binomials(n))[1:].tolist())
 
 
-def _outvoted(silent: int, sizes: tuple[int, ...], most: int) -> np.ndarray:
-    """Subsets [T, M] of m samples with no class over t = 1..most votes; 1 / (1 + j) of each where j classes have t."""
+def _count_outvoted(silent: int, sizes: tuple[int, ...], most: int) -> np.ndarray:
+    """Numbers [T, M] of subsets of m samples with no class over t = 1..most votes, weighted by 1 / (1 + j).
+
+    j is the number of classes with exactly t votes.
+    """
     found_TM = np.empty((most, silent + sum(sizes) + 1))
     tied = min(most, max(sizes, default=0))
-    found_TM[tied:] = binomials(silent + sum(sizes))
+    found_TM[tied:] = compute_binomials(silent + sum(sizes))
     for least in (2**i for i in range(tied.bit_length())):
-        # Classes of fewer than t votes can neither win nor tie: they are as good as silent.
+        # Classes of fewer than t votes can neither win nor tie, so they count as silent.
         t_T = np.arange(least, min(2 * least - 1, tied) + 1)
         able = [size for size in sizes if size >= least]
-        found_TM[t_T - 1] = _capped(silent + sum(sizes) - sum(able), able, t_T)
+        found_TM[t_T - 1] = _count_capped(silent + sum(sizes) - sum(able), able, t_T)
     return found_TM
 
 
-def _capped(silent: int, sizes: list[int], t_T: np.ndarray) -> np.ndarray:
-    """The same for some t [T, M]: the product's coefficients, summed over the nodes of y."""
-    nodes_Y, weights_Y = unit_quadrature(len(sizes) // 2 + 1)
+def _count_capped(silent: int, sizes: list[int], t_T: np.ndarray) -> np.ndarray:
+    """The same for the given t: the product's coefficients [T, M], summed over the nodes of y."""
+    nodes_Y, weights_Y = compute_quadrature(len(sizes) // 2 + 1)
     t = t_T[:, None, None]
     product_TYM = np.zeros((len(t_T), len(nodes_Y), silent + sum(sizes) + 1))
-    product_TYM[:, :, : silent + 1] = binomials(silent)
+    product_TYM[:, :, : silent + 1] = compute_binomials(silent)
     end = silent + 1
     for size in sizes:
         drawn = np.arange(min(size, t_T[-1]) + 1)
-        ways_TYI = binomials(size)[drawn] * np.where(drawn < t, 1.0, np.where(drawn == t, nodes_Y[:, None], 0.0))
+        ways_TYI = compute_binomials(size)[drawn] * np.where(
+            drawn < t, 1.0, np.where(drawn == t, nodes_Y[:, None], 0.0)
+        )
         others_TYM = product_TYM[:, :, :end].copy()
         product_TYM[:, :, :end] *= ways_TYI[:, :, :1]
         for i in drawn[1:]:
@@ -98,14 +131,14 @@ def _capped(silent: int, sizes: list[int], t_T: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=1 << 10)
-def binomials(n: int) -> np.ndarray:
-    """C(n, 0) to C(n, n)."""
+def compute_binomials(n: int) -> np.ndarray:
+    """Binomial coefficients C(n, 0) to C(n, n)."""
     return np.array([float(math.comb(n, i)) for i in range(n + 1)])
 
 
 @lru_cache(maxsize=1 << 10)
-def unit_quadrature(nodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gauss-Legendre nodes and weights on [0, 1], exact for polynomials of degree 2 nodes - 1."""
+def compute_quadrature(nodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss-Legendre nodes and weights on [0, 1], exact for polynomials up to degree 2 * nodes - 1."""
     x, weights = np.polynomial.legendre.leggauss(nodes)
     return (x + 1) / 2, weights / 2
 
@@ -113,9 +146,15 @@ def unit_quadrature(nodes: int) -> tuple[np.ndarray, np.ndarray]:
 def compute_vote_variance(votes: Votes, m: int, random: np.random.Generator) -> float:
     """Variance of maj@m over other samples of the problem.
 
-    That of a vote of m, drawn with replacement from those that were cast, times m / n as the n samples hold so many
-    separate votes. For m < n the votes that share samples make it smaller than this (Hoeffding 1948), so that
-    intervals are somewhat too wide; n / (n - 1) stands in for the spread that the drawn samples lack.
+    Votes of m samples are simulated by drawing with replacement from the cast ones. Their variance is multiplied by
+    m / n, because n samples hold n / m disjoint votes, and by n / (n - 1), because drawn samples vary less than new
+    ones. For m < n, maj@m averages over overlapping subsets and varies less than this (Hoeffding 1948), so intervals
+    are somewhat too wide.
+
+    Args:
+        votes: of n >= 2 samples with evidence.
+        m: samples of a vote; at most n.
+        random: generator of the simulated votes.
     """
     sizes = np.array([votes.silent, *(size for size, _ in votes.classes)])
     right = np.array([share for _, share in votes.classes])

@@ -1,4 +1,7 @@
-"""What several seeds of one recipe say: a mean with its interval, and whether one recipe spreads more than another."""
+"""Statistics over the seeds of a recipe: a mean with its interval, and the ratio of two spreads.
+
+Nested lists carry their axes: T steps, S seeds, N seeds of both sides.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,18 @@ LEVEL = 0.95
 
 
 def compute_mean(values_S: Sequence[float], level: float = LEVEL) -> dict[str, Any]:
-    """Mean over seeds, and Student's interval of where it lies for other seeds, as `{"value", "low", "high"}`.
+    """Mean over seeds with Student's confidence interval.
 
-    Of three seeds it reaches 2.5 of their standard deviations to either side. A single seed has no interval.
+    Args:
+        values_S: a figure of each seed. The interval of three reaches 2.5 standard deviations to each side.
+        level: of the interval.
+
+    Returns:
+        `value`, `low` and `high`; None without seeds, and for the interval of a single seed.
+
+    Example:
+        >>> {key: round(value, 2) for key, value in compute_mean([1.0, 2.0, 3.0]).items()}
+        {'value': 2.0, 'low': -0.48, 'high': 4.48}
     """
     if not values_S:
         return {"value": None, "low": None, "high": None}
@@ -29,10 +41,14 @@ def compute_mean(values_S: Sequence[float], level: float = LEVEL) -> dict[str, A
 
 
 def compute_spread(values_TS: Sequence[Sequence[float]]) -> float:
-    """Standard deviation over the seeds at each step, in the mean over the steps.
+    """Standard deviation over the seeds at each step, averaged over the steps.
 
     Args:
         values_TS: at least one step, of at least two seeds.
+
+    Example:
+        >>> compute_spread([[1.0, 3.0], [2.0, 2.0]])  # 1.414 and 0
+        0.7071067811865476
     """
     return float(np.std(values_TS, axis=1, ddof=1).mean())
 
@@ -40,53 +56,65 @@ def compute_spread(values_TS: Sequence[Sequence[float]]) -> float:
 def compare_spreads(
     a_TS: Sequence[Sequence[float]], b_TS: Sequence[Sequence[float]], level: float = LEVEL
 ) -> dict[str, float] | None:
-    """The spread of A over that of B, and its interval; None if B has none.
+    """Ratio of the spread of A to the spread of B with its interval.
 
-    The interval is that of two standard deviations of `freedom` degrees of freedom each. Of three seeds and 20 steps,
-    recipes of the same spread are told apart in 0 to 7 of 100 cases, one of three times the other's in 20 (if a seed
-    that is ahead stays ahead) to 94 (if every step is drawn anew), of five times in 39 to 100
-    (benchmarks/spread.py).
+    The interval is that of two standard deviations with `estimate_freedom` degrees of freedom each. With three seeds
+    and 20 steps it excludes 1 in 0 to 7 of 100 cases if the spreads are equal, in 20 to 94 if one is three times the
+    other, and in 39 to 100 if it is five times the other. The low numbers are for seeds that stay ahead or behind, the
+    high ones for independent steps (benchmarks/spread.py).
 
     Args:
-        a_TS: values at some steps, of each seed.
-        b_TS: of as many steps and seeds.
+        a_TS: values of A.
+        b_TS: values of B, with as many steps and seeds.
         level: of the interval.
+
+    Returns:
+        `value`, `low` and `high`; None if B does not vary.
     """
     if compute_spread(b_TS) == 0:
         return None
-    ratio, reach = compute_spread(a_TS) / compute_spread(b_TS), tellable_ratio(freedom(a_TS, b_TS), level)
+    ratio, reach = (
+        compute_spread(a_TS) / compute_spread(b_TS),
+        compute_detectable_ratio(estimate_freedom(a_TS, b_TS), level),
+    )
     return {"value": ratio, "low": ratio / reach, "high": ratio * reach}
 
 
-def freedom(a_TS: Sequence[Sequence[float]], b_TS: Sequence[Sequence[float]]) -> float:
-    """Degrees of freedom of a spread in the mean over steps: of one step seeds - 1, of independent ones as much each.
+def estimate_freedom(a_TS: Sequence[Sequence[float]], b_TS: Sequence[Sequence[float]]) -> float:
+    """Degrees of freedom of a spread: seeds - 1 for one step, and seeds - 1 more for every independent step.
 
-    By Satterthwaite's approximation from the steps' covariance, that of both sides together, each to its own scale.
-    With few seeds it is too small rather than too large.
+    Satterthwaite's approximation from the covariance of the steps, pooled over both sides after scaling each. With few
+    seeds it is too small rather than too large.
     """
-    joined_TN = np.concatenate([_deviations(side_TS) for side_TS in (a_TS, b_TS)], axis=1)
-    covariance_NN = joined_TN.T @ joined_TN  # its trace, and that of its square, are those of the steps' covariance
+    joined_TN = np.concatenate([_scale_deviations(side_TS) for side_TS in (a_TS, b_TS)], axis=1)
+    covariance_NN = joined_TN.T @ joined_TN  # has the traces of the larger covariance of the steps
     seeds = joined_TN.shape[1] // 2
     return (seeds - 1) * float(np.trace(covariance_NN) ** 2 / np.sum(covariance_NN**2))
 
 
-def _deviations(values_TS: Sequence[Sequence[float]]) -> np.ndarray:
-    """From the mean over the seeds, divided by their size over all steps."""
+def _scale_deviations(values_TS: Sequence[Sequence[float]]) -> np.ndarray:
+    """Deviations from the mean over the seeds, divided by their norm over all steps."""
     deviations_TS = np.asarray(values_TS, float) - np.mean(values_TS, axis=1, keepdims=True)
     return deviations_TS / (np.sqrt(np.sum(deviations_TS**2)) or 1.0)
 
 
-def tellable_ratio(freedom: float, level: float = LEVEL) -> float:
-    """By which factor two standard deviations must differ to be told apart: 6.2 with two degrees of freedom each.
+def compute_detectable_ratio(freedom: float, level: float = LEVEL) -> float:
+    """The factor by which two standard deviations must differ to be significant.
 
-    The root of a quantile of the F distribution, by its relation to Student's t of the same degrees of freedom
-    (Cacoullos 1965).
+    This is the square root of a quantile of the F distribution, computed from Student's t with the same degrees of
+    freedom.
 
     Args:
-        freedom: degrees of freedom of either one.
+        freedom: degrees of freedom of each standard deviation.
         level: 1 minus the share of false alarms.
+
+    Source: Cacoullos 1965.
+
+    Example:
+        >>> round(compute_detectable_ratio(2), 1)
+        6.2
     """
-    # Between one and two degrees the expansion of Student's t is not good enough.
+    # Between one and two degrees of freedom the expansion of Student's t is not accurate enough.
     freedom = freedom if freedom > 2 else math.floor(freedom + 1e-9)
     half = compute_t_quantile((1 + level) / 2, freedom) / math.sqrt(freedom)
     return half + math.sqrt(half**2 + 1)

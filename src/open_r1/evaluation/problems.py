@@ -1,4 +1,4 @@
-"""The problems of benchmarks, as an evaluation reads them."""
+"""The problems of benchmarks, in the order in which an evaluation divides them into files."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from . import grading
 
 Row = dict[str, Any]
 
-READ_ROWS = 64  # problems held at once; the hidden tests of one may take megabytes
+READ_ROWS = 64  # problems in memory at once; the hidden tests of one may take megabytes
 
 
 def load_benchmarks(recipe: Recipe) -> list[BenchmarkConfig]:
-    """The benchmarks by the recipe's protocol."""
+    """The benchmarks of a recipe with its protocol applied."""
     given = recipe.given
     return protocol.apply_protocol(recipe.args, given.get("prompt"), given.get("system_prompt"))
 
@@ -33,12 +33,19 @@ class Problems:
     """The problems of one benchmark.
 
     Args:
-        benchmark: as it is measured.
+        benchmark: with the recipe's protocol.
         rows: with `prompt` and the verifier's columns.
-        there: how many its sources have, of which `rows` may be the first; by default as many.
+        there: number of problems in its sources, of which `rows` may be the first ones; by default all.
+
+    Attributes:
+        ids: of the problems, by default the hashes of their prompts.
+        hashes: of the prompts.
+        questions: the first words of the prompts.
+        identity: digest of the problems as this verifier reads them.
+        looks: digest of all columns, the same for every verifier.
 
     Raises:
-        RecipeError: two problems of one id.
+        RecipeError: two problems have the same id.
     """
 
     def __init__(self, benchmark: BenchmarkConfig, rows: StoredRows, there: int | None = None):
@@ -46,29 +53,28 @@ class Problems:
         self.there = len(rows) if there is None else there
         self.grader = grading.Grader(benchmark.verifier, benchmark.max_tokens)
         self.ids: list[str] = []
-        self.hashes: list[str] = []  # of the prompts
-        self.questions: list[str] = []  # their beginnings
+        self.hashes: list[str] = []
+        self.questions: list[str] = []
         whole = hashlib.sha256()
         self.identity = grading.digest_problems(self._read_ids(whole))
-        self.looks = whole.hexdigest()[:16]  # of all columns, so that it is the same for another verifier
+        self.looks = whole.hexdigest()[:16]
         repeated = [name for name, count in Counter(self.ids).items() if count > 1]
         if repeated:
             places = ", ".join(str(i) for i, name in enumerate(self.ids) if name == repeated[0])
             raise RecipeError(
-                f"benchmarks.{benchmark.name}: {len(repeated)} problem ids are there more than once, {repeated[0]!r} "
-                f"first (rows {places}), and would count so often. Remove the repeated rows, or name another column "
-                "with `columns: {id: ...}`"
+                f"benchmarks.{benchmark.name}: {len(repeated)} problem ids are repeated, {repeated[0]!r} "
+                f"first (rows {places}). Remove the repeated rows, or name another column with `columns: {{id: ...}}`"
             )
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def places(self) -> dict[str, int]:
-        """The problems' places by their ids and by their prompts' hashes."""
+    def index_places(self) -> dict[str, int]:
+        """Places of the problems by their ids and by their prompts' hashes."""
         return {name: place for names in (self.hashes, self.ids) for place, name in enumerate(names)}
 
     def _read_ids(self, whole: hashlib._Hash) -> Iterator[list[Any]]:
-        """Note the problems' ids, and all of each in `whole`; what each of them is."""
+        """Fill `ids`, `hashes` and `questions`, and yield what identifies each problem; `whole` hashes all columns."""
         columns = grading.list_columns(self.benchmark.verifier)
         for row in self.read(range(len(self))):
             whole.update(json.dumps(row, sort_keys=True, default=str).encode())
@@ -79,7 +85,7 @@ class Problems:
             yield [self.ids[-1], row["prompt"], *(row.get(column) for column in columns)]
 
     def read(self, span: range) -> Iterator[Row]:
-        """Problems at these places, each with its `row`."""
+        """The problems at these places, each with its place as `row`."""
         for start in range(span.start, span.stop, READ_ROWS):
             stop = min(start + READ_ROWS, span.stop)
             for place, row in enumerate(self.rows.slice(start, stop), start=start):
@@ -87,10 +93,10 @@ class Problems:
 
 
 class Sets:
-    """The problems of all benchmarks one after another, as they are divided into files.
+    """The problems of all benchmarks, one after another.
 
     Args:
-        sets: of each benchmark.
+        sets: the problems of each benchmark.
         seed: of the sampling.
     """
 
@@ -101,42 +107,42 @@ class Sets:
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def of(self, span: range) -> Iterator[tuple[Problems, range]]:
-        """The benchmarks in a span, each with its own places in it."""
+    def split(self, span: range) -> Iterator[tuple[Problems, range]]:
+        """Split a span of all problems into benchmarks, each with its own places."""
         for problems, end in zip(self.sets, self.ends.tolist(), strict=True):
             first = end - len(problems)
             own = range(max(span.start, first) - first, min(span.stop, end) - first)
             if own:
                 yield problems, own
 
-    def graders(self, span: range) -> dict[str, str]:
-        """Benchmark -> the version that judges it now, of those in a span."""
-        return {problems.benchmark.name: problems.grader.version for problems, _ in self.of(span)}
+    def list_graders(self, span: range) -> dict[str, str]:
+        """Benchmark -> the version that judges it now, for the benchmarks in a span."""
+        return {problems.benchmark.name: problems.grader.version for problems, _ in self.split(span)}
 
     def identity(self, *more: dict[str, Any]) -> dict[str, Any]:
-        """What tells these problems, and `more` sources, from others, for `run.same_rows`."""
-        told = [
+        """What identifies these problems and `more` sources, for `job_array.check_same_rows`."""
+        sources = [
             {"path": problems.benchmark.name, "rows": len(problems), "looks": problems.looks} for problems in self.sets
         ]
-        return {"sources": [*told, *more], "kept": None}
+        return {"sources": [*sources, *more], "kept": None}
 
 
 def load_problems(benchmark: BenchmarkConfig, seed: int) -> Problems:
-    """The problems of a benchmark.
+    """Load the problems of a benchmark.
 
     Raises:
-        RecipeError: a source that cannot be loaded, a column that is missing, two problems of one id.
+        RecipeError: a source that cannot be loaded, a missing column, two problems with the same id.
     """
     at = f"benchmarks.{benchmark.name}"
     try:
         rows = read_stored_rows(benchmark.datasets, "evaluate", seed, f"{at}.datasets")
     except RecipeError as error:
-        # Of a source that cannot be had; what is missing in one that can, is told by its place in the recipe.
-        told = str(error)
-        if told.startswith("datasets: "):
+        # This prefix means that a source cannot be loaded; other messages name their place in the recipe.
+        message = str(error)
+        if message.startswith("datasets: "):
             copy = f"{{name: {benchmark.name}, datasets: [{{path: {benchmark.name}.jsonl, columns: ...}}]}}"
-            told = f"{at}: {told.removeprefix('datasets: ')}. A local copy goes in its place: `{copy}`"
-        raise RecipeError(told) from error
+            message = f"{at}: {message.removeprefix('datasets: ')}. A local copy goes in its place: `{copy}`"
+        raise RecipeError(message) from error
     grading.check_columns(benchmark.verifier, list(rows.features), at)
     there = len(rows)
     if benchmark.problems is not None and benchmark.problems < there:

@@ -1,4 +1,7 @@
-"""Is one model better than another on the same problems? Paired differences: their test, and what it takes to tell."""
+"""Significance of paired differences between two models on the same problems, and the power of the test.
+
+Lists with the axis P have one entry for each problem.
+"""
 
 from __future__ import annotations
 
@@ -10,38 +13,51 @@ from typing import NamedTuple
 
 import numpy as np
 
-DRAWS = 50_000  # of signs, where the exact test would take too long
+DRAWS = 50_000  # sign vectors, where the exact test would take too long
 CHUNK = 2_000_000  # drawn signs held at once, 16 MB
 EXACT = 3e8  # additions of the exact test, about a second
-DENOMINATOR = 10_000  # of one difference; a share of 64 less a share of 63 has at most 4,032
-FINEST = 1_000_000  # parts of 1 that all differences may be multiples of
-ROUNDING = 1e-9  # of sums and differences of shares
-UNEVEN, UNEVEN_TO_ONE = 4, 3  # times as many samples of a problem, or than one, that the sign-flip test still bears
-UNEVEN_SHARE = 0.1  # of the problems that may have more than that
-LEAST = 6  # problems that can be told apart at 95%; the signs of five all agree in 1 of 16 cases
+DENOMINATOR = 10_000  # largest of a difference; a share of 64 minus a share of 63 has at most 4,032
+FINEST = 1_000_000  # largest common denominator of all differences
+ROUNDING = 1e-9  # error of sums and differences of shares
+UNEVEN, UNEVEN_TO_ONE = 4, 3  # largest ratio of two numbers of samples for the sign-flip test; of any number to one
+UNEVEN_SHARE = 0.1  # share of the problems that may exceed it
+LEAST = 6  # problems that can be significant at 5%; the signs of five all agree in 1 of 16 cases
 
 
 def pair_differences(a_P: Sequence[float | None], b_P: Sequence[float | None]) -> list[float | None]:
-    """Differences B - A, problem by problem; None where either has no evidence."""
+    """Differences B - A, problem by problem; None where either has no evidence.
+
+    Example:
+        >>> pair_differences([0.25, 0.5, None], [0.75, 0.5, 1.0])
+        [0.5, 0.0, None]
+    """
     return [None if a is None or b is None else b - a for a, b in zip(a_P, b_P, strict=True)]
 
 
 def compute_sign_flip_p(differences_P: Sequence[float | None], *, seed: int = 0, draws: int = DRAWS) -> float | None:
-    """Two-sided p-value of no difference: how often random signs take the sum at least as far from zero.
+    """Two-sided p-value of the sign-flip test: how often random signs bring the sum at least as far from zero.
 
-    If both models are the same and have as many samples of a problem, its difference has either sign with the same
-    chance, however difficult it is; nothing else is assumed. `uneven` says where numbers differ too much for that.
+    If both models are equal and have as many samples of a problem, its difference has either sign with equal
+    probability, however difficult the problem is. Nothing else is assumed. `are_uneven` shows where the numbers of
+    samples differ too much.
 
-    Exact where the differences are multiples of a common step, as those of pass@1 are for equal numbers of samples.
-    Otherwise by `draws` of signs, with the observed ones among them, so that it is never 0 (Phipson and Smyth 2010).
+    The p-value is exact where the differences are multiples of a common step, as those of pass@1 are for equal numbers
+    of samples. Otherwise signs are drawn, and the observed ones count as a draw, so that p is never 0 (Phipson and
+    Smyth 2010).
 
     Args:
-        differences_P: of each problem; None is left out.
+        differences_P: differences by problem; None is left out.
         seed: of the drawn signs.
-        draws: how many.
+        draws: number of drawn sign vectors.
 
     Returns:
-        None without a difference to test.
+        The p-value; None without differences.
+
+    Example:
+        Five equal differences: all signs agree in 2 of 32 cases.
+
+        >>> compute_sign_flip_p([0.5, 0.5, 0.5, 0.5, 0.5, None])
+        0.0625
     """
     d = np.array([x for x in differences_P if x is not None], float)
     if not len(d):
@@ -54,16 +70,20 @@ def compute_sign_flip_p(differences_P: Sequence[float | None], *, seed: int = 0,
 
 
 def are_uneven(samples_a_P: Sequence[int], samples_b_P: Sequence[int]) -> bool:
-    """Whether numbers of samples differ so much that `sign_flip`, and intervals of differences, raise false alarms.
+    """True if numbers of samples differ so much that the sign-flip test and intervals of differences mislead.
 
-    Where the two models are the same, a difference of shares of unequally many samples is skewed, and its signs are
-    not. Of 30 problems that are solved in 5% or 95% of the samples, a test at 5% raises 4 to 6 false alarms in 100
-    with 16 against 4 or 64 against 16 samples, 10 with 4 against 1 or 64 against 4, and 20 to 26 with 16 against 1
-    (simulated).
+    For two equal models, the difference of two shares of unequal numbers of samples is skewed, which random signs do
+    not reproduce. With 30 problems that are solved in 5% or 95% of the samples, a test at 5% raises 4 to 6 false
+    alarms in 100 with 16 against 4 or 64 against 16 samples, 10 with 4 against 1 or 64 against 4, and 20 to 26 with
+    16 against 1 (simulated).
 
     Args:
         samples_a_P: A's samples with evidence, by problem; problems without any on either side are left out.
         samples_b_P: B's.
+
+    Example:
+        >>> are_uneven([16] * 30, [4] * 30), are_uneven([16] * 30, [1] * 30)
+        (False, True)
     """
     counts = np.array([samples_a_P, samples_b_P])
     fewer, more = np.sort(counts[:, counts.min(0) > 0], axis=0)
@@ -72,7 +92,7 @@ def are_uneven(samples_a_P: Sequence[int], samples_b_P: Sequence[int]) -> bool:
 
 
 def _steps(d: np.ndarray) -> np.ndarray | None:
-    """Sizes of the differences in steps of the fraction that all are multiples of; None if it is too small."""
+    """Sizes of the differences in multiples of their common step; None if that is too small."""
     parts = math.lcm(*(Fraction(x).limit_denominator(DENOMINATOR).denominator for x in set(d.tolist())))
     if parts > FINEST:
         return None
@@ -110,7 +130,14 @@ def _drawn(d: np.ndarray, seed: int, draws: int) -> float:
 
 
 def correct_holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """p-values corrected for all that were tested (Holm 1979); None stays None and counts for no test."""
+    """Holm's correction of p-values for multiple tests; None stays None and counts for no test.
+
+    Source: Holm 1979.
+
+    Example:
+        >>> correct_holm([0.01, None, 0.04])
+        [0.02, None, 0.04]
+    """
     order = sorted((i for i, p in enumerate(p_values) if p is not None), key=lambda i: p_values[i])
     corrected: list[float | None] = [None] * len(p_values)
     largest = 0.0
@@ -121,15 +148,16 @@ def correct_holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 class Power(NamedTuple):
-    """What it takes to tell a difference from none.
+    """Sizes that a significant difference takes.
 
     Attributes:
-        detectable: least difference that these problems and samples would tell.
-        problems: how many like these would tell it, with as many samples of each; None for a difference of 0.
-        samples: how many of each of these problems, from each model, would tell it; None if no number would, for a
-            difference of 0, and where `within` is None.
-        within: share of the differences' variance that is the luck of the samples, which more of them remove; None
-            where a problem has a single sample.
+        detectable: smallest difference that these problems and samples detect.
+        problems: number of problems like these that detect the difference, with as many samples of each; None for a
+            difference of 0.
+        samples: number of samples of each of these problems, from each model, that detects the difference; None if no
+            number does, for a difference of 0, and where `within` is None.
+        within: share of the variance that is the luck of the samples, which more samples reduce; None where a problem
+            has a single sample.
     """
 
     detectable: float
@@ -148,22 +176,31 @@ def estimate_power(
     level: float = 0.95,
     power: float = 0.8,
 ) -> Power | None:
-    """How many problems, or samples of each, tell a difference in pass@1.
+    """Numbers of problems, or of samples of each, that detect a difference in pass@1.
 
-    The variance of the problems' differences has two parts: the luck of the samples, p (1 - p) / k of each model, and
-    what the models truly differ by from problem to problem. More problems shrink both, more samples the first alone.
+    The variance of the differences has two parts: the luck of the samples, p (1 - p) / k of each model, and the true
+    differences between the models from problem to problem. More problems reduce both, more samples the first only.
 
     Args:
         right_a_P: right samples of A, by problem.
-        samples_a_P: its samples with evidence; problems without any on either side are left out.
+        samples_a_P: A's samples with evidence; problems without any on either side are left out.
         right_b_P: right samples of B.
-        samples_b_P: its samples with evidence.
-        difference: to be told; the observed one by default.
+        samples_b_P: B's samples with evidence.
+        difference: to be detected; the observed one by default.
         level: 1 minus the share of false alarms.
-        power: share of the cases in which the difference is to be told.
+        power: probability of detecting the difference.
 
     Returns:
         None with fewer than two problems.
+
+    Source: Guenther 1981, for the problems lost by estimating the variance.
+
+    Example:
+        Twenty problems with four samples each: of half of them A solves one and B three, of the others both solve two.
+        How many such problems detect a difference of 0.1?
+
+        >>> estimate_power([1, 2] * 10, [4] * 20, [3, 2] * 10, [4] * 20, difference=0.1).problems
+        54
     """
     counts = np.array([right_a_P, samples_a_P, right_b_P, samples_b_P], float)
     right_a, n_a, right_b, n_b = counts[:, (counts[1] > 0) & (counts[3] > 0)]
@@ -175,7 +212,7 @@ def estimate_power(
     difference = float(np.mean(b - a)) if difference is None else difference
     false_alarm = NormalDist().inv_cdf((1 + level) / 2)
     reach = false_alarm + NormalDist().inv_cdf(power)
-    spared = false_alarm**2 / 2  # problems that it costs not to know the variance (Guenther 1981)
+    spared = false_alarm**2 / 2  # problems lost by estimating the variance (Guenther 1981)
     detectable = reach * math.sqrt(variance / max(1.0, P - spared))
     problems = max(LEAST, math.ceil(variance * (reach / difference) ** 2 + spared)) if difference else None
     if min(n_a.min(), n_b.min()) < 2:
@@ -189,7 +226,7 @@ def estimate_power(
 
 
 class Flip(NamedTuple):
-    """A problem whose pass rate crossed one half: its place in the lists, and both rates."""
+    """A problem whose pass rate crossed one half: its index in the lists, and both rates."""
 
     problem: int
     before: float
@@ -197,7 +234,16 @@ class Flip(NamedTuple):
 
 
 def find_flips(a_P: Sequence[float | None], b_P: Sequence[float | None]) -> list[Flip]:
-    """Problems that only one of the two solves in more than half of the samples, the greatest change first."""
+    """Problems that only one of two models solves in more than half of the samples, the greatest change first.
+
+    Args:
+        a_P: pass rates of A, by problem; None without evidence.
+        b_P: pass rates of B.
+
+    Example:
+        >>> find_flips([0.25, 0.75, None], [1.0, 0.75, 1.0])
+        [Flip(problem=0, before=0.25, after=1.0)]
+    """
     flips = [
         Flip(i, a, b)
         for i, (a, b) in enumerate(zip(a_P, b_P, strict=True))

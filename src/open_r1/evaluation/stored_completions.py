@@ -1,4 +1,4 @@
-"""Completions that were made elsewhere, as an evaluation keeps its own: judged without a model."""
+"""Completions from a file, judged without a model."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from .problems import Problems, Sets
 
 Row = dict[str, Any]
 
-KNOWN = ("tokens", "finish_reason", "seed", "model")  # taken where the file has them
+KNOWN = ("tokens", "finish_reason", "seed", "model")  # optional columns
 SHOWN = 3  # problems named in a message
 
 
-class Imported:
-    """A file of completions, found by problem.
+class StoredCompletions:
+    """A file of completions, matched with the problems.
 
     Args:
-        source: `completion` (a text, or a list of them), and `id` or `prompt` of the problem; with several benchmarks
-            also `benchmark`; further columns of `KNOWN`.
-        sets: the problems; where they are a part of what their sources have, completions of the others are left out.
+        source: with the columns `completion` (a text, or a list of texts), and `id` or `prompt` of the problem; with
+            several benchmarks also `benchmark`; optionally those of `KNOWN`.
+        sets: the problems. If they are only a part of their sources, completions of other problems are left out.
         seed: of a source that is a function.
 
     Raises:
-        RecipeError: a missing column, a completion of no problem, problems without one.
+        RecipeError: a missing column, a completion without a problem, or a problem without completions.
     """
 
     def __init__(self, source: DatasetConfig, sets: Sets, seed: int):
@@ -49,14 +49,14 @@ class Imported:
             raise RecipeError(f"{self.at}: `completion` must be a text, or a list of texts; it is {completion}")
         self._several = isinstance(self.rows.features["completion"], datasets.List | datasets.LargeList)
         self.k = {problems.benchmark.name: problems.benchmark.k for problems in sets.sets}
-        # (benchmark, place) -> row and, of a list of completions, number in it
+        # (benchmark, place) -> row, and index in its list of completions
         self.places: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
-        self._find(sets)
+        self._match_problems(sets)
         for problems in sets.sets:
-            self._check(problems)
+            self._check_counts(problems)
 
-    def _find(self, sets: Sets) -> None:
-        known = {problems.benchmark.name: problems.places() for problems in sets.sets}
+    def _match_problems(self, sets: Sets) -> None:
+        known = {problems.benchmark.name: problems.index_places() for problems in sets.sets}
         only = next(iter(known)) if len(known) == 1 else None
         columns = [c for c in ("benchmark", "id", "prompt") if c in self.rows.column_names]
         lost = []
@@ -71,12 +71,12 @@ class Imported:
             self.places[benchmark, place] += [(i, j) for j in range(count)]
         if lost and all(len(problems) == problems.there for problems in sets.sets):
             raise RecipeError(
-                f"{self.at}: {len(lost)} rows are of no problem of the benchmark, {', '.join(lost[:SHOWN])} first; "
+                f"{self.at}: {len(lost)} rows belong to no problem of the benchmark, {', '.join(lost[:SHOWN])} first; "
                 "`id` must be the problem's id, or `prompt` its text as the benchmark has it"
             )
 
-    def _check(self, problems: Problems) -> None:
-        """Every problem must have as many as are asked for: the lost ones may have been the hard ones."""
+    def _check_counts(self, problems: Problems) -> None:
+        """Check that every problem has k completions: the missing ones may be those of hard problems."""
         name, k = problems.benchmark.name, problems.benchmark.k
         counts = [len(self.places[name, p]) for p in range(len(problems))]
         short = [problems.ids[p] for p, count in enumerate(counts) if count < k]
@@ -90,33 +90,35 @@ class Imported:
                 f"{', '.join(short[:SHOWN])} first; {advice}"
             )
 
-    def of(self, sets: Sets, files: Shards, number: int) -> list[Row]:
-        """The rows of one file of an evaluation."""
-        return [row for problems, span in sets.of(files.range(number)) for row in self._of(problems, span)]
+    def read_rows(self, sets: Sets, files: Shards, number: int) -> list[Row]:
+        """The rows of one file of the evaluation."""
+        return [
+            row for problems, span in sets.split(files.range(number)) for row in self._read_problems(problems, span)
+        ]
 
-    def _of(self, problems: Problems, span: range) -> Iterator[Row]:
+    def _read_problems(self, problems: Problems, span: range) -> Iterator[Row]:
         name, k = problems.benchmark.name, problems.benchmark.k
         for place in span:
             for sample, (i, j) in enumerate(self.places[name, place][:k]):
                 row = self.rows[i]
                 text = row["completion"][j] if self._several else row["completion"]
-                told = {key: row.get(key) for key in KNOWN}
+                known = {key: row.get(key) for key in KNOWN}
                 if self._several:
-                    told = {key: self._own(i, key, value, j) for key, value in told.items()}
-                yield told | {
+                    known = {key: self._pick_value(i, key, value, j) for key, value in known.items()}
+                yield known | {
                     "benchmark": name,
                     "problem": problems.ids[place],
                     "prompt_id": problems.hashes[place],
                     "row": place,
                     "sample": sample,
                     "completion": text,
-                    "finish_reason": "refused" if text is None else told["finish_reason"],
+                    "finish_reason": "refused" if text is None else known["finish_reason"],
                     "refused": "no completion" if text is None else None,
-                    "model": told["model"] or self.at,
+                    "model": known["model"] or self.at,
                 }
 
-    def _own(self, i: int, column: str, value: Any, j: int) -> Any:
-        """A completion's value of a column that may have one for each."""
+    def _pick_value(self, i: int, column: str, value: Any, j: int) -> Any:
+        """The value of completion j in a column that may hold one for each completion."""
         if not isinstance(value, list):
             return value
         if j >= len(value):
@@ -125,13 +127,13 @@ class Imported:
             )
         return value[j]
 
-    def told(self) -> str:
-        """How many are judged, and how many are not."""
+    def describe(self) -> str:
+        """The numbers of completions that are judged and that are not."""
         taken = sum(min(len(found), self.k[name]) for (name, _), found in self.places.items())
         left = sum(map(len, self.places.values())) - taken
         more = f"; {left:,} more, beyond the first of each problem, are not" if left else ""
         return f"{taken:,} completions of {self.at} are judged{more}"
 
     def identity(self) -> dict[str, Any]:
-        """What tells this file from another, for `run.same_rows`."""
+        """What identifies this file, for `job_array.check_same_rows`."""
         return StoredRows([(DatasetConfig(self.at), self.rows)]).identity()["sources"][0]

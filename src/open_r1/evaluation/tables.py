@@ -1,6 +1,6 @@
-"""Figures with their intervals as text, and tables of them for a terminal.
+"""Figures with their intervals as text, and tables for a terminal.
 
-A figure is `{"value", "low", "high"}`, as evaluations and summaries hold it; a value of None is shown as "-".
+A figure is `{"value", "low", "high"}`, as in evaluations and summaries; a value of None is shown as "-".
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def format_percent(part: float, whole: float) -> str:
-    """A share, of which 0.0% is nothing at all and 100.0% is everything."""
+    """A share in percent; 0.0% and 100.0% are exact."""
     if not whole:
         return "-"
     share = 100 * part / whole
@@ -21,7 +21,7 @@ def format_percent(part: float, whole: float) -> str:
 Json = dict[str, Any]
 Cell = tuple[str, str]  # a value and its interval
 
-SHORT = 40  # characters of a setting in a line
+SHORT = 40  # characters of a setting
 
 
 def format_share(figure: Json | None) -> Cell:
@@ -53,7 +53,7 @@ def _cell(figure: Json | None, times: float, unit: str, sign: str = "") -> Cell:
 
 
 def _rounded(value: float, sign: str = "") -> str:
-    # Of a value that rounds to zero the sign says nothing.
+    # Adding zero removes the sign of a value that rounds to zero.
     return f"{round(value, 1) + 0.0:{sign},.1f}"
 
 
@@ -71,8 +71,8 @@ def pair_before_after(before: Json, after: Json) -> list[tuple[str, Cell, Cell]]
     """Rows of (name, before, after).
 
     Args:
-        before: figures by name, as of `metrics.summarize_evaluation`; one that is missing or None is shown as "-".
-        after: the same of the trained model.
+        before: figures by name, as `metrics.summarize_evaluation` returns them; a missing one is shown as "-".
+        after: figures of the trained model.
     """
     names = {"mean_length": "mean length (tokens)", "format": "format", "language": "language"}
     metrics = {name: name for name in {**before, **after} if name not in names}
@@ -84,14 +84,14 @@ def pair_before_after(before: Json, after: Json) -> list[tuple[str, Cell, Cell]]
 
 
 def format_evaluation(evaluation: Json) -> tuple[Cell, str, Cell]:
-    """The first metric of an evaluation, the others in words, and the mean length."""
+    """The first metric of an evaluation, the others as text, and the mean length."""
     (_, first), *others = evaluation["metrics"].items()
-    told = ", ".join(f"{name} {join_cell(format_share(figure))}" for name, figure in others)
-    return format_share(first), told, format_count(evaluation["tokens"]["mean"])
+    text = ", ".join(f"{name} {join_cell(format_share(figure))}" for name, figure in others)
+    return format_share(first), text, format_count(evaluation["tokens"]["mean"])
 
 
 def describe_departures(evaluation: Json) -> list[str]:
-    """What differs from the benchmark's own protocol, in words: `k 4 instead of 64`."""
+    """Differences from the benchmark's protocol, in words: `k 4 instead of 64`."""
     return [
         f"{key} {format_setting(ours)} instead of {format_setting(own)}"
         for key, (own, ours) in evaluation["departures"].items()
@@ -99,7 +99,7 @@ def describe_departures(evaluation: Json) -> list[str]:
 
 
 def format_setting(value: Any) -> str:
-    """A value of a protocol, short; one that is not set is `none`."""
+    """A value of a protocol as a short text; `none` if it is not set."""
     if value is None:
         return "none"
     line = f"{value:g}" if isinstance(value, float) else " ".join(str(value).split())
@@ -107,13 +107,13 @@ def format_setting(value: Any) -> str:
 
 
 def describe_unjudged(evaluation: Json) -> list[str]:
-    """What the verifier could not judge, in words, with the bounds of the metrics; empty if it judged everything."""
+    """The samples without a verdict, in words, with the bounds of the metrics; empty if all have one."""
     shares = {verdict: evaluation["shares"][verdict]["value"] for verdict in ("unknown", "error")}
-    told = [f"{verdict} {format_percent(value, 1)}" for verdict, value in shares.items() if value]
-    if not told:
+    parts = [f"{verdict} {format_percent(value, 1)}" for verdict, value in shares.items() if value]
+    if not parts:
         return []
     reasons = ", ".join(f"{count:,} × {reason}" for reason, count in list(evaluation["reasons"].items())[:2])
-    lines = [" and ".join(told) + " of the samples" + (f": {reasons}" if reasons else "")]
+    lines = [" and ".join(parts) + " of the samples" + (f": {reasons}" if reasons else "")]
     bounds = [
         f"{name} between {100 * low:.1f}% and {100 * high:.1f}%"
         for name, (low, high) in evaluation["bounds"].items()
@@ -127,11 +127,15 @@ def describe_unjudged(evaluation: Json) -> list[str]:
 
 
 def align_rows(rows: list[tuple[str | Cell, ...]], left: tuple[int, ...] = (0,)) -> list[str]:
-    """The rows as lines whose columns stand below one another.
+    """Format rows as lines with aligned columns.
 
     Args:
-        rows: of equally many cells; those that are a value and its interval are aligned by both.
-        left: columns of text, which begin at the left; others end at the right.
+        rows: of equally many cells. Cells of a value and its interval are aligned at both.
+        left: columns that are aligned to the left; others are aligned to the right.
+
+    Example:
+        >>> align_rows([("pass@1", ("9.5%", "[8.0, 11.2]")), ("maj@4", ("14.7%", "[13.2, 16.3]"))])
+        ['pass@1   9.5% [8.0, 11.2]', 'maj@4   14.7% [13.2, 16.3]']
     """
     columns = list(zip(*rows, strict=True))
     padded = []

@@ -13,6 +13,7 @@ from ..config.loading import resolve_recipe
 from ..config.recipe import is_recipe, read_yaml
 from ..config.schema import DATA_TASKS, TRAINERS
 from ..errors import RecipeError, suggest_nearest
+from .claim_checks import check_claims
 
 ROOT = Path("runs/pipelines")
 KEYS = ("title", "about", "seeds", "jobs", "stages", "table")
@@ -130,12 +131,8 @@ def read_pipeline(path: Path, changes: dict[str, Any] | None = None) -> Pipeline
     if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
         raise RecipeError(f"jobs: expected the number of stages that run side by side, 1 or more, got {jobs!r}")
     table = written.get("table") or []
-    from . import claims
-
     benchmarks = {stage.name: stage.benchmarks for stage in stages if stage.benchmarks}
-    claims.check_claims(
-        table, [stage.name for stage in stages], {stage.name: stage.task for stage in stages}, benchmarks
-    )
+    check_claims(table, {stage.name: stage.task for stage in stages}, benchmarks)
     directory = settings["output_dir"] or ROOT / (path.stem + ("--toy" if toy else ""))
     title = str(written.get("title") or path.stem)
     return Pipeline(

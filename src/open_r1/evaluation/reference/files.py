@@ -26,14 +26,13 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
-# What pydantic adds to the place of a mistake: the type it has tried there.
-TYPES = {"int", "float", "printed", "sourced", "[key]"}
+TYPES = {"int", "float", "printed", "sourced", "[key]"}  # parts that pydantic adds to the place of an error
 
-Number = int | float  # an integer was printed without decimals, which tells its rounding
+Number = int | float  # kept apart, because an integer was rounded to whole numbers when printed
 
 
 class Protocol(Strict):
-    """How a figure was sampled, as far as its source says; the keys are those of an evaluation's protocol."""
+    """How a figure was sampled, as far as its source says, with the keys of an evaluation's protocol."""
 
     k: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0)] | None = None
@@ -43,20 +42,16 @@ class Protocol(Strict):
 
 
 class Sourced(Strict):
-    """A figure with a source of its own, as where two versions of a paper disagree."""
+    """A figure with its own source, for instance where two versions of a paper disagree."""
 
     value: Number
     source: str
 
 
-def _kind(value: Any) -> str:
-    return "sourced" if isinstance(value, list) else "printed"
-
-
 Metric = Annotated[str, Field(pattern=f"^({METRIC})$")]
 Given = Annotated[
     Annotated[Number, Tag("printed")] | Annotated[list[Sourced], Tag("sourced")],
-    Discriminator(_kind),
+    Discriminator(lambda value: "sourced" if isinstance(value, list) else "printed"),
 ]
 
 
@@ -77,7 +72,7 @@ class Model(Strict):
 
 
 class Published(Strict):
-    """A file of published figures; `benchmarks` says what of `protocol` is another for one benchmark."""
+    """A file of published figures; `benchmarks` overrides keys of `protocol` for one benchmark."""
 
     title: str
     source: str
@@ -88,7 +83,7 @@ class Published(Strict):
 
 
 class Track(Strict):
-    """One metric of a curve: values at ascending steps, with or without a band around them."""
+    """One metric of a training: values at ascending steps, with or without a band."""
 
     step: Annotated[list[int], Field(min_length=1)]
     mean: list[float]
@@ -111,8 +106,8 @@ class Track(Strict):
                 raise ValueError(f"step {step}: low, mean and high do not ascend: {values}")
         return self
 
-    def at(self, name: str, steps: Sequence[float]) -> np.ndarray:
-        """`mean`, `low` or `high` at any steps between the first and the last, in straight lines."""
+    def interpolate(self, name: str, steps: Sequence[float]) -> np.ndarray:
+        """`mean`, `low` or `high` at any steps between the first and the last, by straight lines."""
         return np.interp(steps, self.step, getattr(self, name))
 
 
@@ -123,7 +118,7 @@ class Band(Strict):
 
 
 class MadeFrom(Strict):
-    """One of the runs a curve was made of."""
+    """A run that a curve was made from."""
 
     run: str
     seed: int | None = None
@@ -131,7 +126,7 @@ class MadeFrom(Strict):
 
 
 class Curves(Strict):
-    """A file of one training's curves, published or made of runs of one recipe (kept without what seeds differ in)."""
+    """A file of curves, published or made from runs of one `recipe` (without the keys in which seeds differ)."""
 
     title: str
     source: str
@@ -150,7 +145,7 @@ class Curves(Strict):
             if track.step[-1] > self.steps:
                 raise ValueError(f"metrics.{key}: step {track.step[-1]} of a training of {self.steps} steps")
             if (track.low is None) != (self.band is None):
-                raise ValueError(f"metrics.{key}: low and high go with `band`; the one is there without the other")
+                raise ValueError(f"metrics.{key}: low and high go with `band`; one of the two is missing")
         return self
 
 
@@ -160,13 +155,13 @@ def list_references() -> list[str]:
 
 
 def find_reference(name: str) -> Published | Curves:
-    """A reference, checked.
+    """Read and check a reference file.
 
     Args:
-        name: of a file in recipes/reference, or the path of one's own (ending in .yaml).
+        name: of a file in recipes/reference, or the path of another file (ending in .yaml).
 
     Raises:
-        RecipeError: there is none, or a key of it is unknown, missing, of the wrong type or out of range.
+        RecipeError: there is no such file, or one of its keys is unknown, missing, of the wrong type or out of range.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
@@ -188,18 +183,13 @@ def _load(path: Path, changed: int) -> Published | Curves:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise RecipeError(f"{path}: {_told(error)}") from None
+        raise RecipeError(f"{path}: {_describe_error(error)}") from None
 
 
-def _told(error: ValidationError) -> str:
-    """The first mistake: its key and what is wrong there."""
-
-    def key(mistake: Any) -> str:
-        return ".".join(str(part) for part in mistake["loc"] if part not in TYPES)
-
-    mistakes = error.errors()
-    # Of a value that may have several types there is one message for each; the last is of the widest.
-    first = [mistake for mistake in mistakes if key(mistake) == key(mistakes[0])][-1]
+def _describe_error(error: ValidationError) -> str:
+    """The first error: its key and the reason."""
+    details = [(".".join(str(part) for part in one["loc"] if part not in TYPES), one) for one in error.errors()]
+    # A value that may have several types has one error for each; the last is for the widest type.
+    key, first = [(key, one) for key, one in details if key == details[0][0]][-1]
     reason = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
-    at = f"{key(first)}: " if first["loc"] else ""
-    return at + reason[:1].lower() + reason[1:]
+    return (f"{key}: " if first["loc"] else "") + reason[:1].lower() + reason[1:]

@@ -1,15 +1,15 @@
-"""An evaluation beside the published figures of its benchmark."""
+"""Figures of an evaluation beside the published ones of its benchmark."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from ...errors import RecipeError, suggest_nearest
+from ..tables import align_rows, format_points, format_share, join_cell
 from .files import Curves, Protocol, Published, Sourced, find_reference, list_references
 
 Json = dict[str, Any]
@@ -17,17 +17,17 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Figure:
-    """One published figure.
+    """A published figure.
 
     Args:
-        reference: file it stands in.
-        model: as its source calls it.
-        hub: its name at the hub, if it is there.
-        benchmark: name.
-        metric: name.
-        value: share of 0..1, or Elo points for `rating`.
-        rounding: half a unit of the last digit printed, in the same unit.
-        protocol: what its source says of the sampling.
+        reference: name of its file in recipes/reference.
+        model: as its source names it.
+        hub: the model's name at the hub, if it is there.
+        benchmark: such as `aime24`.
+        metric: such as `pass@1`.
+        value: share from 0 to 1, or Elo points for `rating`.
+        rounding: half a unit of the last printed digit, in the same unit.
+        protocol: how it was sampled, as far as its source says.
         source: where it was published.
     """
 
@@ -44,44 +44,47 @@ class Figure:
 
 @dataclass(frozen=True)
 class Row:
-    """Our figure beside a published one of the same benchmark and metric.
+    """A figure of an evaluation beside a published one of the same benchmark and metric.
 
     Args:
-        benchmark: name.
-        metric: name.
-        ours: our value; None if no sample had a verdict.
-        low: of our interval.
-        high: of our interval.
-        over: what the interval is over: "samples" of the same problems, or "problems" where ours are a part of them
-            or one sample of each does not tell how samples differ.
-        theirs: the published figure.
-        difference: ours less theirs.
-        explained: theirs lies in our interval, widened by its rounding and, over samples, by the noise of its own k
-            samples where that is published; None without an interval.
-        differs: key of the protocol -> [theirs, ours], of those that both state.
         figure: the published figure.
-        protocol: ours.
+        ours: the evaluation's value; None if no sample had a verdict.
+        low: lower end of its interval.
+        high: upper end.
+        over: what the interval covers: other "samples" of the same problems, or other "problems" where only a part of
+            them was evaluated or one sample of each does not show how samples vary.
+        explained: True if the published figure lies in the interval, widened by its rounding and, over samples, by the
+            noise of its own k samples where k is published; None without an interval.
+        differs: key of the protocol -> [published, ours], where both are known and not equal.
     """
 
-    benchmark: str
-    metric: str
+    figure: Figure
     ours: float | None
     low: float | None
     high: float | None
     over: str
-    theirs: float
-    difference: float | None
     explained: bool | None
     differs: dict[str, list[Any]]
-    figure: Figure
-    protocol: Json
+
+    @property
+    def metric(self) -> str:
+        return self.figure.metric
+
+    @property
+    def theirs(self) -> float:
+        return self.figure.value
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less theirs."""
+        return None if self.ours is None else self.ours - self.figure.value
 
 
-def figures(name: str) -> list[Figure]:
+def list_figures(name: str) -> list[Figure]:
     """All figures of a reference file.
 
     Raises:
-        RecipeError: as `find`, or it holds curves.
+        RecipeError: there is no such file, or it holds curves.
     """
     content = find_reference(name)
     if isinstance(content, Curves):
@@ -89,69 +92,57 @@ def figures(name: str) -> list[Figure]:
             f"{name} holds the curves of a training, not figures of benchmarks; for those: "
             f"open-r1 compare RUN --reference {name}"
         )
-    return list(_figures(Path(name).stem if name.endswith((".yaml", ".yml")) else name, content))
-
-
-def _figures(reference: str, content: Published) -> Iterator[Figure]:
-    for name, model in content.models.items():
-        for benchmark, metrics in model.figures.items():
+    file = Path(name).stem if name.endswith((".yaml", ".yml")) else name
+    found = []
+    for model, of_model in content.models.items():
+        for benchmark, metrics in of_model.figures.items():
             stated = (content.protocol, content.benchmarks.get(benchmark, Protocol()))
             protocol: Json = {key: value for part in stated for key, value in part if value is not None}
             for metric, given in metrics.items():
-                for figure in given if isinstance(given, list) else [Sourced(value=given, source=content.source)]:
-                    value, rounding = _printed(figure.value, 1 if metric == "rating" else 100)
-                    yield Figure(
-                        reference=reference,
-                        model=name,
-                        hub=model.hub,
-                        benchmark=benchmark,
-                        metric=metric,
-                        value=value,
-                        rounding=rounding,
-                        protocol=protocol,
-                        source=figure.source,
-                    )
+                for sourced in given if isinstance(given, list) else [Sourced(value=given, source=content.source)]:
+                    printed = _read_printed(sourced.value, 1 if metric == "rating" else 100)
+                    about = (file, model, of_model.hub, benchmark, metric)
+                    found.append(Figure(*about, *printed, protocol, sourced.source))
+    return found
 
 
-def _printed(value: float, unit: int) -> tuple[float, float]:
-    """A printed number whose `unit` is one, and half a unit of its last digit: 86.7% is 0.867 +- 0.0005."""
+def _read_printed(value: float, unit: int) -> tuple[float, float]:
+    """A printed number divided by `unit`, and half a unit of its last digit: 86.7% is 0.867 +- 0.0005."""
     printed = Decimal(str(value))
     digit = Decimal(1).scaleb(int(printed.as_tuple().exponent))
     return float(printed / unit), float(digit / 2 / unit)
 
 
 def compare_published(evaluation: Json, model: str | None = None, reference: str | None = None) -> list[Row]:
-    """Our figures of a benchmark beside the published ones.
+    """Set the figures of an evaluation beside published ones.
 
     Args:
         evaluation: content of `evaluations/<name>.json`.
-        model: whose figures to look for, by its name at the hub or the last part of it; without it, those of the model
-            that was evaluated.
-        reference: a file to look in instead, at all its models (`students`) or one (`students/o1-mini`).
+        model: whose published figures, by its name at the hub or the last part of it; by default the evaluated model.
+        reference: a file to read instead, with all its models (`students`) or one (`students/o1-mini`).
 
     Returns:
-        One row for each published figure of a metric that was measured, in the order of the files; none where nothing
-        was published. A figure that several files repeat stands once.
+        One row for each published figure of a metric that was measured, in the order of the files. A figure that
+        several files repeat has one row.
 
     Raises:
         RecipeError: there is no such reference, or no such model in it.
     """
-    figures_F = find_published(reference) if reference else _of(model or evaluation.get("model") or "")
+    figures_F = find_published(reference) if reference else _find_model(model or evaluation.get("model") or "")
     rows: dict[tuple, Row] = {}
     for figure in figures_F:
         if figure.benchmark == evaluation["name"] and figure.metric in evaluation["metrics"]:
-            told = figure.model, figure.metric, figure.value, *sorted(figure.protocol.items())
-            rows.setdefault(told, _row(evaluation, figure))
+            same = figure.model, figure.metric, figure.value, *sorted(figure.protocol.items())
+            rows.setdefault(same, _compare(evaluation, figure))
     return list(rows.values())
 
 
-def _of(model: str) -> list[Figure]:
+def _find_model(model: str) -> list[Figure]:
     """Published figures of a model, from all files."""
     wanted = {model.casefold().rstrip("/"), Path(model).name.casefold()} - {""}
-    every = [
-        figure for name in list_references() if isinstance(find_reference(name), Published) for figure in figures(name)
-    ]
-    return [figure for figure in every if wanted & {figure.model.casefold(), (figure.hub or "").casefold()}]
+    files = [name for name in list_references() if isinstance(find_reference(name), Published)]
+    figures_F = [figure for name in files for figure in list_figures(name)]
+    return [figure for figure in figures_F if wanted & {figure.model.casefold(), (figure.hub or "").casefold()}]
 
 
 def find_published(reference: str) -> list[Figure]:
@@ -161,86 +152,64 @@ def find_published(reference: str) -> list[Figure]:
         RecipeError: there is no such reference, or no such model in it.
     """
     file, _, model = (reference, "", "") if reference.endswith((".yaml", ".yml")) else reference.partition("/")
-    found = figures(file)
+    found = list_figures(file)
     models = list(dict.fromkeys(figure.model for figure in found))
     if model and model not in models:
         raise RecipeError(f"reference {file!r} has no model {model!r}{suggest_nearest(model, models)}")
     return [figure for figure in found if model in ("", figure.model)]
 
 
-def _row(evaluation: Json, figure: Figure) -> Row:
-    measured = evaluation["metrics"][figure.metric]
+def _compare(evaluation: Json, figure: Figure) -> Row:
+    measured, protocol, departures = (evaluation[key] for key in ("metrics", "protocol", "departures"))
+    measured = measured[figure.metric]
     ours = measured["value"]
-    # With a part of the problems ours is a sample of what theirs is the value of; a copy of all is the same set.
-    same = "problems" not in evaluation["departures"]
-    over = "samples" if same and measured.get("same_problems") else "problems"
+    # A part of the problems is a sample of what theirs is the value of; all of them are the same set.
+    over = "samples" if "problems" not in departures and measured.get("same_problems") else "problems"
     low, high = measured["same_problems"] if over == "samples" else (measured["low"], measured["high"])
     explained = None
     if ours is not None and low is not None:
         wider = 1.0
         if over == "samples" and "k" in figure.protocol:
             # Theirs is a mean over samples too: variances of p(1 - p)/k on each side add up.
-            wider = math.sqrt(1 + evaluation["protocol"]["k"] / figure.protocol["k"])
+            wider = math.sqrt(1 + protocol["k"] / figure.protocol["k"])
         below, above = ours - wider * (ours - low), ours + wider * (high - ours)
         explained = below - figure.rounding - 1e-12 <= figure.value <= above + figure.rounding + 1e-12
-    stated = {key: evaluation["protocol"][key] for key in figure.protocol if key in evaluation["protocol"]}
-    differs = {key: [figure.protocol[key], value] for key, value in stated.items() if value != figure.protocol[key]}
-    differs |= {
-        key: evaluation["departures"][key] for key in ("problems", "datasets") if key in evaluation["departures"]
+    differs = {
+        key: [theirs, protocol[key]]
+        for key, theirs in figure.protocol.items()
+        if key in protocol and protocol[key] != theirs
     }
-    return Row(
-        benchmark=evaluation["name"],
-        metric=figure.metric,
-        ours=ours,
-        low=low,
-        high=high,
-        over=over,
-        theirs=figure.value,
-        difference=None if ours is None else ours - figure.value,
-        explained=explained,
-        differs=differs,
-        figure=figure,
-        protocol=evaluation["protocol"],
-    )
+    differs |= {key: departures[key] for key in ("problems", "datasets") if key in departures}
+    return Row(figure, ours, low, high, over, explained, differs)
 
 
 def format_published_table(rows: list[Row]) -> str:
     """Rows for the terminal, with their sources and what differs in the protocol below them; empty without rows."""
     if not rows:
         return ""
-    notes = {note: f"[{i}]" for i, note in enumerate(dict.fromkeys(map(_note, rows)), 1)}
+    notes = {note: f"[{i}]" for i, note in enumerate(dict.fromkeys(map(_format_note, rows)), 1)}
     head = ("benchmark", "metric", "ours", "published", "difference", "noise", "model", "")
-    cells = [head, *((*_cells(row), notes[_note(row)]) for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
-    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)) for line in cells]
-    return "\n".join([*(line.rstrip() for line in lines), *(f"{mark} {note}" for note, mark in notes.items())])
+    cells = [head, *((*_format_cells(row), notes[_format_note(row)]) for row in rows)]
+    lines = align_rows(cells, left=tuple(range(len(head))))
+    return "\n".join([*lines, *(f"{mark} {note}" for note, mark in notes.items())])
 
 
-def _note(row: Row) -> str:
-    """Where the figure is from, what its source says of the benchmark, and what is otherwise here."""
-    parts = [row.figure.source]
+def _format_note(row: Row) -> str:
+    """The source of a figure, what it says of the benchmark, and what differs here."""
+    parts, benchmark = [row.figure.source], row.figure.benchmark
     if "note" in row.figure.protocol:
-        parts.append(f"{row.benchmark}: {row.figure.protocol['note']}")
+        parts.append(f"{benchmark}: {row.figure.protocol['note']}")
     if row.differs:
-        parts.append(f"{row.benchmark} here: {describe_departures(row)}")
+        parts.append(f"{benchmark} here: {describe_departures(row)}")
     return "; ".join(parts)
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    ours = "-" if row.ours is None else f"{100 * row.ours:.1f}%"
-    if row.low is not None and row.high is not None:
-        ours += f" [{100 * row.low:.1f}, {100 * row.high:.1f}]"
-    # Adding zero turns a rounded -0.0 into 0.0.
-    difference = "-" if row.difference is None else f"{round(100 * row.difference, 1) + 0.0:+.1f}"
-    return (
-        row.benchmark,
-        row.metric,
-        ours,
-        f"{100 * row.theirs:.1f}%",
-        difference,
-        describe_difference(row),
-        row.figure.model,
-    )
+def _format_cells(row: Row) -> tuple[str, ...]:
+    ours = join_cell(format_share({"value": row.ours, "low": row.low, "high": row.high}))
+    difference = format_points({"value": row.difference})[0]
+    theirs = format_share({"value": row.theirs})[0]
+    figure = row.figure
+    return figure.benchmark, figure.metric, ours, theirs, difference, describe_difference(row), figure.model
 
 
 def describe_difference(row: Row) -> str:
@@ -252,5 +221,5 @@ def describe_difference(row: Row) -> str:
 
 
 def describe_departures(row: Row) -> str:
-    """How our protocol differs from the published one, in words; empty if it does not."""
+    """How the evaluation's protocol differs from the published one, in words; empty if it does not."""
     return ", ".join(f"{key} {ours} (published: {theirs})" for key, (theirs, ours) in row.differs.items())
