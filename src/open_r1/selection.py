@@ -17,7 +17,7 @@ from typing import Any
 import datasets
 
 from .config.recipe import Recipe
-from .config.schema import SelectConfig
+from .config.sharded_tasks import SelectConfig
 from .curation import by_prompt, rejection_sampling, scoring
 from .curation.curriculum import Curriculum
 from .curation.funnel import Funnel

@@ -7,7 +7,6 @@ stored (`load_rows`) and present prompts themselves.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import re
@@ -17,9 +16,10 @@ from typing import Any
 
 import datasets
 
-from ..config.recipe import find_run_dir, is_recipe, override_seed
+from ..config.recipe import is_recipe, read_upstream
 from ..config.schema import DatasetConfig
 from ..errors import RecipeError
+from ..system.registry import import_place
 from .columns import Rows, list_columns
 
 BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv", ".tsv": "csv"}
@@ -33,14 +33,14 @@ def load_source(source: DatasetConfig, seed: int, streaming: bool = False) -> Ro
         RecipeError: no such file, folder, function or hub dataset; a malformed row (named by its line).
     """
     if is_recipe(source.path):
-        made = find_run_dir(source.path, seed)
+        made = read_upstream(source.path, seed)
         # Until it is finished its folder holds some of the rows, and looks like any other.
-        if not _is_finished(made):
-            command = " ".join(["open-r1 train", source.path, *override_seed(source.path, seed)])
+        if not _is_finished(made.run_dir):
             raise RecipeError(
-                f"datasets: {source.path} has not been run to its end in {made}; make it with: {command}"
+                f"datasets: {source.path} has not been run to its end in {made.run_dir}; make it with: "
+                f"open-r1 train {made.command}"
             )
-        return load_source(replace(source, path=str(made / "data")), seed, streaming)
+        return load_source(replace(source, path=str(made.run_dir / "data")), seed, streaming)
     path = Path(source.path)
     if ":" in source.path and not path.exists():
         return _call(source, seed, streaming)
@@ -93,11 +93,7 @@ def load_named_columns(source: DatasetConfig, at: str, seed: int, streaming: boo
 
 
 def _call(source: DatasetConfig, seed: int, streaming: bool) -> Rows:
-    module, _, name = source.path.partition(":")
-    try:
-        maker = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise RecipeError(f"datasets: {source.path} is neither a file nor an importable function ({error})") from error
+    maker = import_place(source.path, f"datasets: {source.path} is no file, and")
     args = {"seed": seed} | source.args
     try:
         inspect.signature(maker).bind(**args)

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config.loading import count_planned_processes, load_recipe, read_outline
+from ..config.loading import outline_recipe, type_recipe
 from ..config.overrides import parse_overrides
-from ..config.recipe import Recipe, derive_output_dir, read_yaml
+from ..config.recipe import Recipe, RecipeFile, derive_output_dir, read_recipe, read_yaml
 from ..config.schema import SHARDED_TASKS, TRAINERS
 from ..errors import RecipeError, Unavailable, suggest_nearest
 from ..run.recipe_changes import refuse_another_recipe
@@ -43,32 +43,39 @@ def run_recipe(path: str, overrides: list[str], processes: int | None = None) ->
     Raises:
         RecipeError: as of `load_recipe`; or the machine has fewer GPUs than processes.
     """
-    processes = processes or count_planned_processes(path, overrides)
+    return _run_file(read_recipe(path, overrides), processes)
+
+
+def _run_file(file: RecipeFile, processes: int | None) -> Run | None:
+    processes = processes or file.processes
     where = nodes.find_allocation()
-    recipe = read_outline(path, overrides)
+    several_nodes = where is not None and where.nodes > 1
+    recipe = outline_recipe(file)
     alone = processes == 1 and not (recipe.run.gpus == 1 and recipe.run.accelerate_config)
     if (alone and not recipe.run.vllm_server_gpus) or recipe.task not in TRAINERS:
-        # Here or in a fork it will be run; other processes load what that takes themselves.
-        recipe = load_recipe(path, overrides, processes)
+        # Run by this process or a fork; the processes of a launcher type the recipe themselves.
+        recipe = type_recipe(file, processes)
     if is_finished_by(recipe) and not (recipe.run.overwrite or recipe.given.get("rejudge")):
         return show_finished(recipe)
-    for first, words in recipe.upstream:
-        if not is_finished_by(read_outline(first, words)):
-            print(f"first {' '.join([first, *words])}, which this one needs", flush=True)
-            run_recipe(first, words, processes if (first, words) == recipe.base else None)
-            if not is_finished_by(read_outline(first, words)):
+    for first in recipe.upstream:
+        outline = outline_recipe(first)
+        if not is_finished_by(outline):
+            print(f"first {first.command}, which this one needs", flush=True)
+            _run_file(first, processes if first is recipe.base else None)
+            if not is_finished_by(outline):
                 raise RecipeError(
-                    f"{first} waits for the other parts of its job array; the same command goes on once they are done"
+                    f"{first.path} waits for the other parts of its job array; run the same command again once they "
+                    "have finished"
                 )
-            print(f"now {path}", flush=True)
-    if where and where.nodes > 1 and recipe.task not in TRAINERS:
+            print(f"now {file.path}", flush=True)
+    if several_nodes and recipe.task not in TRAINERS:
         raise RecipeError(
-            f"{path}: one job does it on one node, and this job has {where.nodes}; more share it as an array, each "
-            "of whose jobs does a part: sbatch --nodes=1 --array=0-7"
+            f"{file.path}: a {recipe.task} job runs on one node, and this job has {where.nodes}; share the work among "
+            "the jobs of an array: sbatch --nodes=1 --array=0-7"
         )
-    # One process too needs its launcher for DeepSpeed, to keep the optimizer of one GPU in the host's memory.
-    if not alone or recipe.run.vllm_server_gpus or (where and where.nodes > 1):
-        return run_in_processes(recipe, overrides, processes)
+    # DeepSpeed, which keeps the optimizer of one GPU in the host's memory, needs a launcher for one process too.
+    if not alone or recipe.run.vllm_server_gpus or several_nodes:
+        return run_in_processes(recipe, processes)
     return importlib.import_module(find_task_module(recipe.task)).main(recipe)
 
 
@@ -171,7 +178,7 @@ def show_finished(recipe: Recipe) -> Run:
     return done
 
 
-def run_in_processes(recipe: Recipe, overrides: list[str], processes: int) -> None:
+def run_in_processes(recipe: Recipe, processes: int) -> None:
     """Start `processes` of a task by accelerate and wait for them."""
     where = nodes.find_allocation()
     gpus = 0 if recipe.run.toy else recipe.run.gpus
@@ -179,7 +186,7 @@ def run_in_processes(recipe: Recipe, overrides: list[str], processes: int) -> No
     machines = len(places.trainers)
     if gpus:
         _require_gpus(processes // machines + (recipe.run.vllm_server_gpus if places.server == 0 else 0))
-    words = ["--config", str(recipe.path), *overrides]
+    words = ["--config", str(recipe.path), *recipe.overrides]
     name = recipe.run.accelerate_config or ("ddp" if recipe.run.gpus else "cpu")
     with _server(recipe, where, places) as (around, watch):
         place = process_group.Place()

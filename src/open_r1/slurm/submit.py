@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..config.loading import count_planned_processes, load_recipe, resolve_recipe
+from ..config.loading import load_recipe, resolve_recipe
 from ..config.overrides import format_overrides, parse_overrides
 from ..errors import RecipeError
 from ..estimate.estimate import Options
@@ -58,12 +58,7 @@ def submit(path: str, words: list[str]) -> None:
                 raise RecipeError(f"--array: jobs of an array share sampling or evaluation, and {path} is {task}")
             asked = {"array": f"0-{array - 1}"} | asked
         # A wrong key is refused here, and not by the job.
-        loaded = load_recipe(
-            path,
-            format_overrides(changes),
-            processes or count_planned_processes(path, format_overrides(changes)),
-            planned=True,
-        )
+        loaded = load_recipe(path, format_overrides(changes), processes, planned=True)
         directory = loaded.run_dir
         one = request.build_request(path, changes, asked, there, processes, request.estimate_request(path, changes))
     if flags["dry_run"]:
