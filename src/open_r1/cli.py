@@ -39,8 +39,8 @@ VERBS_WITH_KEYS: dict[str, dict[str, str]] = {
         "description": "Request from Slurm the nodes, GPUs and time that a recipe needs by its keys and its estimate. "
         "--dry-run shows the sbatch line and the script; --test-only asks Slurm when the job would start; "
         "--slurm.time, --slurm.partition and any other option of sbatch override the recipe; --array divides sampling "
-        "or evaluation among N jobs. Each stage of a pipeline is a job that waits for the stages it needs; --one-job runs "
-        "all stages in one job.",
+        "or evaluation among N jobs. Each stage of a pipeline is a job that waits for the stages it needs; --one-job "
+        "runs all stages in one job.",
         "epilog": "For example: open-r1 submit recipes/Qwen2.5-7B/grpo/r1_zero.yaml --slurm.partition gpu --dry-run",
     },
     "check": {
@@ -54,7 +54,7 @@ VERBS_WITH_KEYS: dict[str, dict[str, str]] = {
         "usage": "open-r1 estimate RECIPE|PIPELINE [RECIPE ...] [--gpus 8xH100] [--price N] [--rows N] "
         "[--mean_tokens N] [--utilisation 0.35] [--key value ...]",
         "description": "From the model's configuration alone: the memory of each GPU by its parts, the tokens and "
-        "FLOPs of a step, time and GPU-hours by the rates shown, and alternatives by cost. Needs no GPU and no weights.",
+        "FLOPs of a step, time and GPU-hours by the rates shown, and alternatives by cost. Needs no GPU, no weights.",
         "epilog": "For example: open-r1 estimate recipes/Qwen2.5-7B/grpo/r1_zero.yaml --gpus 8xA100 --price 2",
     },
     "evaluate": {
@@ -69,7 +69,7 @@ VERBS_WITH_KEYS: dict[str, dict[str, str]] = {
         "help": "serve a model by vLLM, for judges and for sampling",
         "usage": "open-r1 serve MODEL [--deadline SECONDS] [any option of vllm serve ...]",
         "description": "Start vLLM's OpenAI-compatible server on a free port of this machine, with all its GPUs, "
-        "print its address once it is healthy, and exit when it does. MODEL is a hub name, a folder, or a run directory.",
+        "print its address once it is healthy, and exit with it. MODEL is a hub name, a folder or a run directory.",
     },
 }
 
