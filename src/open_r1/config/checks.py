@@ -33,7 +33,7 @@ def check_recipe(task: str, given: dict[str, Any], run: RunConfig, data: DataCon
     """
     if task == "evaluate":
         if data.datasets:
-            raise RecipeError("datasets: an evaluation measures `benchmarks`, each of which names its own")
+            raise RecipeError("datasets: an evaluation measures `benchmarks`, which name their own; remove the key")
     elif not data.datasets:
         raise RecipeError(
             "datasets: the list is empty; name at least one source, e.g. `datasets: [{path: rows.jsonl}]`"
@@ -61,7 +61,7 @@ def _check_model_is_named(task: str, given: dict[str, Any], run: RunConfig, mode
         return
     engine = given.get("engine")
     if task not in ("sample", "evaluate") or engine is None or engine.name != "server":
-        raise RecipeError("model_name_or_path: no model is named (nor base_recipe or random_init)")
+        raise RecipeError("model_name_or_path: no model is named; set this key, base_recipe or random_init")
 
 
 def _check_trainer(given: dict[str, Any], data: DataConfig) -> None:
@@ -187,7 +187,11 @@ def _check_reward(data: DataConfig, model: Any) -> None:
 
 
 def check_machine(given: dict[str, Any], run: RunConfig, model: Any) -> None:
-    """What this machine lacks for the recipe."""
+    """Refuse a recipe that this machine cannot run.
+
+    Raises:
+        RecipeError: a GPU, a library or bfloat16 is missing.
+    """
     import torch
 
     cuda = torch.cuda.device_count()
@@ -196,20 +200,18 @@ def check_machine(given: dict[str, Any], run: RunConfig, model: Any) -> None:
     if run.gpus and not cuda and not served:
         raise RecipeError(
             f"gpus: this recipe is written for {run.gpus} GPU{'s' if run.gpus > 1 else ''} and this machine has none; "
-            "its header says which memory it needs. To see it work here at toy size, add --toy"
+            "its header states the memory it needs. To try it here at toy size, add --toy"
         )
     if has("packing") and not cuda:
         raise RecipeError(
-            "packing: on a CPU packed rows have a mask of the whole batch, up to three times slower than padding "
-            "where rows are short and alike (benchmarks/packing.py); set `packing: false`, and where their lengths "
-            "differ much `train_sampling_strategy: group_by_length`"
+            "packing: on a CPU packed rows have an attention mask of the whole batch, up to three times slower than "
+            "padding for short rows of similar length (benchmarks/packing.py); set `packing: false`, and for rows of "
+            "very different lengths `train_sampling_strategy: group_by_length`"
         )
     attention = (model and model.attn_implementation) or ""
     if attention.startswith("flash_attention") and not (cuda and has_flash_attention()):
         lacks = "needs the package flash-attn or kernels, which is not installed" if cuda else "needs a GPU"
-        raise RecipeError(
-            f"attn_implementation: {attention} {lacks}; remove the key, and the fastest that is there is taken"
-        )
+        raise RecipeError(f"attn_implementation: {attention} {lacks}; remove the key to use the fastest one available")
     if cuda and has("bf16", not has("fp16")) and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise RecipeError(
             f"bf16: {torch.cuda.get_device_name(0)} has no bfloat16 arithmetic; set --bf16 false --fp16 true --dtype "
@@ -231,7 +233,16 @@ def check_machine(given: dict[str, Any], run: RunConfig, model: Any) -> None:
 
 
 def check_rl(given: dict[str, Any], run: RunConfig, processes: int) -> None:
-    """Combinations of grpo and rloo recipes."""
+    """Rules for grpo and rloo recipes.
+
+    Args:
+        given: its keys, those of `args` converted.
+        run: its rewards.
+        processes: how many will run it.
+
+    Raises:
+        RecipeError: an impossible combination.
+    """
     if not run.rewards:
         raise RecipeError("rewards: the list is empty; e.g. `rewards: [{name: accuracy}, {name: think_format}]`")
     if given.get("reward_weights") is not None:
