@@ -373,7 +373,7 @@ def broken(completion: str, solution: str) -> float:
         ({"benchmarks": ["tiny", "tiny"]}, "'tiny' is listed twice"),
         ({"benchmarks": ["tiny"], "k": 1}, "k is 1 and maj@k asks for a vote"),
         ({"benchmarks": ["tiny"], "metrics": ["maj@64"]}, "maj@64 needs 64 samples of each problem, and k is 16"),
-        ({"benchmarks": ["tiny"], "metrics": ["accuracy"]}, "there is no metric 'accuracy'; known: pass@<n>"),
+        ({"benchmarks": ["tiny"], "metrics": ["accuracy"]}, "'accuracy' is none; known: pass@<n>"),
         ({"benchmarks": ["tiny"], "metrics": []}, "tiny.metrics: the list is empty"),
         ({"benchmarks": ["tiny"], "temperature": 0.0}, "at temperature 0 all 16 completions would be the same"),
         ({"benchmarks": ["tiny"], "problems": 0}, "problems: 1 or more"),

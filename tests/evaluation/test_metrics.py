@@ -168,7 +168,7 @@ def test_resolve(name, k, resolved):
         ("maj@1", 8, "maj@1 asks for a vote, which takes 2"),
         ("pass@8", 4, "pass@8 needs 8 samples of each problem, and k is 4"),
         ("maj@64", 16, "needs 64 samples"),
-        ("accuracy", 4, "there is no metric 'accuracy'; known: pass@<n>, maj@<n>"),
+        ("accuracy", 4, "'accuracy' is none; known: pass@<n>, maj@<n>"),
         ("pass@0", 4, "'pass@0' is none"),
         ("pass@-1", 4, "is none"),
         ("pass@1 ", 4, "is none"),

@@ -99,7 +99,7 @@ def parse_metric(name: str) -> tuple[str, int | None]:
     """
     match = re.fullmatch(r"(pass|maj)@(k|[1-9]\d*)", name) if isinstance(name, str) else None
     if match is None:
-        raise RecipeError(f"metrics: there is no metric {name!r}; known: pass@<n>, maj@<n>; k stands for all")
+        raise RecipeError(f"metrics: {name!r} is none; known: pass@<n>, maj@<n>, where k stands for all samples")
     return match[1], None if match[2] == "k" else int(match[2])
 
 
