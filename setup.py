@@ -26,6 +26,7 @@ CORE = [
     "numpy",
     "psutil",
     "pyarrow",
+    "annotated-types",
     "pydantic>=2",
     "pyyaml",
     "rich",

@@ -44,7 +44,8 @@ def recipe(folder: str, engine: str, **parameters: Any) -> Any:
     import trl
 
     from open_r1.config.recipe import Recipe
-    from open_r1.config.schema import DataConfig, EngineConfig, RunConfig, SampleConfig
+    from open_r1.config.schema import DataConfig, EngineConfig, RunConfig
+    from open_r1.config.sharded_tasks import SampleConfig
 
     return Recipe(
         task="sample",

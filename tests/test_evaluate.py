@@ -381,13 +381,13 @@ def broken(completion: str, solution: str) -> float:
         ({"benchmarks": [{"name": "tiny", "verifier": "acuracy"}]}, "no reward named 'acuracy'"),
         (
             {"benchmarks": [{"name": "tiny", "verifier": "code", "metrics": ["maj@k"]}]},
-            "maj@k is a vote over answers, and code gives none",
+            "maj@k is a vote over answers, and code gives no",
         ),
         ({"benchmarks": [{"name": "tiny", "prompt": "boxd"}]}, "no prompt is named 'boxd'; did you mean 'boxed'"),
         ({"benchmarks": [{"name": "a/b", "datasets": ["x.jsonl"]}]}, "a name of at most 100 letters, digits"),
         ({"datasets": ["x.jsonl"]}, "datasets: an evaluation measures `benchmarks`"),
         ({"rewards": ["accuracy"]}, "rewards: evaluate has no rewards"),
-        ({"level": 1.5}, "level: of the intervals"),
+        ({"level": 1.5}, "level: a confidence level"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is_loaded(write_recipe, keys, message):
@@ -734,7 +734,7 @@ def test_completions_made_elsewhere_are_judged_whole_at_toy_size(judge):
     ("keys", "message"),
     [
         ({"seed": -1}, "seed: a number from 0"),
-        ({"benchmarks": [{"name": "tiny", "k": 10**9}]}, "tiny.k: at most 10,000"),
+        ({"benchmarks": [{"name": "tiny", "k": 10**9}]}, "benchmarks.0.k: 1 or more, and at most 10,000"),
         ({"benchmarks": [{"name": "..", "datasets": ["x.jsonl"]}]}, "a name of at most 100 letters"),
         ({"benchmarks": [{"name": "a" * 300, "datasets": ["x.jsonl"]}]}, "a name of at most 100 letters"),
     ],

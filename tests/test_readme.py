@@ -15,7 +15,7 @@ import yaml
 from conftest import ROOT, shared
 
 from open_r1.benchmarks import registry
-from open_r1.config.loading import _typed, count_planned_processes, load_recipe
+from open_r1.config.loading import build_config, load_recipe
 from open_r1.config.overrides import format_overrides, parse_overrides
 from open_r1.config.schema import DataConfig
 from open_r1.engines.registry import ENGINES
@@ -146,12 +146,13 @@ def check_sbatch(words):
     if not recipe.endswith(".yaml"):
         return
     changes = parse_overrides(words[at + 2 :])
-    processes = changes.pop("processes", None) or count_planned_processes(recipe, format_overrides(changes))
+    processes = changes.pop("processes", None)
     loaded = load_recipe(recipe, format_overrides(changes), processes, planned=True)
     options = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)", script, re.MULTILINE))
     options |= dict(word.removeprefix("--").split("=", 1) for word in words[1:at])
     where = nodes.Allocation(Path(), int(options["nodes"]), 0, int(options["gpus-per-node"]))
-    nodes.plan_layout(where, processes, 0 if loaded.run.toy else loaded.run.gpus, loaded.run.vllm_server_gpus)
+    gpus = 0 if loaded.run.toy else loaded.run.gpus
+    nodes.plan_layout(where, processes or loaded.processes, gpus, loaded.run.vllm_server_gpus)
 
 
 def test_a_job_of_too_few_nodes_is_refused(monkeypatch):
@@ -251,7 +252,7 @@ def test_the_example_of_a_gate_is_valid():
     examples = re.findall(r"```yaml\n(.*?)```", OF_DATA, re.DOTALL)
     assert len(examples) == 2
     for example in examples:
-        _typed(DataConfig, yaml.safe_load(example), "recipe")
+        build_config(DataConfig, yaml.safe_load(example))
 
 
 def test_every_reward_is_in_the_table_and_the_example_is_valid():

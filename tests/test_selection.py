@@ -19,7 +19,8 @@ from support import warm
 
 from open_r1 import selection
 from open_r1.config.loading import load_recipe
-from open_r1.config.schema import DataConfig, DatasetConfig, PairsConfig, SelectConfig
+from open_r1.config.schema import DataConfig, DatasetConfig
+from open_r1.config.sharded_tasks import PairsConfig, SelectConfig
 from open_r1.curation import by_prompt, rejection_sampling, scoring
 from open_r1.curation.funnel import MOST_REASONS, OTHERS, Funnel, find_band
 from open_r1.data import presenting, shards

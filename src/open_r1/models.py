@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shutil
@@ -28,6 +27,7 @@ from .config.schema import TRAINERS
 from .errors import RecipeError, suggest_nearest
 from .prompts import CHAT_TEMPLATES, Messages
 from .system.hardware import has_flash_attention
+from .system.registry import import_place
 
 # Tokens that model families reserve for padding, tried if a tokenizer defines no padding token.
 PAD_TOKENS = ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|vision_pad|>", "<|fim_pad|>")
@@ -116,11 +116,7 @@ def load_named_tokenizer(
         RecipeError: it cannot be loaded.
     """
     if ":" in name and not Path(name).exists():
-        module, _, function = name.partition(":")
-        try:
-            return getattr(importlib.import_module(module), function)()
-        except (ImportError, AttributeError) as error:
-            raise RecipeError(f"tokenizer_name_or_path: {name} cannot be imported ({error})") from error
+        return import_place(name, f"tokenizer_name_or_path: {name}")()
     try:
         # AutoTokenizer loads a Qwen2Tokenizer for every qwen2 model, also where the files declare the plain class.
         declared = get_tokenizer_config(name, revision=revision).get("tokenizer_class")
@@ -240,7 +236,7 @@ def _check_named(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
         adapter = " (it holds an adapter: merge it first)" if (path / "adapter_config.json").is_file() else ""
         raise RecipeError(f"model_name_or_path: {name} is a folder without config.json{adapter}")
     if not path.exists() and name.startswith((".", "/", "~", "runs/")):
-        made = f"; make it with: open-r1 train {' '.join([recipe.base[0], *recipe.base[1]])}" if recipe.base else ""
+        made = f"; make it with: open-r1 train {recipe.base.command}" if recipe.base else ""
         raise RecipeError(f"model_name_or_path: there is no folder {name}{made}")
     trusted = {"revision": recipe.model.model_revision, "trust_remote_code": recipe.args.trust_remote_code}
     try:

@@ -17,7 +17,7 @@ from typing import Any
 import datasets
 
 from open_r1.config.recipe import Recipe
-from open_r1.config.schema import SelectConfig
+from open_r1.config.sharded_tasks import SelectConfig
 from open_r1.curation import rejection_sampling, scoring
 from open_r1.curation.by_prompt import group_by_prompt
 from open_r1.curation.curriculum import Curriculum

@@ -153,8 +153,8 @@ def test_an_entry_that_names_nothing(entry, message):
         ("mine", "- a\n- b\n", "must be a mapping of keys to values, got list"),
         ("mine", "", "must be a mapping of keys to values, got NoneType"),
         ("mine", "k: [1\n", "is not valid YAML"),
-        ("aime24", "k: 4\n", "would be called 'aime24', which is another benchmark"),
-        ("mine", "name: gsm8k\n", "would be called 'gsm8k', which is another benchmark"),
+        ("aime24", "k: 4\n", "has the name 'aime24' of another benchmark"),
+        ("mine", "name: gsm8k\n", "has the name 'gsm8k' of another benchmark"),
     ],
 )
 def test_a_file_that_is_no_benchmark(tmp_path, name, content, message):

@@ -234,5 +234,5 @@ def test_the_resolved_recipe_resolves_to_itself(write_recipe, tmp_path):
 def test_a_base_is_made_with_the_seed_of_the_run():
     recipe = load_recipe("recipes/tiny/grpo/r1_zero.yaml", ["--seed", "7"])
     assert recipe.model.model_name_or_path == "runs/tiny/sft/base--seed=7/model"
-    assert recipe.base == ("recipes/tiny/sft/base.yaml", ["--seed", "7"])
-    assert load_recipe("recipes/tiny/grpo/r1_zero.yaml").base == ("recipes/tiny/sft/base.yaml", [])
+    assert recipe.base.command == "recipes/tiny/sft/base.yaml --seed 7"
+    assert load_recipe("recipes/tiny/grpo/r1_zero.yaml").base.command == "recipes/tiny/sft/base.yaml"

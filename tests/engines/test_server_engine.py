@@ -16,7 +16,8 @@ from support import standin
 from support.standin import close, completion, free_port, hang, prompt_of, says_prompt_and_seed, servers
 
 from open_r1.config.recipe import Recipe
-from open_r1.config.schema import DataConfig, EngineConfig, RunConfig, SampleConfig
+from open_r1.config.schema import DataConfig, EngineConfig, RunConfig
+from open_r1.config.sharded_tasks import SampleConfig
 from open_r1.engines import registry
 from open_r1.engines.registry import Completion, Sampling, derive_seed
 from open_r1.errors import RecipeError

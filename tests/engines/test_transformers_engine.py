@@ -19,7 +19,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from open_r1.config.recipe import Recipe
-from open_r1.config.schema import DataConfig, EngineConfig, RunConfig, SampleConfig
+from open_r1.config.schema import DataConfig, EngineConfig, RunConfig
+from open_r1.config.sharded_tasks import SampleConfig
 from open_r1.engines import registry
 from open_r1.engines.decoding import BLOCK, SeededDraw, build_warpers, invert_cdf
 from open_r1.engines.registry import Completion, Sampling, derive_seed

@@ -19,7 +19,8 @@ from support.standin import free_port
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from open_r1.config.recipe import Recipe
-from open_r1.config.schema import DataConfig, EngineConfig, RunConfig, SampleConfig
+from open_r1.config.schema import DataConfig, EngineConfig, RunConfig
+from open_r1.config.sharded_tasks import SampleConfig
 from open_r1.engines import registry
 from open_r1.engines.registry import Sampling
 from open_r1.tiny.tokenizer import build

@@ -12,7 +12,8 @@ import pytest
 import trl
 
 from open_r1.config.recipe import Recipe
-from open_r1.config.schema import DataConfig, EngineConfig, RunConfig, SampleConfig
+from open_r1.config.schema import DataConfig, EngineConfig, RunConfig
+from open_r1.config.sharded_tasks import SampleConfig
 from open_r1.engines import registry
 from open_r1.engines.registry import Completion, Sampling, derive_seed
 from open_r1.errors import RecipeError

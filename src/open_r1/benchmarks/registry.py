@@ -1,10 +1,10 @@
-"""Benchmarks by name: each YAML file beside this one holds the keys of `configs.BenchmarkConfig`.
+"""Benchmarks by name: each YAML file beside this one holds the keys of `config.schema.BenchmarkConfig`.
 
-One's own is such a file anywhere, named by its path, or a mapping in the recipe. Only YAML is read here: keys and
-types are checked, and problems loaded, by those who use a benchmark.
+A user's benchmark is such a file, named by its path, or a mapping in the recipe. Only YAML is read here: the loader of
+recipes checks keys and types, and evaluation loads the problems.
 
-IFEval is not among them: lm-eval 0.4.13, which keeps its checks, installs with this project's versions, but downloads
-a model of nltk when they are imported. A scorer of one's own can call them.
+IFEval is missing: lm-eval 0.4.13, which has its checks, installs with this project's versions, but downloads a model
+of nltk when it is imported. A user's scorer can call it.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ SUFFIXES = (".yaml", ".yml")
 
 
 def list_benchmarks() -> list[str]:
-    """The benchmarks that come with this package."""
+    """The names of the benchmarks in this package."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def find_benchmark(entry: Any) -> dict[str, Any]:
-    """All keys of a benchmark, as its file and the recipe write them; of what `find` gives, `find` gives the same.
+    """All keys of a benchmark, from its file and the recipe. Applied to its own result it changes nothing.
 
     Args:
-        entry: of a recipe's `benchmarks`: a name; the path of a file; or a mapping with one of these as `name` and
-            keys that replace the file's, or with a new name and its own `datasets`.
+        entry: an entry of a recipe's `benchmarks`: a name; the path of a file; or a mapping with one of these as
+            `name` and keys that replace the file's, or with a new name and its own `datasets`.
 
     Raises:
-        RecipeError: unknown name or file, a file or an entry that is no mapping, a file that takes a name of `names`.
+        RecipeError: unknown name or file, a file or an entry that is no mapping, or a file with the name of another
+            benchmark.
     """
     changes = {"name": entry} if isinstance(entry, str) else entry
     if not isinstance(changes, dict) or not isinstance(changes.get("name"), str):
@@ -44,35 +45,35 @@ def find_benchmark(entry: Any) -> dict[str, Any]:
 
 
 def read_benchmark_file(entry: str | dict[str, Any]) -> dict[str, Any]:
-    """The same without the recipe's changes: what the benchmark's file says, {} for one that has no file.
+    """The keys of a benchmark's file alone; {} for a benchmark without one.
 
     Raises:
-        RecipeError: as of `find`.
+        RecipeError: see `find_benchmark`.
     """
     name = entry if isinstance(entry, str) else entry["name"]
     if isinstance(entry, dict) and entry.get("file") and Path(entry["file"]).is_file():
-        return _own(Path(entry["file"]))
+        return _read_user_file(Path(entry["file"]))
     if name.endswith(SUFFIXES):
-        return _own(Path(name))
+        return _read_user_file(Path(name))
     if name in list_benchmarks():
         return {"name": name} | _read(FOLDER / f"{name}.yaml")
     if isinstance(entry, dict) and entry.get("datasets"):
         return {}
     raise RecipeError(
         f"benchmarks: there is no benchmark {name!r}{suggest_nearest(name, list_benchmarks())} (name your own by the "
-        "path of its YAML file, or write its `datasets` beside its name)"
+        "path of its YAML file, or give its `datasets` beside its name)"
     )
 
 
-def _own(path: Path) -> dict[str, Any]:
+def _read_user_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RecipeError(f"benchmarks: there is no file {path}")
     protocol = {"name": path.stem} | _read(path) | {"file": str(path)}
-    # A figure by this name is taken for one by the shipped protocol.
+    # Figures under this name are read as those of the shipped protocol.
     if protocol["name"] in list_benchmarks():
         raise RecipeError(
-            f"benchmarks: {path} would be called {protocol['name']!r}, which is another benchmark. Give it a `name` "
-            f"of its own, or write what is to differ in the recipe: `benchmarks: [{{name: {protocol['name']}, k: 4}}]`"
+            f"benchmarks: {path} has the name {protocol['name']!r} of another benchmark; give it another `name`, or "
+            f"write only the changed keys in the recipe: `benchmarks: [{{name: {protocol['name']}, k: 4}}]`"
         )
     return protocol
 
@@ -87,7 +88,7 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-MOST_VOTES = 1000  # C(n, n / 2) is over the largest float from 1,030 on
+MOST_VOTES = 1000  # C(n, n / 2) exceeds the largest float from n = 1,030
 
 
 def parse_metric(name: str) -> tuple[str, int | None]:
@@ -103,21 +104,28 @@ def parse_metric(name: str) -> tuple[str, int | None]:
 
 
 def resolve_metric(name: str, k: int) -> str:
-    """A metric's name with its number, for k samples of each problem: `maj@k` of 64 is `maj@64`.
+    """A metric's name with its number of samples.
+
+    >>> resolve_metric("maj@k", 64)
+    'maj@64'
+
+    Args:
+        name: `pass@<n>` or `maj@<n>`, with a number or `k`.
+        k: samples of each problem.
 
     Raises:
-        RecipeError: no such metric, more samples than k, or a vote of a single one.
+        RecipeError: no such metric, more samples than k, or a vote of a single sample.
     """
     kind, n = parse_metric(name)
     n = k if n is None else n
     if n > k:
-        raise RecipeError(f"metrics: {name} needs {n} samples of each problem, and k is {k}; raise k, or ask for less")
+        raise RecipeError(f"metrics: {name} needs {n} samples of each problem, and k is {k}; raise k or lower it")
     if kind == "maj" and n < 2:
         least = "" if k > 1 else f"k is {k} and "
         raise RecipeError(f"metrics: {least}{name} asks for a vote, which takes 2 samples or more; raise k or drop it")
     if kind == "maj" and k > MOST_VOTES:
-        raise RecipeError(f"metrics: {name} counts votes of at most {MOST_VOTES:,} samples, and k is {k:,}")
+        raise RecipeError(f"metrics: {name} counts at most {MOST_VOTES:,} votes, and k is {k:,}; lower k or drop it")
     return f"{kind}@{n}"
 
 
-REPLACED = ("k", "metrics", "problems", "temperature", "top_p", "max_tokens")  # keys of a recipe that go for all
+REPLACED = ("k", "metrics", "problems", "temperature", "top_p", "max_tokens")  # a recipe's, for all benchmarks

@@ -1,7 +1,7 @@
-"""Variants of GRPO by one key: `algorithm: dapo` stands for the keys of TRL's that make it.
+"""Variants of GRPO by one key: `algorithm: dapo` stands for the TRL keys that make it.
 
-They are resolved before anything else, so a run's recipe.yaml has TRL's own keys. Keys that are written beside
-`algorithm`, or after it on the command line, stand.
+They are resolved first, and a run's recipe.yaml has TRL's own keys. A recipe's keys beside `algorithm` override them,
+and so do those of the command line.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import Any
 from ..errors import RecipeError, suggest_nearest
 
 WITHOUT_KL = {"beta": 0.0, "sync_ref_model": False}
-# What tells each from the others, and where that is said. TRL computes them; where it has no name for a part, the part
-# is left out: DAPO's dynamic sampling (3.2) draws new prompts for groups without a spread, which TRL leaves in the
-# batch with no gradient. A selection by pass rate (`curriculum` of a select recipe) is the nearest thing to it.
+# The keys in which each differs from the others, with its source. A part that TRL does not implement is left out:
+# DAPO's dynamic sampling (3.2) draws new prompts for groups without a spread, which TRL keeps in the batch without a
+# gradient. A selection by pass rate (`curriculum` of a select recipe) comes closest to it.
 ALGORITHMS: dict[str, dict[str, Any]] = {
     # DeepSeekMath eq. 3-4 (arXiv 2402.03300), token by token; the KL's weight stays the recipe's.
     "grpo": {"loss_type": "grpo", "scale_rewards": "group"},
     # 2503.20783: neither the length of a completion nor the spread of its group divides.
     "dr_grpo": {"loss_type": "dr_grpo", "scale_rewards": "none", **WITHOUT_KL},
-    # 2503.14476, 3.1, 3.3, 3.4: clip higher, loss over all tokens alike, truncated completions left out; and the soft
-    # punishment of overlong ones, eq. 13, which `apply` adds to the rewards.
+    # 2503.14476, 3.1, 3.3, 3.4: clip higher, loss averaged over all tokens, truncated completions masked; and the soft
+    # penalty of overlong ones, eq. 13, which `add_algorithm_rewards` adds to the rewards.
     "dapo": {
         "loss_type": "dapo",
         "epsilon": 0.2,
@@ -37,23 +37,24 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
         "epsilon_high": 4e-4,
         **WITHOUT_KL,
     },
-    # 2506.13585: the weight is clipped, and no token loses its gradient; the bound is ScaleRL's (2510.13786).
+    # 2506.13585: the weight is clipped, and every token keeps its gradient; the bound is ScaleRL's (2510.13786).
     "cispo": {"loss_type": "cispo", "epsilon_high": 5.0, **WITHOUT_KL},
-    # 2402.14740: the siblings' mean is the baseline, and the KL part of the reward. Another trainer of TRL's.
+    # 2402.14740: the mean of the other completions is the baseline, and the KL is part of the reward; a task of its
+    # own, because TRL has a separate trainer.
     "rloo": {"task": "rloo"},
 }
 OVERLONG = {"name": "soft_overlong"}
 
 
 def apply_algorithm(name: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """A recipe's keys with those of an algorithm in place of its own.
+    """A recipe's keys, overridden by those of an algorithm.
 
     Args:
-        name: of the algorithm.
+        name: name of the algorithm.
         given: the recipe's keys.
 
     Raises:
-        RecipeError: no algorithm of that name.
+        RecipeError: no algorithm has that name.
     """
     if not isinstance(name, str) or name not in ALGORITHMS:
         raise RecipeError(
@@ -63,7 +64,7 @@ def apply_algorithm(name: Any, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def add_algorithm_rewards(name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """A recipe's keys with the reward that an algorithm brings, unless it is there."""
+    """A recipe's keys with the reward that belongs to an algorithm, unless the recipe lists it."""
     rewards = given.get("rewards")
     if name != "dapo" or not isinstance(rewards, list) or "soft_overlong" in map(_named, rewards):
         return given

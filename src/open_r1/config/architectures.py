@@ -1,4 +1,4 @@
-"""The shapes of the models that the recipes name (architectures.yaml)."""
+"""The configurations of the models that the recipes name (architectures.yaml)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def list_architectures() -> list[str]:
 
 
 def find_architecture(name: str) -> dict[str, Any] | None:
-    """A model's shape, as keyword arguments of its config class with a `model_type`; None for a model not listed."""
+    """A model's configuration: a `model_type` and the arguments of its config class; None for a model not listed."""
     known = _models().get(name)
     return None if known is None else {k: copy.deepcopy(v) for k, v in known.items() if k != "parameters"}
 

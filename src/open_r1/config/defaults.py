@@ -1,15 +1,15 @@
-"""Defaults of TRL's keys that differ from TRL's, and which keys change a result."""
+"""Our defaults of TRL's keys, and the keys that change no result."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# What we set where TRL's default is not the paper's or not this project's; a recipe may override any of it.
+# Where TRL's default is not the paper's or does not suit this project; a recipe may override any of them.
 COMMON_DEFAULTS: dict[str, Any] = {
     "logging_steps": 1,
     "report_to": "none",
     "disable_tqdm": True,
-    # Dense models use all their parameters in every pass; a mixture of experts sets this to true.
+    # Dense models use all their parameters in every pass; recipes of a mixture of experts set it to true.
     "ddp_find_unused_parameters": False,
 }
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -19,7 +19,7 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     "reward": {"lora_task_type": "SEQ_CLS", "lora_modules_to_save": ["score"]},
     "grpo": {
         # GRPO as DeepSeekMath eq. 3-4 write it: group-normalised rewards, mean over each completion's tokens, and the
-        # plain estimator of the KL to the reference in the loss. R1 eq. 1-3 have whole outputs in place of tokens.
+        # plain estimator of the KL to the reference in the loss. R1 eq. 1-3 are on whole outputs instead of tokens.
         "loss_type": "grpo",
         "scale_rewards": "group",
         "beta": 0.001,
@@ -27,7 +27,7 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
         "num_generations": 16,
         "temperature": 1.0,
         "log_completions": True,
-        # TRL's table shows the whole batch at every step; callbacks.CompletionTable shows a few rows now and then.
+        # TRL's table shows the whole batch at every step; callbacks.CompletionTable a few rows every `print_every`.
         "num_completions_to_print": 0,
     },
     "rloo": {
@@ -40,35 +40,36 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
         "num_completions_to_print": 0,
     },
 }
-# Keys that change where and how a run is shown, not what it computes: they name no new run and break no resume.
+# Keys that change where a run is and how it is shown, but not what it computes: with other values of them the run
+# keeps its name and can be resumed.
 PRESENTATION_KEYS = {
     "output_dir", "overwrite", "report_to", "run_name", "print_every", "disable_tqdm", "task", "part", "parts",
     "hub_dataset_id", "hub_private", "rejudge", "reference", "report", "gpu_type",
     "vllm_server_gpus", "vllm_server_restart", "vllm_server_base_url", "vllm_server_host", "vllm_server_port",
     "vllm_server_timeout", "vllm_group_port",
 }  # fmt: skip
-# Of an engine, what says where and how fast it works; its other parameters may change what it writes.
+# Parameters of an engine that set where and how fast it works; the others may change its completions.
 ENGINE_PRESENTATION_KEYS = {
     "endpoints", "concurrency", "timeout", "patience", "retries", "backoff", "key_env", "max_bytes", "batch_size",
     "tensor_parallel_size", "gpu_memory_utilization",
 }  # fmt: skip
-# Keys of a selection that its judging does not depend on.
+# Keys of a selection that do not change its verdicts.
 CHOICE_KEYS = {
     "filters", "output", "pairs", "reasoning", "no_reasoning", "simple_prompt_words", "simple_answer_words",
     "curriculum", "deduplicate", "examples",
 }  # fmt: skip
 
-# Keys of an evaluation that its completions do not depend on, and of its benchmarks.
+# Keys of an evaluation, and of its benchmarks, that do not change its completions.
 JUDGING_KEYS = {"metrics", "level"}
 BENCHMARK_JUDGING_KEYS = {"metrics", "verifier", "title", "source"}
 
 
 def select_result_keys(given: dict[str, Any], rejudge: bool = False) -> dict[str, Any]:
-    """A recipe's keys without those that change nothing of what is computed.
+    """A recipe's keys without those that do not change the result.
 
     Args:
-        given: the recipe.
-        rejudge: nor those that change only how completions are judged, and what is told of them.
+        given: the recipe's keys.
+        rejudge: leave out the keys that change only how completions are judged and reported, too.
     """
     kept = {key: value for key, value in given.items() if key not in PRESENTATION_KEYS}
     if rejudge:

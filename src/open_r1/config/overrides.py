@@ -1,4 +1,4 @@
-"""Keys given on the command line: parsing them and setting them in a recipe."""
+"""Overrides: keys of a recipe on the command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from ..errors import RecipeError
 
 
 def parse_overrides(words: list[str]) -> dict[str, Any]:
-    """`--key value`, `--key=value`, `--flag`, `--key v1 v2` (a list), `--rewards.0.weight 2` into a mapping."""
+    """Command-line words as a mapping: `--key value`, `--key=value`, `--flag`, `--key v1 v2`, `--rewards.0.weight 2`.
+
+    >>> parse_overrides(["--seed", "7", "--toy", "--rewards.0.weight=2", "--lora_target_modules", "q_proj", "v_proj"])
+    {'seed': 7, 'toy': True, 'rewards.0.weight': 2, 'lora_target_modules': ['q_proj', 'v_proj']}
+
+    Raises:
+        RecipeError: a word before the first key.
+    """
     changes: dict[str, Any] = {}
     key, values = None, []
 
@@ -23,36 +30,36 @@ def parse_overrides(words: list[str]) -> dict[str, Any]:
         if word.startswith("--"):
             close()
             key, _, value = word[2:].partition("=")
-            key, values = key.replace("-", "_"), [_value(value)] if "=" in word else []
+            key, values = key.replace("-", "_"), [_parse_value(value)] if "=" in word else []
         elif key is None:
             raise RecipeError(f"expected an override such as --seed 7, got {word!r}")
         else:
-            values.append(_value(word))
+            values.append(_parse_value(word))
     close()
     return changes
 
 
 def format_overrides(changes: dict[str, Any]) -> list[str]:
     """Overrides as the command-line words that `parse_overrides` reads."""
-    return [f"--{key}={_word(value)}" for key, value in changes.items()]
+    return [f"--{key}={_format_value(value)}" for key, value in changes.items()]
 
 
-def _word(value: Any) -> str:
-    if isinstance(value, str) and _value(value) == value:
+def _format_value(value: Any) -> str:
+    if isinstance(value, str) and _parse_value(value) == value:
         return value
-    # Not JSON, whose 1e-05 YAML takes for a text.
+    # Not JSON: YAML reads its 1e-05 as a text.
     written = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=float("inf"))
     return written.removesuffix("...\n").strip()
 
 
-def _value(word: str) -> Any:
-    """A word of the command line as YAML, where that is what was meant: not `Answer: yes`, `#### (.+)` or `no`."""
+def _parse_value(word: str) -> Any:
+    """A word as YAML, unless it is only text that YAML would change: `Answer: yes`, `#### (.+)` or `no`."""
     try:
         value = yaml.safe_load(word)
     except yaml.YAMLError:
         return word
-    meant = {dict: word.startswith("{"), type(None): word in ("null", "~"), bool: word.lower() in ("true", "false")}
-    return value if meant.get(type(value), True) else word
+    certain = {dict: word.startswith("{"), type(None): word in ("null", "~"), bool: word.lower() in ("true", "false")}
+    return value if certain.get(type(value), True) else word
 
 
 def apply_overrides(written: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,22 @@
-"""The keys of every recipe, as dataclasses."""
+"""The keys of every recipe as dataclasses, with the rules that concern one dataclass alone.
+
+A text in `Annotated` says which values a key allows, for the error message. A rule between keys of one dataclass is
+in its method `check`, whose messages begin with the key; the loader calls it and puts the place in front.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from ..filters.registry import FilterConfig
-from ..rewards.registry import RewardConfig
+from annotated_types import Ge, Gt, Interval
+
+from .. import prompts
+from ..benchmarks import registry
+from ..errors import RecipeError, suggest_nearest
+from ..rewards.registry import RewardConfig, check_reward, find_ballot
 from ..system import hardware
 
 RL_TASKS = ("grpo", "rloo")  # these sample completions and reward them
@@ -16,8 +25,32 @@ ACCELERATE_CONFIGS = Path("recipes/accelerate_configs")
 HF_SEED = 42  # transformers' default of `seed`
 TRAINERS = ("sft", "grpo", "rloo", "dpo", "reward")
 DATA_TASKS = ("sample", "select", "mix")
-SHARDED_TASKS = (*DATA_TASKS, "evaluate")  # these write files of rows, which tell by themselves what is done
+SHARDED_TASKS = (*DATA_TASKS, "evaluate")  # these write files of rows, which show what is done
 TASKS = (*TRAINERS, *SHARDED_TASKS)
+
+Count = Annotated[int, Ge(1), "1 or more"]
+Amount = Annotated[int, Ge(0), "0 or more"]
+Rows = Annotated[int, Ge(1), "a number of rows, 1 or more"]
+Seed = Annotated[int, Interval(ge=0, lt=2**32), f"a number from 0 to {2**32 - 1:,}"]
+Share = Annotated[float, Interval(ge=0, le=1), "a share from 0 to 1"]
+Similarity = Annotated[float, Interval(gt=0, lt=1), "a similarity between 0 and 1"]
+Positive = Annotated[float, Gt(0), "above 0"]
+Weight = Annotated[float, Gt(0), "above 0; to leave a source out, remove it"]
+Temperature = Annotated[float, Ge(0), "0 or above"]
+TopP = Annotated[float, Interval(gt=0, le=1), "above 0 and at most 1"]
+Samples = Annotated[int, Interval(ge=1, le=10_000), "1 or more, and at most 10,000"]  # held in memory together
+
+
+def check_prompt(name: str | None) -> None:
+    """Refuse a prompt that is not in `prompts.PROMPTS`."""
+    if name is not None and name not in prompts.PROMPTS:
+        raise RecipeError(f"prompt: no prompt is named {name!r}{suggest_nearest(name, list(prompts.PROMPTS))}")
+
+
+def check_greedy(temperature: float | None, key: str, n: int) -> None:
+    """Refuse several samples of one prompt at temperature 0."""
+    if temperature == 0 and n > 1:
+        raise RecipeError(f"{key}: at temperature 0 all {n} completions would be the same; use {key}: 1")
 
 
 @dataclass
@@ -26,23 +59,23 @@ class DatasetConfig:
 
     Args:
         path: a hub name, a local json, jsonl, parquet or csv file, a folder of those, a folder written by
-            `save_to_disk`, `package.module:function` called with `args` and, unless they have one, the run's `seed`,
-            or a sample, select or mix recipe, whose result is read; it is run first if it has not been.
+            `save_to_disk`, `package.module:function` called with `args` and the run's `seed` (unless `args` has
+            one), or a sample, select or mix recipe, which is run first if its result does not exist yet.
         name: the hub dataset's configuration.
         split: split to read.
         columns: our column -> the source's column (`{prompt: question, solution: answer}`).
         template: column -> text with the source's columns in braces (`{prompt: "{instruction}\n{input}"}`).
         extract: column -> regular expression; the column becomes its first group (`{solution: '#### (.+)'}`).
         filters: column -> value, list of values, or `{min, max, not, matches}`; a row must meet all of them.
-        kind: what its rows are (`math`, `code`, `general`, ...), for rewards that apply to some `kinds` only; a column
-            of that name in the source says it row by row.
-        opens_think: its completions begin inside their reasoning, as R1's own do where the chat template ended in
+        kind: the kind of its rows (`math`, `code`, `general`, ...), for rewards that apply to some `kinds` only; a
+            column of that name in the source overrides it row by row.
+        opens_think: its completions start inside their reasoning, as R1's do where the chat template ended in
             `<think>`; select and mix put the tag back.
-        weight: share of this source in the mixture; those of all sources sum to 1. Without weights sources are
-            concatenated.
-        rows: keep the first so many rows (after filters); a mix draws them at random.
+        weight: share of this source in the mixture; the weights of all sources sum to 1. Without weights the sources
+            are concatenated.
+        rows: keep the first `rows` rows (after filters); a mix draws them at random.
         epochs: how often a mix repeats the source; its last part may be a fraction.
-        license: of the source, for the card of a mix.
+        license: license of the source, for the card of a mix.
         args: keyword arguments of the function named by `path`.
     """
 
@@ -55,9 +88,9 @@ class DatasetConfig:
     filters: dict[str, Any] = field(default_factory=dict)
     kind: str | None = None
     opens_think: bool = False
-    weight: float | None = None
+    weight: Weight | None = None
     rows: int | None = None
-    epochs: float | None = None
+    epochs: Positive | None = None
     license: str | None = None
     args: dict[str, Any] = field(default_factory=dict)
 
@@ -68,46 +101,56 @@ class ContaminationConfig:
 
     Args:
         against: evaluation sets: names of benchmarks, or sources with a `prompt` column.
-        ngram: words in a row that two texts must share (10 in the paper's D.1, 8 in open-r1).
-        overlap: least share of an evaluation prompt's n-grams that a row must have to count; at 0, the paper's rule,
-            a stock phrase of that length counts.
-        near: least Jaccard similarity of the word pairs of two texts that also counts; None disables it.
-        action: of contaminated rows: fail, drop or waive.
-        reason: why they may stay, with `action: waive`; it is kept with the run.
+        ngram: consecutive words that two texts must share (10 in the paper's D.1, 8 in open-r1).
+        overlap: least share of an evaluation prompt's n-grams that a row must contain to count; at 0, the paper's
+            rule, one shared stock phrase of `ngram` words counts.
+        near: least Jaccard similarity of the word pairs of two texts that also counts; None turns it off.
+        action: what happens to contaminated rows.
+        reason: why they may stay, with `action: waive`; it is stored with the run.
     """
 
     against: list[DatasetConfig] = field(default_factory=list)
-    ngram: int = 10
-    overlap: float = 0.0
-    near: float | None = None
-    action: str = "fail"
+    ngram: Annotated[int, Ge(1), "a number of words, 1 or more"] = 10
+    overlap: Share = 0.0
+    near: Similarity | None = None
+    action: Literal["fail", "drop", "waive"] = "fail"
     reason: str | None = None
+
+    def check(self) -> None:
+        if not self.against:
+            raise RecipeError("against: name at least one evaluation set, e.g. `against: [math500, aime24]`")
+        if self.action == "waive" and not (self.reason or "").strip():
+            raise RecipeError("reason: say why contaminated rows may stay; it is stored with the run")
 
 
 @dataclass
 class DeduplicateConfig:
-    """Rows that repeat an earlier one are left out.
+    """Removal of rows that repeat an earlier one.
 
     Args:
-        column: what is compared.
-        exact: the same text, but for case, white space and punctuation.
-        near: Jaccard similarity from which texts are the same by MinHash; None compares exactly only.
+        column: column that is compared.
+        exact: compare the texts, ignoring case, white space and punctuation.
+        near: Jaccard similarity from which MinHash counts two texts as the same; None turns it off.
     """
 
     column: str = "prompt"
     exact: bool = True
-    near: float | None = None
+    near: Similarity | None = None
+
+    def check(self) -> None:
+        if not self.exact and self.near is None:
+            raise RecipeError("exact: neither `exact` nor `near` is set; remove `deduplicate`, or set one of them")
 
 
 @dataclass
 class EvaluationConfig:
-    """Held-out problems judged before, during and after training.
+    """Held-out problems, measured before, during and after training.
 
     Args:
         datasets: sources, as for training; they need the columns of the accuracy scorer.
         k: samples per problem.
         every: steps between live evaluations; 0 evaluates only before and after.
-        live_rows: problems of a live evaluation (the first so many of the full set).
+        live_rows: problems of a live evaluation (the first `live_rows` of the full set).
         max_completion_length: tokens; None takes the trainer's own.
         temperature: sampling temperature.
         top_p: nucleus sampling.
@@ -115,28 +158,29 @@ class EvaluationConfig:
     """
 
     datasets: list[DatasetConfig]
-    k: int = 16
-    every: int = 0
+    k: Count = 16
+    every: Amount = 0
     live_rows: int = 64
-    max_completion_length: int | None = None
-    temperature: float = 1.0
-    top_p: float = 1.0
-    batch_size: int = 1024
+    max_completion_length: Count | None = None
+    temperature: Temperature = 1.0
+    top_p: TopP = 1.0
+    batch_size: Count = 1024
 
 
 @dataclass
 class DataConfig:
-    """What is trained on and how it is presented.
+    """The training data and how it is presented to the model.
 
     Args:
         datasets: training sources.
         eval_datasets: sources for the trainer's own evaluation loop (`eval_strategy`).
         prompt: a name in `prompts.PROMPTS`: how a question becomes the model's prompt.
-        system_prompt: system message put before every conversation.
+        system_prompt: system message at the start of every conversation.
         chat_template: a name in `prompts.CHAT_TEMPLATES`; None keeps the tokenizer's own.
         tokenizer_name_or_path: None takes the model's; `package.module:function` is called without arguments.
-        pad_token: a token of its for padding; None takes the one it has, or one that its family sets aside.
-        streaming: read rows as they are needed instead of preparing the whole set; needs `max_steps`.
+        pad_token: a token of the tokenizer to pad with; None takes its padding token, or one that its model family
+            reserves for padding.
+        streaming: read rows when they are needed instead of preparing the whole set; needs `max_steps`.
         contamination: evaluation sets whose problems must not be among the prompts.
     """
 
@@ -150,6 +194,20 @@ class DataConfig:
     streaming: bool = False
     contamination: ContaminationConfig | None = None
 
+    def check(self) -> None:
+        check_prompt(self.prompt)
+        templates = list(prompts.CHAT_TEMPLATES)
+        if self.chat_template is not None and self.chat_template not in templates:
+            raise RecipeError(
+                f"chat_template: none is named {self.chat_template!r}{suggest_nearest(self.chat_template, templates)}"
+            )
+        weights = [source.weight for source in self.datasets if source.weight is not None]
+        if weights and len(weights) < len(self.datasets):
+            raise RecipeError("datasets: give a weight to every source or to none")
+        if weights and abs((total := sum(weights)) - 1) > 1e-6:
+            shares = ", ".join(f"{weight / total:.4g}" for weight in weights)
+            raise RecipeError(f"datasets: the weights sum to {total:g}, not to 1; in the same proportions: {shares}")
+
 
 @dataclass
 class SamplingConfig:
@@ -157,24 +215,29 @@ class SamplingConfig:
 
     Args:
         n: completions of each prompt.
-        temperature: 0 takes the likeliest token.
-        top_p: nucleus sampling; 1 is off.
-        top_k: the likeliest so many tokens; 0 is off.
-        max_tokens: of a completion; a longer one is cut, and marked by `finish_reason: length`.
-        stop: texts that end a completion and are cut off it.
+        temperature: 0 takes the most likely token.
+        top_p: nucleus sampling; 1 turns it off.
+        top_k: sample from the `top_k` most likely tokens; 0 turns it off.
+        max_tokens: tokens of a completion; a longer one is cut, and marked by `finish_reason: length`.
+        stop: texts that end a completion and are removed from it.
     """
 
-    n: int = 1
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    max_tokens: int = 1024
+    n: Count = 1
+    temperature: Temperature = 1.0
+    top_p: TopP = 1.0
+    top_k: Annotated[int, Ge(0), "0 (off) or above"] = 0
+    max_tokens: Count = 1024
     stop: list[str] = field(default_factory=list)
+
+    def check(self) -> None:
+        if "" in self.stop:
+            raise RecipeError("stop: an empty text would end every completion; remove it")
+        check_greedy(self.temperature, "n", self.n)
 
 
 @dataclass
 class EngineConfig:
-    """What generates; the engine's own parameters stand beside its name.
+    """The engine that generates; its parameters stand beside its name.
 
     Args:
         name: a name in `engines.ENGINES`, or `package.module:Class`.
@@ -187,223 +250,82 @@ class EngineConfig:
 
 @dataclass
 class BenchmarkConfig:
-    """A set of held-out problems and how it is measured: a file of `open_r1/benchmarks`, one's own, or both in part.
+    """A set of held-out problems and the protocol that measures it.
+
+    The keys come from a file of `open_r1/benchmarks` or of the user, and from the recipe, which replaces them.
 
     Args:
-        name: of a file there, or of one's own benchmark.
-        datasets: its problems, with the columns `prompt` and those of the verifier; `id` names a problem, which
-            otherwise goes by its prompt's hash; `language` is the one to answer in.
-        title: in tables.
-        problems: how many there are; fewer or more are a departure that is told.
+        name: name of a file there, or of the user's benchmark.
+        datasets: its problems, with the columns `prompt` and those of the verifier; `id` names a problem (default:
+            the hash of its prompt); `language` is the language to answer in.
+        title: title in tables.
+        problems: how many there are; another number is reported as a departure from the protocol.
         prompt: a name in `prompts.PROMPTS`.
-        system_prompt: system message put before every problem.
+        system_prompt: system message at the start of every problem.
         verifier: the reward whose verdict is the score.
         k: samples of each problem.
         metrics: `pass@<n>` and `maj@<n>`; `k` in place of a number stands for all samples.
         temperature: sampling temperature.
         top_p: nucleus sampling.
-        max_tokens: of a completion.
-        source: where this protocol is from.
-        file: of one's own benchmark, which departures are told from; filled in.
+        max_tokens: tokens of a completion.
+        source: where this protocol comes from.
+        file: file of the user's benchmark, against which departures are reported; set by the loader.
     """
 
     name: str
     datasets: list[DatasetConfig] = field(default_factory=list)
     title: str | None = None
-    problems: int | None = None
+    problems: Count | None = None
     prompt: str = "chat"
     system_prompt: str | None = None
     verifier: RewardConfig = field(default_factory=lambda: RewardConfig("accuracy"))
-    k: int = 1
+    k: Samples = 1
     metrics: list[str] = field(default_factory=lambda: ["pass@1"])
-    temperature: float = 0.6
-    top_p: float = 0.95
-    max_tokens: int = 32768
+    temperature: Temperature = 0.6
+    top_p: TopP = 0.95
+    max_tokens: Count = 32768
     source: str | None = None
     file: str | None = None
 
-
-@dataclass
-class PairsConfig:
-    """Which two samples of a prompt become a preference pair.
-
-    Args:
-        by: `verdict` pairs a right sample with a wrong one; the name of a reward, a better with a worse one.
-        min_margin: least difference of that reward.
-        max_length_ratio: longer over shorter, in tokens; the paper's pairs are "of comparable length".
-        per_prompt: most pairs of one prompt.
-    """
-
-    by: str = "verdict"
-    min_margin: float = 0.0
-    max_length_ratio: float = 1.5
-    per_prompt: int = 1
-
-
-@dataclass
-class ShardedConfig:
-    """What the tasks that write files of rows have in common.
-
-    Args:
-        output_dir: the run directory; the rows are in its `data` folder.
-        seed: of everything that is drawn.
-        shard_rows: rows of one parquet file: what is begun again after a kill.
-        part: number of this job of an array, from 0; a Slurm array says it by itself.
-        parts: jobs of the array.
-    """
-
-    output_dir: str | None = None
-    seed: int = HF_SEED
-    shard_rows: int = 10_000
-    part: int = 0
-    parts: int = 1
-
-
-@dataclass
-class DataTaskConfig(ShardedConfig):
-    """What sample, select and mix have in common: their rows are a dataset.
-
-    Args:
-        hub_dataset_id: push the dataset there, with its card, if there is a login.
-        hub_private: make that repository private.
-    """
-
-    hub_dataset_id: str | None = None
-    hub_private: bool = False
-
-
-@dataclass
-class SampleConfig(DataTaskConfig):
-    """Prompts in, `sampling.n` completions each out.
-
-    Args:
-        sampling: how completions are drawn.
-        engine: what generates them.
-        shard_rows: prompts of one file.
-        deduplicate: prompts that repeat an earlier one are left out.
-        model_init_kwargs: for `from_pretrained`.
-        trust_remote_code: run code that comes with the model.
-    """
-
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    engine: EngineConfig = field(default_factory=EngineConfig)
-    shard_rows: int = 256
-    deduplicate: DeduplicateConfig | None = None
-    model_init_kwargs: dict[str, Any] | None = None
-    trust_remote_code: bool = False
-
-
-@dataclass
-class SelectConfig(DataTaskConfig):
-    """Rejection sampling: judge, filter, choose, and write what is left for training.
-
-    Args:
-        filters: the steps, in order.
-        output: `messages` for SFT, `pairs` for DPO.
-        pairs: which pairs.
-        reasoning: `keep` it; `drop` it; or `auto`: drop it where the query is simple, unless a verifier judged the
-            answer.
-        no_reasoning: how an answer without reasoning is written: `plain`, or `empty_think` for models whose template
-            opens `<think>` by itself.
-        simple_prompt_words: a query of at most so many words, and
-        simple_answer_words: an answer of at most so many, make a query simple.
-        curriculum: bounds between 0 and 1 that part the prompts by their share of right samples; they are written to
-            one file for each difficulty.
-        deduplicate: selected rows that repeat an earlier one are left out.
-        examples: rejected samples kept for each reason.
-    """
-
-    filters: list[FilterConfig] = field(default_factory=list)
-    output: str = "messages"
-    pairs: PairsConfig = field(default_factory=PairsConfig)
-    reasoning: str = "keep"
-    no_reasoning: str = "plain"
-    simple_prompt_words: int = 12
-    simple_answer_words: int = 40
-    curriculum: list[float] | None = None
-    deduplicate: DeduplicateConfig | None = None
-    examples: int = 3
-
-
-@dataclass
-class MixConfig(DataTaskConfig):
-    """Several sources as one dataset.
-
-    Args:
-        rows: of the whole mixture, where sources have weights; None takes as many as the scarcest source allows.
-        deduplicate: rows that repeat an earlier one, of whichever source, are left out.
-        keep: columns of the sources that are kept beside the messages and what tells where a row comes from; of
-            prompts, all are.
-        title: of the card.
-    """
-
-    rows: int | None = None
-    deduplicate: DeduplicateConfig | None = None
-    keep: list[str] = field(default_factory=list)
-    title: str | None = None
-
-
-@dataclass
-class EvaluateConfig(ShardedConfig):
-    """Benchmarks, each by its own protocol; the keys from `k` to `max_tokens` replace that of all of them.
-
-    Args:
-        benchmarks: names of `open_r1/benchmarks`, files, or mappings with a `name` and keys that replace its file's.
-        k: samples of each problem.
-        metrics: names of metrics.
-        problems: only the first so many of each benchmark.
-        temperature: sampling temperature.
-        top_p: nucleus sampling.
-        max_tokens: of a completion.
-        level: of the intervals.
-        reference: a name in recipes/reference to set the figures beside; a model's own published figures are found by
-            its name.
-        engine: what generates.
-        completions: a file of completions made elsewhere, which are judged; no model takes part then.
-        shard_rows: problems of one file.
-        rejudge: judge the stored completions of this run again.
-        model_init_kwargs: for `from_pretrained`.
-        trust_remote_code: run code that comes with the model.
-    """
-
-    benchmarks: list[BenchmarkConfig] = field(default_factory=list)
-    k: int | None = None
-    metrics: list[str] | None = None
-    problems: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    max_tokens: int | None = None
-    level: float = 0.95
-    reference: str | None = None
-    engine: EngineConfig = field(default_factory=EngineConfig)
-    completions: DatasetConfig | None = None
-    shard_rows: int = 32
-    rejudge: bool = False
-    model_init_kwargs: dict[str, Any] | None = None
-    trust_remote_code: bool = False
+    def check_protocol(self) -> None:
+        """Rules between keys, to be called once the recipe's keys have replaced the file's (`apply_protocol`)."""
+        if not re.fullmatch(r"[A-Za-z0-9][\w.+-]{0,99}", self.name):
+            raise RecipeError("name: a name of at most 100 letters, digits, - and _, because it names files")
+        if not self.datasets:
+            raise RecipeError("datasets: the list is empty; name the source of its problems")
+        check_prompt(self.prompt)
+        check_greedy(self.temperature, "k", self.k)
+        check_reward(self.verifier, "verifier")
+        if not self.metrics:
+            raise RecipeError("metrics: the list is empty; e.g. `metrics: [pass@1]`")
+        for name in self.metrics:
+            metric = registry.resolve_metric(name, self.k)
+            if metric.startswith("maj@") and find_ballot(self.verifier.name) is None:
+                raise RecipeError(f"metrics: {name} is a vote over answers, and {self.verifier.name} gives no answers")
 
 
 @dataclass
 class RunConfig:
-    """What a run starts from, where it runs, and what it leaves behind.
+    """What a run starts from, where it runs, and what it writes.
 
     Args:
-        task: sft, grpo, rloo, dpo, reward, sample, select, mix or evaluate; normally the recipe's folder says it.
-        rewards: rewards of GRPO and RLOO, and judges of a selection.
-        max_error_share: the run stops when the judges themselves failed on more than this share of a step.
+        task: sft, grpo, rloo, dpo, reward, sample, select, mix or evaluate; by default the name of the recipe's
+            folder.
+        rewards: rewards of GRPO and RLOO, and verifiers of a selection.
+        max_error_share: the run stops when verifiers fail (outcome `error`) on more than this share of a step.
         preflight: try the rewards on a few rows before training, and refuse to start if they cannot work.
         evaluation: held-out problems.
-        algorithm: a name in `algorithms.ALGORITHMS`, for the keys of TRL's that make a variant of GRPO.
-        base_recipe: recipe whose model this run starts from; run first if it has not been.
+        algorithm: a name in `algorithms.ALGORITHMS`: the keys of TRL that make a variant of GRPO.
+        base_recipe: recipe that makes the model this run starts from; it is run first if that model does not exist.
         random_init: configuration of a model made from scratch (`{model_type: qwen2, hidden_size: 64, ...}`).
         merge_adapter: merge the adapter into full-precision weights at the end.
         gpus: GPUs the recipe is written for; 0 runs on CPU.
-        gpu_type: their kind, a name in `hardware.GPUS`, for estimates; it runs on any.
-        accelerate_config: name of a file in recipes/accelerate_configs for more than one process.
-        vllm_server_gpus: GPUs of a vLLM server that is started for this run (`vllm_mode: server`), beside `gpus`; 0
-            for one that is there already.
-        vllm_server_restart: a server that dies has a Slurm job go on from its last checkpoint; if false, it fails.
-        toy: shrink model, data and batch so that the recipe runs on CPU in seconds.
+        gpu_type: their type, a name in `hardware.GPUS`, for estimates; the run accepts any.
+        accelerate_config: name of a file in recipes/accelerate_configs, for more than one process.
+        vllm_server_gpus: GPUs of a vLLM server that is started for this run (`vllm_mode: server`), in addition to
+            `gpus`; 0 uses a server that already runs.
+        vllm_server_restart: when the server dies, a Slurm job continues from its last checkpoint; if false, it fails.
+        toy: shrink model, data and batch to run on CPU in seconds.
         overwrite: delete an existing run directory of this name first.
         report: draw report.html and plots/ at the end; `open-r1 report` draws them later.
         print_every: steps between tables of sampled completions on the terminal; 0 prints none.
@@ -412,7 +334,7 @@ class RunConfig:
 
     task: str | None = None
     rewards: list[RewardConfig] = field(default_factory=list)
-    max_error_share: float = 0.25
+    max_error_share: Share = 0.25
     preflight: bool = True
     evaluation: EvaluationConfig | None = None
     algorithm: str | None = None
@@ -430,12 +352,5 @@ class RunConfig:
     print_every: int = 25
     threads: int | None = None
 
-
-def find_args_class(task: str) -> type:
-    """TRL's config of a trainer, or this module's of another task."""
-    if task in SHARDED_TASKS:
-        return {"sample": SampleConfig, "select": SelectConfig, "mix": MixConfig, "evaluate": EvaluateConfig}[task]
-    import trl
-
-    args = {"sft": "SFT", "grpo": "GRPO", "rloo": "RLOO", "dpo": "DPO", "reward": "Reward"}[task]
-    return getattr(trl, f"{args}Config")
+    def check(self) -> None:
+        hardware.find_gpu(self.gpu_type)

@@ -1,9 +1,9 @@
-"""`--toy`: any recipe at toy size, on a CPU, in seconds, with nothing to download.
+"""`--toy`: any recipe at toy size, on a CPU, in seconds, without a download.
 
-The code path stays the recipe's own (trainer, loss, LoRA or 4-bit, prompt, chat template, rewards); model, tokenizer,
-data and batch shrink. What cannot be had without a download is replaced and said: a hub model by a random one of its
-architecture, a hub tokenizer that is not in the cache by a byte-level one, a hub dataset by the miniature's
-problems, a reward model by a rule.
+The recipe keeps its code path (trainer, loss, LoRA or 4-bit, prompt, chat template, rewards); model, tokenizer, data
+and batch shrink. Whatever needs a download is replaced: a hub model by a random one of its architecture, a hub
+tokenizer that is not in the cache by a byte-level one, a hub dataset by the miniature's problems, a reward model by a
+rule.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MODEL = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 2048,
 }
-# Of a mixture of experts with latent attention (DeepSeek-V3), whose every layer has all heads' keys.
+# For a mixture of experts with latent attention (DeepSeek-V3), where each layer has the keys of all heads.
 EXPERTS = {
     "num_key_value_heads": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
     "moe_intermediate_size": 32, "first_k_dense_replace": 1, "kv_lora_rank": 16, "q_lora_rank": 16,
@@ -67,7 +67,7 @@ DATA_SIZE: dict[str, dict[str, Any]] = {
 SAMPLING = {"n": 2, "max_tokens": 16}
 BENCHMARK = {"k": 2, "metrics": ["pass@1"], "max_tokens": 16, "problems": 4}
 ROWS = {"sample": 8}  # others: 64
-# Train and test problems of the miniature share long runs of words, but never a whole problem.
+# Train and test problems of the miniature share long word sequences, but never a whole problem.
 GATE = {"against": [{"path": "open_r1.tiny.problems:problems", "args": {"rows": 64, "split": "test"}}], "ngram": 40}
 MAKERS = {
     "grpo": "problems", "rloo": "problems", "sft": "pretraining", "dpo": "preferences", "reward": "preferences",
@@ -76,13 +76,13 @@ MAKERS = {
 
 
 def is_set_by_toy(key: str) -> bool:
-    """True of a key whose value a toy chooses by itself, whatever a recipe says."""
+    """True for a key whose value the toy size sets, whatever the recipe says."""
     of_tasks = {name for sizes in (*TASK_SIZE.values(), *DATA_SIZE.values()) for name in sizes}
     return key.partition(".")[0] in {*DROPPED, *SIZE, *of_tasks, "sampling", "benchmarks", "evaluation"}
 
 
 def shrink_recipe(given: dict[str, Any]) -> dict[str, Any]:
-    """A recipe's keys at toy size; keys of the recipe that name local files are kept."""
+    """A recipe's keys at toy size; keys that name local files are kept."""
     task = given["task"]
     small = {k: v for k, v in given.items() if k not in DROPPED}
     gate = given.get("contamination")
@@ -103,7 +103,7 @@ def shrink_recipe(given: dict[str, Any]) -> dict[str, Any]:
     if task == "evaluate":
         small = {key: value for key, value in small.items() if key not in REPLACED}
         small["benchmarks"] = [_small_benchmark(benchmark) for benchmark in given["benchmarks"]]
-        if given.get("completions"):  # there is nothing to make smaller, and completions are of their problems
+        if given.get("completions"):  # nothing to shrink, and completions belong to their problems
             small |= {key: given[key] for key in REPLACED if key in given} | {"benchmarks": given["benchmarks"]}
     if given.get("rewards"):
         small["rewards"] = [_small_reward(reward) for reward in given["rewards"]]
@@ -139,16 +139,16 @@ def shrink_recipe(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _small_model(name: str) -> dict[str, Any]:
-    """A small model of the same architecture; of one that this project does not list, the family of its name."""
+    """A small model of the same architecture; for one that architectures.yaml lacks, of the family in its name."""
     family = architectures.find_architecture(name) or {"model_type": "llama" if "llama" in name.lower() else "qwen2"}
     kept = {key: value for key, value in family.items() if key not in ("vocab_size", "eos_token_id")}
     small = kept | MODEL | {key: value for key, value in EXPERTS.items() if "n_routed_experts" in family}
-    # The base a stretched context needs is for that context; what is left must suit the toy's.
+    # The RoPE base of a stretched context does not suit the toy's short one.
     return small | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
 
 
 def _small_reward(reward: dict[str, Any] | str) -> dict[str, Any] | str:
-    """A reward model that would first have to be trained or downloaded gives its place and name to a rule."""
+    """A rule in place and name of a reward model that would first have to be trained or downloaded."""
     if isinstance(reward, str) or reward.get("name") != "reward_model":
         return reward
     model = str(reward.get("model", ""))
@@ -159,9 +159,9 @@ def _small_reward(reward: dict[str, Any] | str) -> dict[str, Any] | str:
 
 
 def _small_benchmark(benchmark: dict[str, Any]) -> dict[str, Any]:
-    """A benchmark with the miniature's problems in place of those that cannot be had without a download."""
+    """A benchmark at toy size; the miniature's problems replace those that need a download."""
     sources = [_source(source) for source in benchmark.get("datasets") or []]
-    # A function may load what it is given a path of.
+    # A function may load the file at its argument `path`.
     read = [str((source.get("args") or {}).get("path") or source.get("path", "")) for source in sources]
     if not all(map(_local, read)):
         sources = [{"path": "open_r1.tiny.problems:problems", "args": {"rows": 8, "split": "test"}}]
@@ -170,9 +170,9 @@ def _small_benchmark(benchmark: dict[str, Any]) -> dict[str, Any]:
 
 
 def _local(path: str) -> bool:
-    """True if a path needs no download, and no recipe to be run first.
+    """True if a path needs no download and no recipe that runs first.
 
-    What lies under `runs/stages` another stage of a pipeline leaves there, by the time it is read.
+    Files under `runs/stages` are written by earlier stages of a pipeline.
     """
     return (
         ":" in path
@@ -190,9 +190,9 @@ def _small_source(source: dict[str, Any] | str, task: str) -> dict[str, Any]:
     if not _local(str(source.get("path", ""))):
         kept = {key: source[key] for key in ("weight", "epochs", "kind", "license") if key in source}
         if source.get("kind") == "code":
-            # The miniature has no programs; this is a test that any would pass.
+            # The miniature has no programs; any program passes this test.
             kept["template"] = {"tests": '["assert True"]'}
         return kept | {"path": f"open_r1.tiny.problems:{MAKERS[task]}", "args": {"rows": rows}}
     if task == "mix":
-        return source  # its rows are an amount, and no more are drawn than the toy's
+        return source  # its `rows` is an amount to draw, and the toy's own `rows` bounds it
     return source | {"rows": min(rows, source.get("rows") or rows)}

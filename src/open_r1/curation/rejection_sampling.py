@@ -17,7 +17,7 @@ from ..rewards.math.extraction import extract_answer_part
 from .funnel import Funnel, Row
 
 if TYPE_CHECKING:
-    from ..config.schema import PairsConfig, SelectConfig
+    from ..config.sharded_tasks import PairsConfig, SelectConfig
 
 
 EMPTY_THINK = "<think>\n\n</think>\n\n"

@@ -5,7 +5,6 @@ A missing or malformed source stops the run with an error that names the source 
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import re
@@ -15,9 +14,10 @@ from typing import Any
 
 import datasets
 
-from ..config.recipe import find_run_dir, is_recipe, override_seed
+from ..config.recipe import is_recipe, read_upstream
 from ..config.schema import DatasetConfig
 from ..errors import RecipeError
+from ..system.registry import import_place
 from .columns import Rows, list_columns
 
 BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv", ".tsv": "csv"}
@@ -37,12 +37,14 @@ def load_source(source: DatasetConfig, seed: int, streaming: bool = False) -> Ro
             finished.
     """
     if is_recipe(source.path):
-        run_dir = find_run_dir(source.path, seed)
+        upstream = read_upstream(source.path, seed)
         # The folder of an unfinished run holds some of the rows, and looks like a complete dataset.
-        if not _is_finished(run_dir):
-            command = " ".join(["open-r1 train", source.path, *override_seed(source.path, seed)])
-            raise RecipeError(f"datasets: {source.path} has not finished in {run_dir}; run it with: {command}")
-        return load_source(replace(source, path=str(run_dir / "data")), seed, streaming)
+        if not _is_finished(upstream.run_dir):
+            raise RecipeError(
+                f"datasets: {source.path} has not finished in {upstream.run_dir}; run it with: "
+                f"open-r1 train {upstream.command}"
+            )
+        return load_source(replace(source, path=str(upstream.run_dir / "data")), seed, streaming)
     path = Path(source.path)
     if ":" in source.path and not path.exists():
         return _call_function(source, seed, streaming)
@@ -100,11 +102,7 @@ def load_named_columns(source: DatasetConfig, at: str, seed: int, streaming: boo
 
 
 def _call_function(source: DatasetConfig, seed: int, streaming: bool) -> Rows:
-    module, _, name = source.path.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise RecipeError(f"datasets: {source.path} is neither a file nor an importable function ({error})") from error
+    function = import_place(source.path, f"datasets: {source.path} is not a file, and")
     args = {"seed": seed} | source.args
     try:
         inspect.signature(function).bind(**args)

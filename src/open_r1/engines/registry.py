@@ -11,7 +11,6 @@ The names of nested lists carry their axes: P prompts, N completions of each.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from ..errors import RecipeError, suggest_nearest
 from ..prompts import Messages
+from ..system.registry import import_place, locate
 
 if TYPE_CHECKING:
     from ..config.recipe import Recipe
@@ -119,13 +119,7 @@ def find_engine(name: str) -> type:
     Raises:
         RecipeError: there is none; the message suggests the nearest name.
     """
-    if name not in ENGINES and ":" not in name:
-        raise RecipeError(f"engine: there is no engine named {name!r}{suggest_nearest(name, list(ENGINES))}")
-    module, _, attribute = ENGINES.get(name, name).partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise RecipeError(f"engine: {name} cannot be imported ({error})") from error
+    return import_place(locate(name, ENGINES, "engine", "engine"), f"engine: {name}")
 
 
 def check_engine(config: EngineConfig) -> None:

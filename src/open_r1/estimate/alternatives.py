@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ..config.schema import find_args_class
+from ..config.sharded_tasks import find_args_class
 from .workload import Workload
 
 LORA = {"use_peft": True, "lora_r": 32, "lora_alpha": 64, "lora_target_modules": ["all-linear"]}

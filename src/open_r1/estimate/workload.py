@@ -9,10 +9,11 @@ from typing import Any
 from transformers import AutoConfig, PretrainedConfig
 
 from ..config import architectures
-from ..config.loading import find_accelerate_config, load_recipe, resolve_recipe
-from ..config.overrides import format_overrides, parse_overrides
+from ..config.loading import find_accelerate_config, load_recipe, type_recipe
+from ..config.overrides import format_overrides
 from ..config.recipe import Recipe, read_yaml
-from ..config.schema import RL_TASKS, TRAINERS, find_args_class
+from ..config.schema import RL_TASKS, TRAINERS
+from ..config.sharded_tasks import find_args_class
 from ..errors import RecipeError, suggest_nearest
 from ..models import list_config_changes, load_tokenizer
 
@@ -267,16 +268,14 @@ def load_model_config(recipe: Recipe) -> PretrainedConfig:
         return AutoConfig.for_model(values.pop("model_type"), **values)
     name = str(recipe.model.model_name_or_path or "")
     if recipe.base is not None and not Path(name, "config.json").is_file():
-        path, words = recipe.base
-        return load_model_config(load_planned_recipe(path, parse_overrides(words)))
+        return load_model_config(type_recipe(recipe.base, planned=True))
     trusted = bool(recipe.given.get("trust_remote_code"))
     return find_model_config(name, recipe.model.model_revision, trusted, list_config_changes(recipe))
 
 
 def load_planned_recipe(path: str | Path, changes: dict[str, Any]) -> Recipe:
     """Load a recipe for inspection, for as many processes as it has GPUs."""
-    gpus = resolve_recipe(Path(path), changes)[1].get("gpus") or 0
-    return load_recipe(path, format_overrides(changes), processes=max(1, int(gpus)), planned=True)
+    return load_recipe(path, format_overrides(changes), planned=True)
 
 
 def find_model_config(

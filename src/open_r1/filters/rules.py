@@ -1,12 +1,12 @@
 """The steps of a selection: small functions by name, each with its parameters in the recipe.
 
-The first argument tells the two kinds apart. `completion` begins a row filter,
-`f(completion, <columns>, *, <parameters>) -> str | None`: None keeps the sample, a text says why it goes. `samples`
-begins a group filter, `f(samples, *, <parameters>) -> list[str | None]`: it is given all samples of one prompt that
-are left, ordered by (sample, row), and says the same of each. Columns without a default must be in the data;
-keyword-only arguments are parameters, and those without a default must be given.
+The first argument distinguishes the two kinds. A row filter takes `completion` first,
+`f(completion, <columns>, *, <parameters>) -> str | None`: None keeps the sample, a text is the reason to reject it. A
+group filter takes `samples` first, `f(samples, *, <parameters>) -> list[str | None]`: all remaining samples of one
+prompt, ordered by (sample, row); it returns None or a reason for each. Columns without a default must be in the data;
+keyword-only arguments are parameters, and those without a default must be given in the recipe.
 
-A reason is counted, so it names the cause and not the case. Nothing here imports torch or datasets.
+Reasons are counted: a reason names the cause, not the case. Nothing here imports torch or datasets.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BLANK_LINE = re.compile(r"\n[ \t]*\n")
 
 
 def count_words(text: str) -> list[str]:
-    """Words by white space; in scripts without spaces two characters are one, as for the repetition reward."""
+    """Words by white space; in scripts without spaces two characters count as a word, as in the repetition reward."""
     return repetition.WORD.findall(text)
 
 
@@ -41,39 +41,39 @@ def read_score(row: Row, metric: str) -> float | None:
 
 
 def read_cause(reason: str) -> str:
-    """What a verdict's reason begins with: it names the cause first and, after a colon, the case."""
+    """The cause in a verdict's reason, which is `cause: case`."""
     return reason.split(": ")[0]
 
 
 def measure_lengths(samples: list[Row]) -> list[int]:
-    """Tokens of each sample; characters of all if the tokens of one are not known."""
+    """Tokens of each sample, or characters of each if one has no token count."""
     tokens = [row.get("tokens") for row in samples]
     return [len(row["completion"]) for row in samples] if None in tokens else tokens
 
 
 def correct(completion: str, verdict: str, reason: str) -> str | None:
-    """Only what was judged correct; what could not be judged goes as well, but not as wrong."""
+    """Keep samples judged correct; those without a verdict are rejected for another reason than wrong ones."""
     if verdict in ("correct", "wrong"):
         return None if verdict == "correct" else "wrong"
     return f"{verdict}: {read_cause(reason)}" if verdict else "not judged"
 
 
 def finished(completion: str, finish_reason: str | None = None) -> str | None:
-    """Not cut off at the length limit, and without a `<think>` that is never closed."""
+    """Keep completions that are not cut at the length limit and close their `<think>`."""
     if finish_reason == "length":
         return "truncated"
     return "reasoning never closed" if "<think>" in completion and "</think>" not in completion else None
 
 
 def has_answer(completion: str) -> str | None:
-    """A final answer can be read from it, as the accuracy reward reads it."""
+    """Keep completions from which the accuracy reward can extract a final answer."""
     return None if extract_answer(completion) else "no final answer"
 
 
 def well_formed(
     completion: str, *, format: Literal["think_format", "think_answer_format"] = "think_format"
 ) -> str | None:
-    """The tags are all there, in order, with text in them, by that format reward."""
+    """Keep completions whose tags are complete, in order and not empty, by that format reward."""
     judge = {"think_format": think_format, "think_answer_format": think_answer_format}[format]
     return None if judge(completion) == 1.0 else "malformed tags"
 
@@ -86,18 +86,18 @@ def one_language(
     min_share: float = 0.9,
     min_script_share: float = 0.998,
 ) -> str | None:
-    """The reasoning is in one language: the row's `language`, or else the prompt's.
+    """Keep completions that reason in one language: the row's `language`, or else that of the prompt.
 
-    For a prompt without words it is the one that most of the reasoning is in. Reasoning without words is in no other
-    language. Foreign scripts are counted exactly; languages of one script are told apart by an estimate that takes up
-    to a tenth of an English chain full of names for something else.
+    For a prompt without words it is the main language of the reasoning. Reasoning without words is kept. Foreign
+    scripts are counted exactly; languages of the same script are distinguished by an estimate, which takes up to a
+    tenth of English reasoning full of names for another language.
 
     Args:
         completion: the whole completion.
         prompt: the question.
-        language: of the row.
-        min_share: of the words, that are of the language.
-        min_script_share: of the words, that are of its script, where the prompt has no other.
+        language: language of the row.
+        min_share: least share of words in the language.
+        min_script_share: least share of words in its script, if the prompt has words of no other script.
     """
     target = language or detect_language(prompt) or detect_language(extract_reasoning(completion))
     if target is None:
@@ -107,55 +107,55 @@ def one_language(
         of_script = measure_language(completion, script)
         if of_script is None:
             return None
-        if of_script < min_script_share and _only(prompt, script):
+        if of_script < min_script_share and _has_one_script(prompt, script):
             return "mixed scripts"
         share = of_script if script == target else measure_language(completion, target)
-    except RecipeError:  # the row's own mistake
+    except RecipeError:  # a mistake in the row
         return "unknown language"
     return None if share >= min_share else "mixed languages"
 
 
 @lru_cache(maxsize=4096)
-def _only(text: str, script: str) -> bool:
-    """True if all words of a text, if any, are of one script."""
+def _has_one_script(text: str, script: str) -> bool:
+    """True if all words of a text are of this script."""
     return measure_language(text, script) in (None, 1.0)
 
 
 def counted_as(language: str) -> str:
-    """What tells words of a language apart without an estimate: its script, or itself if it shares it with none.
+    """The name under which words of a language are counted exactly: its script, or itself if no other shares it.
 
     Raises:
-        RecipeError: a language that is not known.
+        RecipeError: unknown language.
     """
     code = re.split("[-_]", language.lower())[0]
     script = next((script for script, languages in LANGUAGES.items() if code == script or code in languages), None)
     if script is None:
         raise RecipeError(f"language: {language!r} is not known")
-    # Chinese and Japanese are told apart by the kana.
+    # Kana distinguish Japanese from Chinese.
     return code if script == "cjk" or len(LANGUAGES[script]) == 1 else script
 
 
 def short_paragraphs(completion: str, *, max_words: int = 300) -> str | None:
-    """No paragraph of the reasoning, between blank lines, is longer."""
+    """Keep completions whose reasoning has no paragraph of more than `max_words` words."""
     paragraphs = _BLANK_LINE.split(extract_reasoning(completion).replace("<think>", " "))
-    # Most are too short to need counting: a word has at least one character.
+    # A word has at least one character: most paragraphs are too short to need counting.
     long = any(len(paragraph) > max_words and len(count_words(paragraph)) > max_words for paragraph in paragraphs)
     return "long paragraph" if long else None
 
 
 def no_code_in_reasoning(completion: str) -> str | None:
-    """No fenced code block in the reasoning; the answer may have one."""
+    """Keep completions without a fenced code block in the reasoning; the answer may have one."""
     return "code in the reasoning" if _FENCE.search(extract_reasoning(completion)) else None
 
 
 def little_repetition(completion: str, *, max_share: float = 0.5, ngram: int = 3) -> str | None:
-    """At most this share of the n-grams of words has occurred before."""
+    """Keep completions in which at most this share of the word n-grams repeats an earlier one."""
     share = repetition.repetition(completion, ngram=ngram, max_penalty=-1.0)
     return "repetition" if -share > max_share else None
 
 
 def length(completion: str, tokens: int | None, *, min: int | None = None, max: int | None = None) -> str | None:
-    """Between these numbers of tokens, bounds included."""
+    """Keep completions of `min` to `max` tokens."""
     if tokens is None:
         return "unknown length"
     if min is not None and tokens < min:
@@ -164,7 +164,7 @@ def length(completion: str, tokens: int | None, *, min: int | None = None, max: 
 
 
 def min_reward(completion: str, scores: dict[str, float | None] | None, *, reward: str, min: float) -> str | None:
-    """A reward of the recipe is at least this; without a score of it there is no evidence, and the sample goes."""
+    """Keep samples with at least this score by a reward of the recipe; those without a score are rejected."""
     found = (scores or {}).get(reward)
     if found is None:
         return f"no {reward} score"
@@ -172,11 +172,11 @@ def min_reward(completion: str, scores: dict[str, float | None] | None, *, rewar
 
 
 def pass_rate(samples: list[Row], *, min: float | None = None, max: float | None = None) -> list[str | None]:
-    """Prompts whose share of right samples lies between the bounds, which are included.
+    """Keep prompts whose share of correct samples lies between the bounds, which are included.
 
-    The share is right / (right + wrong) over all samples that were drawn, whatever filters came before; samples
-    without a verdict are no evidence. Without a bound, prompts that are never, or always, solved go (DAPO's dynamic
-    sampling, arXiv 2503.14476, eq. 11).
+    The share is correct / (correct + wrong) over all samples that were drawn, before any filter; samples without a
+    verdict do not count. Without `min`, prompts that are never solved are rejected, and without `max`, those that are
+    always solved (DAPO's dynamic sampling, arXiv 2503.14476, eq. 11).
     """
     rate = samples[0]["pass_rate"]
     if rate is None:
@@ -195,25 +195,25 @@ def pass_rate(samples: list[Row], *, min: float | None = None, max: float | None
 
 
 def majority(samples: list[Row], *, min_share: float = 0.0) -> list[str | None]:
-    """Samples whose final answer is that of most; of two answers as frequent, the one that was given first.
+    """Keep samples with the most frequent final answer; of two equally frequent ones, the first.
 
     Args:
-        samples: those that are left vote.
-        min_share: of the votes, that the answer must have.
+        samples: the remaining samples, which vote.
+        min_share: least share of the votes for that answer.
     """
     answers = [extract_answer(row["completion"]) for row in samples]
     keys = [compute_vote_key(answer) if answer else None for answer in answers]
     votes = Counter(key for key in keys if key is not None)
     if not votes:
         return ["no final answer"] * len(samples)
-    winner, most = votes.most_common(1)[0]  # ties in the order in which they were first met
+    winner, most = votes.most_common(1)[0]  # a Counter keeps ties in the order of first appearance
     if most < min_share * votes.total():
         return ["no majority" if key is not None else "no final answer" for key in keys]
     return [None if key == winner else "no final answer" if key is None else "outvoted" for key in keys]
 
 
 def distinct(samples: list[Row]) -> list[str | None]:
-    """The first of completions that differ in white space only."""
+    """Keep the first of completions that differ in white space only."""
     seen: set[str] = set()
     reasons: list[str | None] = []
     for row in samples:
@@ -224,15 +224,15 @@ def distinct(samples: list[Row]) -> list[str | None]:
 
 
 def best(samples: list[Row], *, k: int = 1, by: str) -> list[str | None]:
-    """The k best samples of a prompt; of equal ones the first.
+    """Keep the k best samples of a prompt; of equal ones the first.
 
     Args:
-        samples: those that are left.
-        k: how many stay.
+        samples: the remaining samples.
+        k: number of samples to keep.
         by: a reward of the recipe; `shortest` or `longest`; or `spread`, evenly over the lengths, both ends included.
     """
     reasons: list[str | None] = [f"not among the best {k}"] * len(samples)
-    for i in _best(samples, k, by):
+    for i in _find_best(samples, k, by):
         reasons[i] = None
     if by not in LENGTHS:
         for i, row in enumerate(samples):
@@ -243,8 +243,8 @@ def best(samples: list[Row], *, k: int = 1, by: str) -> list[str | None]:
 LENGTHS = ("shortest", "longest", "spread")
 
 
-def _best(samples: list[Row], k: int, by: str) -> list[int]:
-    """Positions of the k best."""
+def _find_best(samples: list[Row], k: int, by: str) -> list[int]:
+    """Indices of the k best samples."""
     if by not in LENGTHS:
         scores = {i: found for i, row in enumerate(samples) if (found := read_score(row, by)) is not None}
         return sorted(scores, key=lambda i: -scores[i])[:k]
@@ -254,7 +254,7 @@ def _best(samples: list[Row], k: int, by: str) -> list[int]:
         return ordered[:k]
     if k == 1:
         return [ordered[(len(ordered) - 1) // 2]]
-    # Steps of at least one, so that no position is taken twice.
+    # The steps are at least 1: no index repeats.
     return [ordered[round(j * (len(ordered) - 1) / (k - 1))] for j in range(k)]
 
 
@@ -269,12 +269,12 @@ def _check_shares(metrics: list[str] | None, **given: Any) -> None:
 def _check_bounds(metrics: list[str] | None, **given: Any) -> None:
     low, high = given.get("min"), given.get("max")
     if low is not None and high is not None and low > high:
-        raise RecipeError(f"min: {low:g} is above max: {high:g}, and nothing would be left")
+        raise RecipeError(f"min: {low:g} is above max: {high:g}, and no sample would remain")
 
 
 def _check_length(metrics: list[str] | None, **given: Any) -> None:
     if given.get("min") is None and given.get("max") is None:
-        raise RecipeError("give it `min`, `max` or both, in tokens")
+        raise RecipeError("set `min`, `max` or both, in tokens")
     _check_bounds(metrics, **given)
 
 
@@ -289,14 +289,14 @@ def _check_min_reward(metrics: list[str] | None, *, reward: str, min: float) -> 
     if not math.isfinite(min):
         raise RecipeError(f"min: a number, got {min}")
     if metrics is not None and reward not in metrics:
-        raise RecipeError(f"reward: {reward!r} is no reward of this recipe{suggest_nearest(reward, metrics)}")
+        raise RecipeError(f"reward: this recipe has no reward {reward!r}{suggest_nearest(reward, metrics)}")
 
 
 def _check_best(metrics: list[str] | None, *, by: str, k: int = 1) -> None:
     if k < 1:
         raise RecipeError(f"k: a number of samples, 1 or more, got {k}")
     if metrics is not None and by not in (*LENGTHS, *metrics):
-        raise RecipeError(f"by: {by!r} is no reward of this recipe{suggest_nearest(by, [*LENGTHS, *metrics])}")
+        raise RecipeError(f"by: this recipe has no reward {by!r}{suggest_nearest(by, [*LENGTHS, *metrics])}")
 
 
 def _check_max_words(metrics: list[str] | None, *, max_words: int = 1) -> None:

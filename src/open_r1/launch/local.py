@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config.loading import count_planned_processes, load_recipe, read_outline
+from ..config.loading import outline_recipe, type_recipe
 from ..config.overrides import parse_overrides
-from ..config.recipe import Recipe, derive_output_dir, read_yaml
+from ..config.recipe import Recipe, RecipeFile, derive_output_dir, read_recipe, read_yaml
 from ..config.schema import SHARDED_TASKS, TRAINERS
 from ..errors import RecipeError, Unavailable, suggest_nearest
 from ..run.recipe_changes import check_same_recipe
@@ -30,45 +30,52 @@ if TYPE_CHECKING:
 
 
 def run_recipe(path: str, overrides: list[str], processes: int | None = None) -> Run | None:
-    """Run a recipe to its end, its base first if that is missing.
+    """Run a recipe to its end, after the recipes it starts from if their results are missing.
 
     Args:
         path: the recipe.
         overrides: command-line words.
-        processes: how many; None takes one on CPU, and one for each GPU the recipe is written for.
+        processes: number of processes (default: `RecipeFile.processes`).
 
     Returns:
-        The run; None if it was that of other processes, which have told of it.
+        The run; None if other processes ran it, which printed its results.
 
     Raises:
-        RecipeError: as of `load_recipe`; or the machine has fewer GPUs than processes.
+        RecipeError: see `load_recipe`; or the machine has fewer GPUs than processes.
     """
-    processes = processes or count_planned_processes(path, overrides)
+    return _run_file(read_recipe(path, overrides), processes)
+
+
+def _run_file(file: RecipeFile, processes: int | None) -> Run | None:
+    processes = processes or file.processes
     where = nodes.find_allocation()
-    recipe = read_outline(path, overrides)
+    several_nodes = where is not None and where.nodes > 1
+    recipe = outline_recipe(file)
     alone = processes == 1 and not (recipe.run.gpus == 1 and recipe.run.accelerate_config)
     if (alone and not recipe.run.vllm_server_gpus) or recipe.task not in TRAINERS:
-        # Here or in a fork it will be run; other processes load what that takes themselves.
-        recipe = load_recipe(path, overrides, processes)
+        # Run by this process or a fork; the processes of a launcher type the recipe themselves.
+        recipe = type_recipe(file, processes)
     if is_finished_by(recipe) and not (recipe.run.overwrite or recipe.given.get("rejudge")):
         return show_finished(recipe)
-    for first, words in recipe.upstream:
-        if not is_finished_by(read_outline(first, words)):
-            print(f"first {' '.join([first, *words])}, which this one needs", flush=True)
-            run_recipe(first, words, processes if (first, words) == recipe.base else None)
-            if not is_finished_by(read_outline(first, words)):
+    for first in recipe.upstream:
+        outline = outline_recipe(first)
+        if not is_finished_by(outline):
+            print(f"first {first.command}, which this one needs", flush=True)
+            _run_file(first, processes if first is recipe.base else None)
+            if not is_finished_by(outline):
                 raise RecipeError(
-                    f"{first} waits for the other parts of its job array; the same command goes on once they are done"
+                    f"{first.path} waits for the other parts of its job array; run the same command again once they "
+                    "have finished"
                 )
-            print(f"now {path}", flush=True)
-    if where and where.nodes > 1 and recipe.task not in TRAINERS:
+            print(f"now {file.path}", flush=True)
+    if several_nodes and recipe.task not in TRAINERS:
         raise RecipeError(
-            f"{path}: one job does it on one node, and this job has {where.nodes}; more share it as an array, each "
-            "of whose jobs does a part: sbatch --nodes=1 --array=0-7"
+            f"{file.path}: a {recipe.task} job runs on one node, and this job has {where.nodes}; share the work among "
+            "the jobs of an array: sbatch --nodes=1 --array=0-7"
         )
-    # One process too needs its launcher for DeepSpeed, to keep the optimizer of one GPU in the host's memory.
-    if not alone or recipe.run.vllm_server_gpus or (where and where.nodes > 1):
-        return run_in_processes(recipe, overrides, processes)
+    # DeepSpeed, which keeps the optimizer of one GPU in the host's memory, needs a launcher for one process too.
+    if not alone or recipe.run.vllm_server_gpus or several_nodes:
+        return run_in_processes(recipe, processes)
     return importlib.import_module(find_task_module(recipe.task)).main(recipe)
 
 
@@ -79,13 +86,13 @@ def plan_evaluation(model: str, benchmarks: list[str], overrides: list[str]) -> 
     """The recipe that measures a model on benchmarks, and its overrides.
 
     Args:
-        model: a hub name, a folder, a file of completions made elsewhere, or a run directory with a model; a
-            training's own prompt is taken as well.
+        model: a hub name, a folder, a file of completions made elsewhere, or a run directory with a model, whose
+            prompt is then used.
         benchmarks: names or files.
-        overrides: command-line words, which come last.
+        overrides: command-line words; they override all others.
 
     Raises:
-        RecipeError: a directory that holds no model.
+        RecipeError: there is no such run or file, or the directory has no model.
     """
     from ..data import sources
 
@@ -95,26 +102,26 @@ def plan_evaluation(model: str, benchmarks: list[str], overrides: list[str]) -> 
     words, weights, name = [], model, Path(path.stem if path.is_file() else path.name, "evaluate", measured)
     if (path / "recipe.yaml").is_file():
         if not trained.is_dir():
-            raise RecipeError(f"{path} is a run directory without a model; was its training finished?")
+            raise RecipeError(f"{path} is a run directory without a model; finish its training first")
         prompts = ("prompt", "system_prompt")
         given = read_yaml(path / "recipe.yaml")
         words = [word for key in prompts if given.get(key) is not None for word in (f"--{key}", str(given[key]))]
-        # Not resolved: a stage of a pipeline is named by its place there, and not by its address.
+        # Links are not resolved: a stage of a pipeline has the name of its link, not that of its fingerprint.
         *_, of_model, task, variant = Path(os.path.abspath(path)).parts
         weights, name = str(trained), Path(of_model, "evaluate", f"{task}-{variant}+{measured}")
     elif not path.exists() and (path.suffix in sources.BUILDERS or model.startswith((".", "/", "~", "runs/"))):
         known = sorted(str(found.parent) for found in Path("runs").glob("*/*/*/recipe.yaml"))
         raise RecipeError(f"there is no run or file {model}{suggest_nearest(model, known)}")
     elif path.is_dir() and not (path / "config.json").is_file():
-        raise RecipeError(f"{path} holds neither a model (config.json) nor a run (recipe.yaml)")
+        raise RecipeError(f"{path} has neither a model (config.json) nor a run (recipe.yaml)")
     directory = derive_output_dir(name.with_name(f"{name.name}.yaml"), "evaluate", parse_overrides(overrides))
-    measured_is = "completions" if path.suffix in sources.BUILDERS else "model_name_or_path"
-    words += [f"--{measured_is}", weights, "--benchmarks", *benchmarks, "--output_dir", directory]
-    return ANY_MODEL, [*words, *_fastest_engine(overrides), *overrides]
+    key = "completions" if path.suffix in sources.BUILDERS else "model_name_or_path"
+    words += [f"--{key}", weights, "--benchmarks", *benchmarks, "--output_dir", directory]
+    return ANY_MODEL, [*words, *_choose_engine(overrides), *overrides]
 
 
-def _fastest_engine(overrides: list[str]) -> list[str]:
-    """vLLM where there is a GPU and it is installed, unless the overrides name an engine."""
+def _choose_engine(overrides: list[str]) -> list[str]:
+    """vLLM if it is installed and there is a GPU, unless the overrides name an engine."""
     import torch
 
     chosen = any(word.startswith(("--engine", "--toy")) for word in overrides)
@@ -123,12 +130,16 @@ def _fastest_engine(overrides: list[str]) -> list[str]:
 
 
 def find_task_module(task: str) -> str:
-    # A module named select would hide the standard library's from a task that is started by its file.
+    # A module named `select` would shadow the standard library's in a task that is started by its file.
     return f"open_r1.{'selection' if task == 'select' else task}"
 
 
 def is_finished_by(recipe: Recipe) -> bool:
-    """True if the run of this name is finished, and was this recipe's."""
+    """True if the recipe's run directory holds its finished run.
+
+    Raises:
+        RecipeError: another recipe began the directory.
+    """
     if not is_finished(recipe.run_dir):
         return False
     if recipe.task in SHARDED_TASKS and _lacks_files(recipe):
@@ -139,7 +150,7 @@ def is_finished_by(recipe: Recipe) -> bool:
 
 
 def _lacks_files(recipe: Recipe) -> bool:
-    """True if files of a finished data task cannot be read; it is then no longer finished."""
+    """True if files of a finished data task cannot be read; the run is then marked as interrupted."""
     from ..data import shards
 
     folders = ("data", "judged") if recipe.task == "evaluate" else ("data",)
@@ -147,7 +158,7 @@ def _lacks_files(recipe: Recipe) -> bool:
     if damaged:
         print(f"{', '.join(sorted(damaged))} of {recipe.run_dir} cannot be read, and is made again", flush=True)
         if recipe.task == "evaluate":
-            # Verdicts are of those very completions.
+            # The verdicts belong to the completions that are lost.
             for name in damaged:
                 (recipe.run_dir / "judged" / name).unlink(missing_ok=True)
         write_json(recipe.run_dir / "status.json", read_status(recipe.run_dir) | {"state": "interrupted"})
@@ -155,7 +166,7 @@ def _lacks_files(recipe: Recipe) -> bool:
 
 
 def show_finished(recipe: Recipe) -> Run:
-    """Say what the finished run of this name showed, and leave it alone."""
+    """Print the results of a finished run, and change nothing."""
     from ..report import run_report
     from ..run import run
 
@@ -171,15 +182,15 @@ def show_finished(recipe: Recipe) -> Run:
     return done
 
 
-def run_in_processes(recipe: Recipe, overrides: list[str], processes: int) -> None:
-    """Start `processes` of a task by accelerate and wait for them."""
+def run_in_processes(recipe: Recipe, processes: int) -> None:
+    """Start a task in several processes by accelerate, and wait for them."""
     where = nodes.find_allocation()
     gpus = 0 if recipe.run.toy else recipe.run.gpus
     places = nodes.plan_layout(where, processes, gpus, recipe.run.vllm_server_gpus)
     machines = len(places.trainers)
     if gpus:
         _require_gpus(processes // machines + (recipe.run.vllm_server_gpus if places.server == 0 else 0))
-    words = ["--config", str(recipe.path), *overrides]
+    words = ["--config", str(recipe.path), *recipe.overrides]
     name = recipe.run.accelerate_config or ("ddp" if recipe.run.gpus else "cpu")
     with _server(recipe, where, places) as (around, watch):
         place = process_group.Place()
@@ -187,15 +198,15 @@ def run_in_processes(recipe: Recipe, overrides: list[str], processes: int) -> No
             place = process_group.Place(
                 machines, 0, network.find_reachable(network.list_addresses()), network.find_free_port()
             )
-            told = {"module": find_task_module(recipe.task), "words": words, "config": name, "processes": processes}
-            told |= {"hosts": network.list_addresses(), "port": place.port, "environment": around}
-            nodes.send_order(where.start, places.trainers[1:], "run", **told)
+            order = {"module": find_task_module(recipe.task), "words": words, "config": name, "processes": processes}
+            order |= {"hosts": network.list_addresses(), "port": place.port, "environment": around}
+            nodes.send_order(where.start, places.trainers[1:], "run", **order)
         command = process_group.build_command(find_task_module(recipe.task), words, name, processes, place)
         code, received = process_group.run_launcher(
             command, process_group.build_environment(processes, machines) | around, watch
         )
     if received or (code == 0 and read_status(recipe.run_dir).get("state") == "interrupted"):
-        sys.exit(128 + (received or signal.SIGTERM))  # the first of the processes has said where it stopped
+        sys.exit(128 + (received or signal.SIGTERM))  # process 0 has printed where it stopped
     if code:
         sys.exit(code)
 
@@ -206,8 +217,8 @@ def _require_gpus(count: int) -> None:
     there = torch.cuda.device_count()
     if there == 0:
         raise RecipeError(
-            f"gpus: {count} processes need as many GPUs, and torch sees none on {network.find_node_name()}: look at "
-            "the driver (nvidia-smi) and whether this torch is one for CUDA; to see it work without, add --toy"
+            f"gpus: {count} processes need as many GPUs, and torch sees none on {network.find_node_name()}: check "
+            "the driver (nvidia-smi), and that this torch is built for CUDA; to try it without a GPU, add --toy"
         )
     if there < count:
         raise RecipeError(
@@ -220,10 +231,10 @@ def _require_gpus(count: int) -> None:
 def _server(
     recipe: Recipe, where: Allocation | None, places: Layout
 ) -> Iterator[tuple[dict[str, str], Callable[[], None] | None]]:
-    """A vLLM server for as long as the block lasts, if the recipe has one of its own.
+    """A vLLM server while the block runs, if the recipe starts one.
 
     Yields:
-        What the training's environment has of it, and a watch that raises once it has died here.
+        Variables for the training's environment, and a function that raises once a server on this node has died.
     """
     count = recipe.run.vllm_server_gpus
     if not count:
@@ -234,7 +245,7 @@ def _server(
     own, around = {"VLLM_SERVER_DEV_MODE": "1"}, {}
     process, watch = None, None
     if places.server == 0:
-        # The last of this machine's GPUs are the server's.
+        # The server has the last GPUs of this machine.
         visible = hardware.list_visible_gpus()
         own |= {"CUDA_VISIBLE_DEVICES": ",".join(visible[-count:])} if visible else {}
         around |= {"CUDA_VISIBLE_DEVICES": ",".join(visible[:-count])} if visible else {}
@@ -249,7 +260,7 @@ def _server(
             folder, float(recipe.given.get("vllm_server_timeout") or 240.0), watch
         )
         print(f"the vLLM server is up at {address}", flush=True)
-        # A proxy for the world outside knows no node.
+        # A proxy for the internet cannot reach a node.
         direct = ",".join(filter(None, [os.environ.get("NO_PROXY"), urllib.parse.urlparse(address).hostname]))
         around |= {
             network.VLLM_SERVER: f"{address} {network.find_free_port()}",

@@ -1,11 +1,8 @@
-"""The table of rewards by name, and what each takes: columns, context and parameters."""
+"""The table of rewards by name, and the columns, context and parameters that each of them reads."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import importlib
-import importlib.metadata
 import inspect
 import json
 import re
@@ -14,19 +11,21 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from ..errors import RecipeError
+from ..errors import RecipeError, suggest_nearest
+from ..system import registry
+from ..system.registry import import_place
 from ..system.source_digest import digest_modules, find_libraries
 
 
 @dataclass
 class Findings:
-    """What a check found.
+    """Results of a check before training.
 
     Args:
-        fatal: what makes training pointless.
-        warnings: what wants a look.
-        said: what the rewards rest on.
-        table: lines for the reader.
+        fatal: findings that make training pointless.
+        warnings: findings that may be mistakes.
+        said: the sandboxes and endpoints that the rewards use.
+        table: lines for the terminal.
     """
 
     fatal: list[str] = field(default_factory=list)
@@ -36,7 +35,7 @@ class Findings:
 
 
 def check_ready(entries: list[RewardConfig], findings: Findings) -> None:
-    """Try the sandboxes and endpoints that rewards rest on, of scorers that have a function `ready`."""
+    """Try the sandboxes and endpoints of the rewards whose scorers have a function `ready`."""
     for reward in entries:
         ready = getattr(find_reward(reward.name), "ready", None)
         if ready is None:
@@ -47,7 +46,7 @@ def check_ready(entries: list[RewardConfig], findings: Findings) -> None:
             findings.fatal.append(f"{reward.metric}: {error}")
 
 
-# name -> where its scorer is. The name in the recipe, the function's name and the metric's name are the same.
+# name -> place of its scorer. The name in the recipe, the function's name and the metric's name are the same.
 REWARDS: dict[str, str] = {
     "accuracy": "open_r1.rewards.math.scorers:accuracy",
     "code": "open_r1.rewards.code.scorers:code",
@@ -68,23 +67,23 @@ REWARDS: dict[str, str] = {
     # By name only: it needs torch, which nothing here imports.
     "reward_model": "open_r1.engines.reward_model:RewardModel",
 }
-ENTRY_POINTS = "open_r1.rewards.registry"  # the group under which other packages offer scorers by name
-# The same judges for a bare answer, without a completion to take it from (`open-r1 judge`).
+ENTRY_POINTS = "open_r1.rewards"  # the group under which other packages offer scorers by name
+# The same scorers for a bare answer, which is not extracted from a completion (`open-r1 judge`).
 BARE: dict[str, str] = {
     "accuracy": "open_r1.rewards.math.scorers:equal",
     "code": "open_r1.rewards.code.scorers:run_program",
 }
-# For `second_opinion`: an independent judge of the same question, called with the same columns.
+# For `second_opinion`: an independent scorer of the same question, called with the same columns.
 SECOND_OPINIONS: dict[str, str] = {"accuracy": "open_r1.rewards.math.scorers:math_verify_alone"}
-# What a completion votes for where answers are counted: `(completion, <columns>) -> (answer, key)`, None if it names
-# no answer; equal answers have equal keys. A scorer of one's own may have such a function as its attribute `ballot`.
+# A completion's vote for majority voting: `(completion, <columns>) -> (answer, key)`, None if it has no answer; equal
+# answers have equal keys. A user's scorer may have such a function as its attribute `ballot`.
 BALLOTS: dict[str, str] = {"accuracy": "open_r1.rewards.math.scorers:ballot"}
-# What a scorer may ask for beside dataset columns: the question's text, the prompt as it was given (a text or
-# messages), the completion's length in tokens and its limit, what the recipe's verifiers said of the sample, and the
-# number of its prompt's group in the batch.
+# Arguments of a scorer that are not dataset columns: the question's text, the prompt as the dataset has it (a text or
+# messages), the completion's length in tokens and its limit, the verdict of the recipe's verifiers on the sample, and
+# the number of its prompt's group in the batch.
 CONTEXT = ("prompt", "conversation", "tokens", "max_tokens", "verdict", "group")
-# Columns that set a parameter for their row, unless the recipe sets it, and that parameter. A scorer may have another
-# such table as its attribute `row_parameters`.
+# Column -> parameter that it sets for its row, unless the recipe sets it. A scorer may have another such table as its
+# attribute `row_parameters`.
 ROW_PARAMETERS = {"language": "language"}
 
 
@@ -96,8 +95,8 @@ class RewardConfig:
         name: a name in `REWARDS`, an entry point of another package, or `package.module:function`.
         weight: its weight in the sum.
         label: name of its metric, where one reward is listed twice.
-        kinds: rows it applies to, by their `kind`; None for all. Other rows get no score from it.
-        second_opinion: share of samples that an independent judge judges too, only to count disagreements.
+        kinds: the `kind` of the rows it applies to; None for all. Other rows get no score from it.
+        second_opinion: share of samples that an independent scorer judges too, only to count disagreements.
         parameters: keyword arguments of the scorer.
     """
 
@@ -116,16 +115,19 @@ class RewardConfig:
         return self.kinds is None or kind in self.kinds
 
 
+ENTRY_KEYS = ("name", "weight", "label", "kinds", "second_opinion")
+
+
 @dataclass(frozen=True)
 class Signature:
-    """What a scorer takes.
+    """The arguments of a scorer.
 
     Args:
-        columns: of the dataset, that it needs.
-        context: values of `CONTEXT`.
-        parameters: that a recipe may set.
-        by_row: columns that set a parameter for their row, where they are there -> the parameter.
-        batch: lists of all samples instead of one sample.
+        columns: dataset columns that it needs.
+        context: values of `CONTEXT` that it needs.
+        parameters: parameters that a recipe may set.
+        by_row: optional column -> parameter that it sets for its row.
+        batch: it is called once with lists of all samples, not once for each sample.
     """
 
     columns: tuple[str, ...]
@@ -135,38 +137,22 @@ class Signature:
     batch: bool
 
 
-def find_reward(name: str) -> Callable[..., Any]:
-    """The scorer of a name in `REWARDS`, of an entry point, or of `package.module:function` for one's own.
+def find_reward(name: str, key: str = "rewards") -> Callable[..., Any]:
+    """The scorer of a name in `REWARDS`, of an entry point, or of `package.module:function`.
+
+    Args:
+        name: of the reward.
+        key: the recipe's key that names it, for the message.
 
     Raises:
-        RecipeError: there is none; names the nearest.
+        RecipeError: unknown name; suggests the nearest.
     """
-    return import_scorer(locate(name), f"rewards: {name}")
+    return import_place(locate(name, key), f"{key}: {name}")
 
 
-def locate(name: str) -> str:
-    """Where the scorer of a name is: `package.module:function`.
-
-    Raises:
-        RecipeError: there is none; names the nearest.
-    """
-    if ":" in name or name in REWARDS:
-        return REWARDS.get(name, name)
-    offered = {point.name: point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
-    if name in offered:
-        return offered[name]
-    known = [*REWARDS, *offered]
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-    raise RecipeError(f"rewards: there is no reward named {name!r}; {hint}")
-
-
-def import_scorer(path: str, at: str) -> Callable[..., Any]:
-    module, _, function = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise RecipeError(f"{at} cannot be imported ({error})") from error
+def locate(name: str, key: str = "rewards") -> str:
+    """The place of a scorer, as `package.module:function`; see `find_reward`."""
+    return registry.locate(name, REWARDS, key, "reward", group=ENTRY_POINTS)
 
 
 def read_signature(scorer: Callable[..., Any]) -> Signature:
@@ -191,41 +177,49 @@ def _named(function: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def check_rewards(rewards: list[RewardConfig]) -> None:
-    """Refuse unknown names, two metrics of one name, and unknown or missing parameters.
+    """Refuse wrong entries of `rewards`, and two of them that share a metric.
 
     Raises:
-        RecipeError: naming the entry and what to do.
+        RecipeError: names the entry and what to do.
     """
     metrics = [reward.metric for reward in rewards]
     for i, reward in enumerate(rewards):
-        scorer = find_reward(reward.name)
-        known = read_signature(scorer).parameters
         if metrics.index(metrics[i]) != i:
             raise RecipeError(
-                f"rewards.{i}: {metrics[i]!r} is listed twice, and the two would share a metric; give one a `label`"
+                f"rewards.{i}: {metrics[i]!r} is listed twice, and both write the same metric; give one a `label`"
             )
-        for key in reward.parameters:
-            if key not in known:
-                close = difflib.get_close_matches(key, [*known, *_ENTRY_KEYS], n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known) or 'none'}"
-                raise RecipeError(f"rewards.{i}: {reward.name} has no parameter {key!r}{hint}")
-        for key in missing_parameters(scorer, reward.parameters):
-            raise RecipeError(f"rewards.{i}: {reward.name} needs `{key}`")
-        if hasattr(scorer, "check"):  # values that only the scorer can refuse
-            try:
-                scorer.check(**reward.parameters)
-            except RecipeError as error:
-                raise RecipeError(f"rewards.{i}: {reward.name}: {error}") from error
-        if not 0 <= reward.second_opinion <= 1:
-            raise RecipeError(f"rewards.{i}.second_opinion: a share from 0 to 1, got {reward.second_opinion}")
-        if reward.second_opinion and reward.name not in SECOND_OPINIONS:
-            raise RecipeError(
-                f"rewards.{i}.second_opinion: {reward.name} has no second judge; these have: "
-                f"{', '.join(SECOND_OPINIONS)}"
-            )
+        check_reward(reward, f"rewards.{i}")
 
 
-_ENTRY_KEYS = ("name", "weight", "label", "kinds", "second_opinion")
+def check_reward(reward: RewardConfig, at: str) -> None:
+    """Refuse an unknown name, unknown or missing parameters, and values that the scorer itself refuses.
+
+    Args:
+        reward: an entry of the recipe.
+        at: its place in the recipe.
+
+    Raises:
+        RecipeError: names the entry and what to do.
+    """
+    scorer = find_reward(reward.name, at)
+    known = read_signature(scorer).parameters
+    for key in reward.parameters:
+        if key not in known:
+            nearest = suggest_nearest(key, [*known, *ENTRY_KEYS])
+            raise RecipeError(f"{at}: {reward.name} has no parameter {key!r}{nearest}")
+    for key in missing_parameters(scorer, reward.parameters):
+        raise RecipeError(f"{at}: {reward.name} needs `{key}`")
+    if hasattr(scorer, "check"):
+        try:
+            scorer.check(**reward.parameters)
+        except RecipeError as error:
+            raise RecipeError(f"{at}: {reward.name}: {error}") from error
+    if not 0 <= reward.second_opinion <= 1:
+        raise RecipeError(f"{at}.second_opinion: a share from 0 to 1, got {reward.second_opinion}")
+    if reward.second_opinion and reward.name not in SECOND_OPINIONS:
+        raise RecipeError(
+            f"{at}.second_opinion: {reward.name} has no second judge; these have: {', '.join(SECOND_OPINIONS)}"
+        )
 
 
 def missing_parameters(scorer: Callable[..., Any], given: dict[str, Any]) -> list[str]:
@@ -238,18 +232,18 @@ def missing_parameters(scorer: Callable[..., Any], given: dict[str, Any]) -> lis
 
 
 def find_ballot(name: str) -> Callable[..., tuple[str, Hashable] | None] | None:
-    """What tells a completion's vote for this reward's answers; None if they cannot be voted on."""
+    """The function that gives a completion's vote for majority voting; None if the reward's answers have none."""
     if name in BALLOTS:
-        return import_scorer(BALLOTS[name], f"rewards: {name}")
+        return import_place(BALLOTS[name], f"rewards: {name}")
     return getattr(find_reward(name), "ballot", None)
 
 
 @cache
 def version(name: str) -> str:
-    """The version of a scorer: a digest of all source that decides what it says, and the libraries that it imports.
+    """The version of a scorer: a digest of all source that its verdicts depend on, and the libraries it imports.
 
-    Verdicts of one version can be compared; those of another may differ on the same completion. The digest covers the
-    modules that the scorer's module reaches, and `batch`, which calls it. A comment or another scorer changes nothing.
+    Only verdicts of the same version can be compared. The digest covers the modules that the scorer's module imports,
+    directly or not, and `scoring`, which calls it. A changed comment or another scorer does not change it.
 
     >>> version("accuracy")
     '2f9c1e5ab340, math-verify 0.9.0, sympy 1.14.0'
@@ -260,7 +254,7 @@ def version(name: str) -> str:
 
 
 def list_libraries(name: str) -> dict[str, str]:
-    """Versions of the installed packages that a scorer imports, in its module, another reward's or a user's."""
+    """Versions of the installed packages that a scorer imports, in its own module or in those that it imports."""
     own = locate(name).partition(":")[0]
     ours = f"{__name__.partition('.')[0]}."
     reached = [m for m in _digest_scorer(name) if m.startswith(f"{__package__}.") or not m.startswith(ours)]
@@ -268,18 +262,18 @@ def list_libraries(name: str) -> dict[str, str]:
 
 
 def _digest_scorer(name: str, *others: str) -> dict[str, str]:
-    # Without this module: it names all scorers, and the one that it finds is a root itself.
+    # Without this module, which names all scorers.
     return digest_modules([locate(name).partition(":")[0], *others], leave_out=re.escape(__name__))
 
 
 def list_needed_columns(rewards: list[RewardConfig], kind: str | None = None) -> list[str]:
-    """Dataset columns that the rewards of a row of this kind read."""
+    """Dataset columns that the rewards need in a row of this kind."""
     applying = [reward for reward in rewards if reward.applies(kind)]
     return sorted({column for reward in applying for column in read_signature(find_reward(reward.name)).columns})
 
 
 def list_used_columns(rewards: list[RewardConfig]) -> set[str]:
-    """Dataset columns that these rewards read where a row has them."""
+    """Dataset columns that these rewards read, needed or optional."""
     signatures = [read_signature(find_reward(reward.name)) for reward in rewards]
     return {column for wanted in signatures for column in (*wanted.columns, *wanted.by_row)}
 

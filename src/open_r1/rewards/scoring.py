@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RecipeError
-from .registry import SECOND_OPINIONS, RewardConfig, find_reward, import_scorer, read_signature
+from ..system.registry import import_place
+from .registry import SECOND_OPINIONS, RewardConfig, find_reward, read_signature
 from .verdict import Verdict
 
 
@@ -257,7 +258,7 @@ class ScoredBatch:
         self, r: int, completions: list[Completion], results_S: list[Result], batch: dict[str, Any]
     ) -> None:
         reward = self.rewards[r]
-        second = import_scorer(SECOND_OPINIONS[reward.name], f"rewards.{r}.second_opinion")
+        second = import_place(SECOND_OPINIONS[reward.name], f"rewards.{r}.second_opinion")
         wanted = read_signature(second).columns
         texts = [self._extract_text(completion) for completion in completions]
         # By a hash of the text: a repeated run compares the same samples.

@@ -16,9 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..config.loading import count_planned_processes, resolve_recipe
 from ..config.overrides import format_overrides, parse_overrides
-from ..config.recipe import is_recipe
+from ..config.recipe import is_recipe, read_recipe
 from ..config.schema import TRAINERS
 from ..errors import RecipeError, Unavailable
 from ..launch import nodes, process_group, vllm_server
@@ -104,14 +103,15 @@ def _check_recipe(where: Allocation, path: str, words: list[str]) -> Path:
     from ..pipeline import fingerprint
 
     changes = parse_overrides(words)
-    processes = changes.pop("processes", None) or count_planned_processes(path, format_overrides(changes))
-    task, given = resolve_recipe(Path(path), changes)
+    processes = changes.pop("processes", None)
+    file = read_recipe(path, format_overrides(changes))
+    task, given = file.task, file.given
     planned = os.environ.get(fingerprint.DIGEST)
     if planned and fingerprint.fingerprint_stage(task, given)["digest"] != planned:
         raise RecipeError(f"{path}: the recipe, code or libraries changed since this was submitted; submit it again")
     directory = Path(given["output_dir"])
     if task in TRAINERS:
-        nodes.plan_layout(where, int(processes), *nodes.count_gpus(given))
+        nodes.plan_layout(where, int(processes or file.processes), *nodes.count_gpus(given))
         if where.rank == 0 and (holder := find_holder(directory)):
             raise RecipeError(
                 f"output_dir: {holder} is training in {directory}; wait for it, or choose another --output_dir"

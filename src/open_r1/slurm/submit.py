@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..config.loading import count_planned_processes, load_recipe, resolve_recipe
+from ..config.loading import load_recipe, resolve_recipe
 from ..config.overrides import format_overrides, parse_overrides
 from ..errors import RecipeError
 from ..estimate.estimate import Options
@@ -146,7 +146,7 @@ def _request_recipe(submission: Submission) -> tuple[Path, Request]:
         options = {"array": f"0-{submission.array - 1}"} | options
     words = format_overrides(changes)
     # A wrong key is an error here already, not only in the job.
-    loaded = load_recipe(path, words, processes or count_planned_processes(path, words), planned=True)
+    loaded = load_recipe(path, words, processes, planned=True)
     estimated = estimate_request(path, changes)
     return loaded.run_dir, build_request(path, changes, options, submission.partition, processes, estimated)
 
