@@ -652,7 +652,7 @@ def test_a_damaged_file_of_a_finished_run_takes_its_verdicts_with_it(measure, wr
     name = sorted(path.name for path in (directory / "data").glob("*.parquet"))[1]
     (directory / "data" / name).write_bytes(b"PAR1")
     recipe = load_recipe(next(directory.parent.glob("recipes/small/evaluate/*.yaml")))
-    assert not local.is_finished_by(recipe)
+    assert not local.has_finished_run(recipe)
     assert not (directory / "judged" / name).exists() and files.read_status(directory)["state"] == "interrupted"
 
 

@@ -55,14 +55,14 @@ def _run_file(file: RecipeFile, processes: int | None) -> Run | None:
     if (alone and not recipe.run.vllm_server_gpus) or recipe.task not in TRAINERS:
         # Run by this process or a fork; the processes of a launcher type the recipe themselves.
         recipe = type_recipe(file, processes)
-    if is_finished_by(recipe) and not (recipe.run.overwrite or recipe.given.get("rejudge")):
+    if has_finished_run(recipe) and not (recipe.run.overwrite or recipe.given.get("rejudge")):
         return show_finished(recipe)
     for first in recipe.upstream:
         outline = outline_recipe(first)
-        if not is_finished_by(outline):
+        if not has_finished_run(outline):
             print(f"first {first.command}, which this one needs", flush=True)
             _run_file(first, processes if first is recipe.base else None)
-            if not is_finished_by(outline):
+            if not has_finished_run(outline):
                 raise RecipeError(
                     f"{first.path} waits for the other parts of its job array; run the same command again once they "
                     "have finished"
@@ -134,7 +134,7 @@ def find_task_module(task: str) -> str:
     return f"open_r1.{'selection' if task == 'select' else task}"
 
 
-def is_finished_by(recipe: Recipe) -> bool:
+def has_finished_run(recipe: Recipe) -> bool:
     """True if the recipe's run directory holds its finished run.
 
     Raises:
