@@ -13,7 +13,8 @@ import pytest
 from conftest import ROOT
 
 from open_r1.config.loading import resolve_recipe
-from open_r1.pipeline import graph, plan
+from open_r1.launch.nodes import count_gpus
+from open_r1.pipeline import graph
 
 MEASURED = re.compile(r"\d%|\d(?:\.\d+)? (?:s|ms|µs|times|minutes|hours|[MG]i?B|tokens a second)\b|\d rows a second")
 FREE = ("README.md", "benchmarks/README.md")  # whose every figure has a marker
@@ -156,7 +157,7 @@ def test_documents_and_headers_give_a_pipeline_its_gpus(monkeypatch):
     for name, told in listed.items():
         path = Path(f"recipes/pipelines/{name}.yaml")
         stages = graph.read_pipeline(path).stages
-        most = max(plan.count_gpus(resolve_recipe(Path(stage.recipe), stage.overrides)[1]) for stage in stages)
+        most = max(sum(count_gpus(resolve_recipe(Path(stage.recipe), stage.overrides)[1])) for stage in stages)
         assert int(told or 0) == most, f"recipes/README.md: {name} asks for {most} GPUs"
         header = re.search(r"Hardware: .*?(\d+) (?:GPUs|H800)", path.read_text().replace("\n# ", " "))
         assert most == 0 or int(header[1]) == most, f"{path}: its header"

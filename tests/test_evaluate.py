@@ -266,6 +266,21 @@ def test_verdicts_of_another_version_of_the_judge_are_made_again(measure, monkey
     assert told(directory)["grader"] == "accuracy() the next one"
 
 
+def test_format_and_language_of_another_version_are_computed_again(measure, monkeypatch):
+    directory = measure()
+    before = {row["grader"] for row in judged(directory)}
+    really = rewards_registry.version
+    monkeypatch.setattr(
+        rewards_registry, "version", lambda name: "the next one" if name == "language_consistency" else really(name)
+    )
+    files.write_json(directory / "status.json", {"state": "interrupted"})
+    sorted((directory / "judged").glob("*.parquet"))[0].unlink()
+    measure()
+    rows = judged(directory)
+    assert {row["grader"] for row in rows} == before
+    assert all(row["measures"].endswith("the next one") for row in rows)
+
+
 def test_departures_from_the_protocol_are_kept_beside_the_figures(write_recipe):
     path = write_recipe("evaluate", benchmarks=["tiny"])
     overrides = ["--k", "2", "--benchmarks.0.temperature", "0.5", "--prompt", "r1_zero", "--problems", "9"]

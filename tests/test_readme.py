@@ -157,7 +157,7 @@ def check_sbatch(words):
 
 def test_a_job_of_too_few_nodes_is_refused(monkeypatch):
     monkeypatch.chdir(ROOT)
-    with pytest.raises(RecipeError, match="ask for them by sbatch --nodes=4"):
+    with pytest.raises(RecipeError, match="use sbatch --nodes=4"):
         check_sbatch(shlex.split("sbatch --nodes=2 slurm/train.slurm recipes/Qwen2.5-32B/grpo/r1_zero.yaml"))
 
 

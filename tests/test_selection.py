@@ -366,7 +366,7 @@ def test_an_answer_without_its_reasoning_has_not_the_tokens_of_both():
         ({}, {"filters": [{"name": "correct", "kinds": ["math"]}]}, "correct is for `kinds` of rows.*kind: math"),
         ({}, {"rewards": [{"name": "accuracy", "kinds": ["math"]}]}, "some rewards are for `kinds` of rows"),
         ({}, {"filters": ["corect"]}, "did you mean 'correct'"),
-        ({}, {"rewards": [], "filters": [{"name": "best", "by": "accuracy"}]}, "'accuracy' is no reward"),
+        ({}, {"rewards": [], "filters": [{"name": "best", "by": "accuracy"}]}, "this recipe has no reward 'accuracy'"),
         ({}, {"rewards": [], "output": "pairs", "pairs": {"by": "quality"}}, "'quality' is neither"),
         ({}, {"rewards": [{"name": "soft_overlong"}]}, "soft_overlong"),
     ],

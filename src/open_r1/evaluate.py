@@ -123,13 +123,13 @@ def remove_other_verdicts(this: Run, verdicts: Shards, sets: Sets) -> None:
         )
 
 
-def read_graders(path: Path) -> dict[str, str]:
-    """Benchmark -> the version that judged it, in one file; empty for a damaged file."""
+def read_graders(path: Path) -> dict[str, tuple[str, str]]:
+    """Benchmark -> the versions that judged it, in one file; empty for a damaged file or one without them."""
     try:
-        rows = [row for batch in shards.read_file(path, ["benchmark", "grader"]) for row in batch]
+        rows = [row for batch in shards.read_file(path, ["benchmark", "grader", "measures"]) for row in batch]
     except RecipeError:
         return {}
-    return {row["benchmark"]: row["grader"] for row in rows}
+    return {row["benchmark"]: (row["grader"], row["measures"]) for row in rows}
 
 
 def judge(this: Run, sets: Sets, completions: Shards, verdicts: Shards, number: int) -> None:

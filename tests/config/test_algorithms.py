@@ -11,8 +11,8 @@ from conftest import ROOT
 
 from open_r1.config.algorithms import ALGORITHMS
 from open_r1.config.loading import load_recipe
+from open_r1.config.schema import find_task_module
 from open_r1.errors import RecipeError
-from open_r1.launch.local import find_task_module
 
 ZERO = ROOT / "recipes" / "Qwen2.5-7B" / "grpo" / "r1_zero.yaml"
 

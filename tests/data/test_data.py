@@ -195,7 +195,7 @@ def test_missing_things_are_named(tmp_path):
     )
     assert "column 'solution' is missing" in refused(DatasetConfig(path, columns={"prompt": "question"}))
     assert "grpo needs the columns prompt" in refused(DatasetConfig(path, columns={"solution": "answer"}))
-    assert "is no file, and cannot be imported" in refused(DatasetConfig("no_module:rows"))
+    assert "is not a file, and cannot be imported" in refused(DatasetConfig("no_module:rows"))
     assert "does not take these args: {'row': 5}" in refused(
         DatasetConfig("open_r1.tiny.problems:problems", args={"row": 5})
     )

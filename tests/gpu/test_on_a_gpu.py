@@ -18,7 +18,7 @@ from conftest import MODEL, ROOT
 from safetensors.torch import load_file
 
 from open_r1.config.loading import load_recipe
-from open_r1.launch.local import find_task_module
+from open_r1.config.schema import find_task_module
 
 pytestmark = [
     pytest.mark.gpu,

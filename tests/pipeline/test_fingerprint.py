@@ -140,6 +140,8 @@ def test_libraries(write_recipe):
     ]
     assert "vllm" in found[0] and "torch" in found[1] and {"deepspeed", "bitsandbytes", "python"} <= set(found[2])
     assert "torch" not in fingerprint.fingerprint_stage(*resolve_recipe(write_recipe("select"), {}))["libraries"]
+    measured = fingerprint.fingerprint_stage(*resolve_recipe(write_recipe("evaluate", benchmarks=["tiny"]), {}))
+    assert "lingua-language-detector" in measured["libraries"], "every evaluation measures the language"
 
 
 def code(write_recipe, task: str, **keys: object) -> set[str]:

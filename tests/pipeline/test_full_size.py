@@ -230,5 +230,5 @@ def test_pairs_of_one_s_own_and_public_ones_are_asked_once(tmp_path, monkeypatch
     implicit = [{side: long[side] for side in ("chosen", "rejected")}]
     (tmp_path / "implicit.jsonl").write_text(json.dumps(implicit[0]) + "\n")
     recipe.data.datasets[1].path = f"{tmp_path}/implicit.jsonl"
-    with pytest.raises(RecipeError, match="some of these pairs have a `prompt`"):
+    with pytest.raises(RecipeError, match="some sources have a column `prompt`"):
         presenting.load_datasets(recipe.data.datasets, "dpo", recipe.data, 0)

@@ -82,22 +82,22 @@ def test_the_command_line(read):
 
 SFT, SELECT = "{sft}", "{select}"
 REFUSED = {
-    "no stages": ([], "stages: a list of stages"),
-    "no list": ("base", "stages: a list of stages"),
+    "no stages": ([], "stages: expected a list"),
+    "no list": ("base", "stages: expected a list"),
     "no mapping": (["base"], r"stages\.0: expected a mapping"),
     "no name": ([{"recipe": SFT}], r"stages\.0: `name` is missing"),
     "no recipe": ([{"name": "a"}], r"stages\.0: `recipe` is missing"),
     "a bad name": ([stage("A-1", SFT)], "small letters, digits and _"),
     "an unknown key": ([stage("a", SFT, modle="b")], r"unknown key 'modle'; did you mean 'model'.*under `overrides`"),
     "the recipe's key": ([stage("a", SFT, max_steps=3)], "unknown key 'max_steps'.*under `overrides`"),
-    "overrides of no mapping": ([stage("a", SFT, overrides=["x"])], "overrides: a mapping"),
+    "overrides of no mapping": ([stage("a", SFT, overrides=["x"])], "overrides: expected a mapping"),
     "one name twice": ([stage("a", SFT), stage("a", SFT)], "two stages are named 'a'"),
     "no such stage": ([stage("base", SFT), stage("a", SFT, model="bse")],
                       r"stages \(a\): model: no stage is named 'bse'; did you mean 'base'"),
-    "a wire of a number": ([stage("a", SFT, model=3)], "model: the name of a stage"),
-    "a directory of its own": ([stage("a", SFT, overrides={"output_dir": "x"})], "output_dir: a pipeline chooses"),
-    "no model at all": ([stage("a", SFT), stage("b", "{evaluate}", model=[])], "model: the name of a stage"),
-    "a model that is none": ([stage("a", SFT, model=None), stage("b", SFT, model=[None])], "model: the name"),
+    "a wire of a number": ([stage("a", SFT, model=3)], "model: expected the name of a stage"),
+    "a directory of its own": ([stage("a", SFT, overrides={"output_dir": "x"})], "output_dir: the pipeline sets"),
+    "no model at all": ([stage("a", SFT), stage("b", "{evaluate}", model=[])], "model: expected the name of a stage"),
+    "a model that is none": ([stage("a", SFT, model=None), stage("b", SFT, model=[None])], "model: expected the name"),
     "a cycle": ([stage("a", SFT, data="b"), stage("b", SELECT, data="c"), stage("c", SELECT, data="b")],
                 "these wait for one another: b -> c -> b"),
     "waiting for itself": ([stage("a", SFT, model="a")], "these wait for one another: a -> a"),
@@ -112,7 +112,7 @@ REFUSED = {
     "a source that is no stage": ([stage("a", "{chained}")], r"datasets\.0 is made by recipes/tiny/sample/zero.yaml"),
     "more data than sources": ([stage("a", SELECT), stage("b", SELECT, data=["a", "a"])], "2 stages for the 1"),
     "a reward model without a reward": ([stage("a", "{reward}"), stage("b", "{grpo}", reward_model="a")],
-                                        "none of the rewards"),
+                                        "has no reward named reward_model"),
     "more reward models than rewards": (
         [stage("a", "{reward}"), stage("b", "{judged}", reward_model=["a", "a"])], "2 stages for 1 such rewards"),
 }  # fmt: skip
@@ -141,7 +141,7 @@ def test_refused(case, read, monkeypatch):
         ({"seeds": [1, 1]}, "names one twice"),
         ({"seeds": [True]}, "seeds: expected a list of whole numbers"),
         ({"seeds": True}, "seeds: expected a list of whole numbers"),
-        ({"jobs": 0}, "jobs: a number of stages"),
+        ({"jobs": 0}, "jobs: expected the number of stages"),
         ({"table": [{"shows": []}]}, r"table\.0\.says"),
         ({"table": [{"says": "x", "shows": [{"figure": "pass@1", "of": "measurd.base"}]}]}, "did you mean"),
         (

@@ -12,9 +12,8 @@ from conftest import ROOT
 from safetensors.torch import load_file
 
 from open_r1.config.loading import load_recipe
-from open_r1.config.schema import DATA_TASKS, TASKS, TRAINERS
+from open_r1.config.schema import DATA_TASKS, TASKS, TRAINERS, find_task_module
 from open_r1.data import shards
-from open_r1.launch.local import find_task_module
 from open_r1.rewards.scoring import ScoredBatch
 from open_r1.rewards.verdict import Verdict
 from open_r1.system.files import read_json
@@ -31,7 +30,7 @@ OF_DATA = [path for path in RECIPES if path.parent.name in DATA_TASKS]
 def lively(monkeypatch):
     """Every scorer is really called, and then answers by chance: a random model would earn 0 and learn nothing."""
     called = set()
-    really = ScoredBatch._called
+    really = ScoredBatch._call_reward
 
     def by_chance(self, r, texts, *rest):
         results = really(self, r, texts, *rest)
@@ -40,7 +39,7 @@ def lively(monkeypatch):
         texts = [texts] if isinstance(texts, str) else texts
         return [float(hashlib.sha256(text.encode()).digest()[0] % 2) for text in texts]
 
-    monkeypatch.setattr(ScoredBatch, "_called", by_chance)
+    monkeypatch.setattr(ScoredBatch, "_call_reward", by_chance)
     return called
 
 

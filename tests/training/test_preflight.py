@@ -136,7 +136,7 @@ def test_the_command_shows_and_exits(write_recipe, tmp_path):
 
 def test_a_recipe_for_gpus_can_be_checked_without_them():
     """Its data is on the hub, so it comes as far as that."""
-    with pytest.raises(RecipeError, match="hub did not give it"):
+    with pytest.raises(RecipeError, match="nor a dataset that the hub returns"):
         check(ROOT / "recipes/Qwen2.5-32B/grpo/r1_zero.yaml")
 
 

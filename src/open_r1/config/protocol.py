@@ -10,7 +10,8 @@ from ..benchmarks.registry import REPLACED
 
 if TYPE_CHECKING:
     from ..rewards.registry import RewardConfig
-    from .schema import BenchmarkConfig, DatasetConfig, EvaluateConfig
+    from .schema import BenchmarkConfig, DatasetConfig
+    from .sharded_tasks import EvaluateConfig
 
 
 COMPARED = ("k", "temperature", "top_p", "max_tokens", "prompt", "system_prompt")

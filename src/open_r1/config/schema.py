@@ -53,6 +53,11 @@ def check_greedy(temperature: float | None, key: str, n: int) -> None:
         raise RecipeError(f"{key}: at temperature 0 all {n} completions would be the same; use {key}: 1")
 
 
+def find_task_module(task: str) -> str:
+    """The module of a task. One named `select` would hide the standard library's from a task started by its file."""
+    return f"open_r1.{'selection' if task == 'select' else task}"
+
+
 @dataclass
 class DatasetConfig:
     """One source of rows.

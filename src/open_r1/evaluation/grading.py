@@ -41,6 +41,7 @@ FEATURES = datasets.Features(
         "format": datasets.Value("float64"),
         "language": datasets.Value("float64"),
         "grader": TEXT,
+        "measures": TEXT,  # version of the code behind `format` and `language`
     }
 )
 
@@ -55,7 +56,7 @@ class Grader:
 
     def __init__(self, verifier: RewardConfig, max_tokens: int = 0):
         self.verifier = verifier
-        self.version = grader_version(verifier)
+        self.version, self.measures = grader_version(verifier), find_measures_version()
         self.scored = ScoredBatch([verifier], max_tokens=max_tokens)
         self._ballot = registry.find_ballot(verifier.name)
         self._reads = list(inspect.signature(self._ballot).parameters)[1:] if self._ballot else []
@@ -96,6 +97,7 @@ class Grader:
                     "format": None if text is None else think_format(text),
                     "language": measure_language(text, language) if text and language else None,
                     "grader": self.version,
+                    "measures": self.measures,
                 }
             )
         return graded
@@ -119,6 +121,11 @@ def grader_version(verifier: RewardConfig) -> str:
     """A verifier's name, parameters and version. Verdicts of equal versions can be compared."""
     given = ", ".join(f"{key}={value!r}" for key, value in sorted(verifier.parameters.items()))
     return f"{verifier.name}({given}) {registry.version(verifier.name)}"
+
+
+def find_measures_version() -> str:
+    """The version of the code that computes `format` and `language`, which are stored beside the verdicts."""
+    return "; ".join(registry.version(name) for name in ("think_format", "language_consistency"))
 
 
 def list_columns(verifier: RewardConfig) -> list[str]:

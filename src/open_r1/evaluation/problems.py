@@ -115,9 +115,10 @@ class Sets:
             if own:
                 yield problems, own
 
-    def list_graders(self, span: range) -> dict[str, str]:
-        """Benchmark -> the version that judges it now, for the benchmarks in a span."""
-        return {problems.benchmark.name: problems.grader.version for problems, _ in self.split(span)}
+    def list_graders(self, span: range) -> dict[str, tuple[str, str]]:
+        """Benchmark -> today's versions of its grader and of its other measures, for the benchmarks in a span."""
+        graders = {problems.benchmark.name: problems.grader for problems, _ in self.split(span)}
+        return {name: (grader.version, grader.measures) for name, grader in graders.items()}
 
     def identity(self, *more: dict[str, Any]) -> dict[str, Any]:
         """What identifies these problems and `more` sources, for `job_array.check_same_rows`."""

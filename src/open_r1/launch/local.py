@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ..config.loading import outline_recipe, type_recipe
 from ..config.overrides import parse_overrides
 from ..config.recipe import Recipe, RecipeFile, derive_output_dir, read_recipe, read_yaml
-from ..config.schema import SHARDED_TASKS, TRAINERS
+from ..config.schema import SHARDED_TASKS, TRAINERS, find_task_module
 from ..errors import RecipeError, Unavailable, suggest_nearest
 from ..run.recipe_changes import check_same_recipe
 from ..system import hardware, network
@@ -127,11 +127,6 @@ def _choose_engine(overrides: list[str]) -> list[str]:
     chosen = any(word.startswith(("--engine", "--toy")) for word in overrides)
     there = torch.cuda.is_available() and importlib.util.find_spec("vllm") is not None
     return ["--engine.name", "vllm"] if there and not chosen else []
-
-
-def find_task_module(task: str) -> str:
-    # A module named `select` would shadow the standard library's in a task that is started by its file.
-    return f"open_r1.{'selection' if task == 'select' else task}"
 
 
 def has_finished_run(recipe: Recipe) -> bool:

@@ -25,6 +25,7 @@ import psutil
 
 from ..config.loading import load_recipe
 from ..config.overrides import format_overrides
+from ..config.schema import find_task_module
 from ..errors import RecipeError
 from ..system import files, hardware
 from ..system.files import read_json, write_json
@@ -103,9 +104,7 @@ class Execution:
             RecipeError: a stage needs more GPUs than this machine has.
         """
         wanted = max(job.gpus for job in todo)
-        from ..launch import local
-
-        for module in ["matplotlib.figure", *(local.find_task_module(job.stage.task) for job in todo)]:
+        for module in ["matplotlib.figure", *(find_task_module(job.stage.task) for job in todo)]:
             importlib.import_module(module)
         if wanted:
             self.gpus = self.free = hardware.list_visible_gpus()

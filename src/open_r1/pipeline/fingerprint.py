@@ -17,11 +17,11 @@ from typing import Any
 
 from ..benchmarks.registry import FOLDER as BENCHMARKS
 from ..config.defaults import select_result_keys
-from ..config.schema import TRAINERS
+from ..config.schema import TRAINERS, find_task_module
 from ..engines.registry import ENGINES
 from ..filters.registry import FILTERS
 from ..rewards import registry
-from ..system.source_digest import PACKAGE, digest_modules, find_version
+from ..system.source_digest import PACKAGE, digest_modules, find_libraries, find_version
 
 ACCELERATE = Path("recipes/accelerate_configs")
 DIGEST = "OPEN_R1_ADDRESS"  # environment variable of a Slurm job: the fingerprint that its plan was made with
@@ -61,11 +61,12 @@ def fingerprint_stage(task: str, given: dict[str, Any]) -> dict[str, Any]:
             {key: value for key, value in benchmark.items() if key not in BENCHMARK_PRESENTATION}
             for benchmark in kept["benchmarks"]
         ]
+    code = digest_code(task, given)
     found: dict[str, Any] = {
         "recipe": kept,
-        "code": digest_code(task, given),
+        "code": code,
         "files": {path: digest_path(Path(path)) for path in sorted(set(_find_paths(given)))},
-        "libraries": _find_versions(task, given),
+        "libraries": _find_versions(task, given, code),
     }
     text = json.dumps(found | {"recipe": normalize_numbers(kept)}, sort_keys=True, default=str)
     return found | {"digest": hashlib.sha256(text.encode()).hexdigest()[:12]}
@@ -83,7 +84,7 @@ def normalize_numbers(value: Any) -> Any:
 
 def digest_code(task: str, given: dict[str, Any]) -> dict[str, str]:
     """Module -> digest, for every module that computes a recipe's result."""
-    roots = {f"open_r1.{'selection' if task == 'select' else task}"}
+    roots = {find_task_module(task)}
     roots |= {name.partition(":")[0] for name in _find_strings(given) if NAMED.fullmatch(name)}
     roots |= {registry.locate(name).partition(":")[0] for name in _list_verifiers(given)}
     roots |= {FILTERS[name].partition(":")[0] for name in _find_strings(given.get("filters")) if name in FILTERS}
@@ -162,12 +163,14 @@ def _find_paths(value: Any, key: str = "") -> Iterator[str]:
             yield value
 
 
-def _find_versions(task: str, given: dict[str, Any]) -> dict[str, str]:
+def _find_versions(task: str, given: dict[str, Any], code: dict[str, str]) -> dict[str, str]:
+    """Versions of the libraries that compute: the task's, the recipe's, and those that rewards and filters import."""
     names = {*LIBRARIES[task]}
     names |= {"bitsandbytes"} if given.get("load_in_4bit") or given.get("load_in_8bit") else set()
     names |= {"deepspeed"} if str(given.get("accelerate_config", "")).startswith("zero") else set()
     names |= {"vllm"} if "vllm" in _find_strings(given.get("engine")) else set()
     found = {name: find_version(name) for name in names}
+    found |= find_libraries(module for module in code if module.startswith("open_r1.rewards."))
     for name in _list_verifiers(given):
         found |= registry.list_libraries(name)
     return {"python": platform.python_version()} | dict(sorted(found.items()))

@@ -12,6 +12,7 @@ from ..config.loading import resolve_recipe
 from ..config.schema import DATA_TASKS
 from ..config.toy import is_set_by_toy
 from ..errors import RecipeError, suggest_nearest
+from ..launch.nodes import count_gpus
 from ..system.files import is_finished, read_json, write_json
 from . import fingerprint
 from .graph import Pipeline, Stage, find_reward_models, sort_stages
@@ -126,15 +127,10 @@ def _plan_job(stage: Stage, seed: int | None, by_stage: dict[str, Job], toy: boo
     found = fingerprint.fingerprint_stage(task, given)
     path = Path(stage.recipe).resolve()
     directory = fingerprint.STAGES / f"{path.parents[1].name}-{path.parent.name}-{path.stem}-{found['digest']}"
-    gpus = count_gpus(given)
+    gpus = sum(count_gpus(given))
     upstream = list({id(by_stage[name]): by_stage[name] for name in stage.upstream}.values())
     changes |= {"output_dir": str(directory)} | ({} if report else {"report": False})
     return Job(stage, seed, changes, directory, found, gpus, upstream)
-
-
-def count_gpus(given: dict[str, Any]) -> int:
-    """GPUs that a recipe needs, with those of its vLLM server."""
-    return int(given.get("gpus") or 0) + int(given.get("vllm_server_gpus") or 0)
 
 
 def _wire_inputs(stage: Stage, by_stage: dict[str, Job], given: dict[str, Any]) -> dict[str, Any]:

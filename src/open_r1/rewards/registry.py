@@ -245,8 +245,7 @@ def version(name: str) -> str:
     Only verdicts of the same version can be compared. The digest covers the modules that the scorer's module imports,
     directly or not, and `scoring`, which calls it. A changed comment or another scorer does not change it.
 
-    >>> version("accuracy")
-    '2f9c1e5ab340, math-verify 0.9.0, sympy 1.14.0'
+    It reads `2f9c1e5ab340, math-verify 0.9.0, sympy 1.14.0`.
     """
     found = _digest_scorer(name, f"{__package__}.scoring")
     digest = hashlib.sha256(json.dumps(found).encode()).hexdigest()[:12]

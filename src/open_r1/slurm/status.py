@@ -193,7 +193,8 @@ def _settle_stage(stage: dict[str, Any], jobs: list[Job], states: dict[tuple[str
         stage["why"] = None if stage["error"] else _format_end(failed[0])
     elif active:
         after = [name for name, state in before.items() if state in ("waiting", "running")]
-        named = bool(after) and active[0].reason == "Dependency"
+        # Until Slurm has looked at a new job, its reason is "None".
+        named = bool(after) and active[0].reason in ("Dependency", "None")
         stage["state"], stage["why"] = "waiting", f"for {' and '.join(after)}" if named else active[0].reason
     elif jobs:
         stage["state"], stage["why"] = "interrupted", "its job has ended without a result"

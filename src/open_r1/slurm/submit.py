@@ -12,7 +12,8 @@ from ..config.loading import load_recipe, resolve_recipe
 from ..config.overrides import format_overrides, parse_overrides
 from ..errors import RecipeError
 from ..estimate.estimate import Options
-from ..pipeline import command, estimates, fingerprint, graph, plan, text
+from ..launch.nodes import count_gpus
+from ..pipeline import command, estimates, fingerprint, graph, text
 from ..pipeline.directory import delete_run, find_log
 from ..pipeline.execute import Execution
 from ..pipeline.plan import Job, save_fingerprint
@@ -156,7 +157,7 @@ def _request_one_job(submission: Submission) -> tuple[Path, Request]:
     own = {key: value for key, value in submission.changes.items() if key not in graph.FLAGS}
     read = graph.read_pipeline(Path(submission.path), own)
     of_stages = [resolve_recipe(Path(stage.recipe), stage.overrides)[1] for stage in read.stages]
-    gpus = 0 if read.toy else max(plan.count_gpus(given) for given in of_stages)
+    gpus = 0 if read.toy else max(sum(count_gpus(given)) for given in of_stages)
     derived = {
         "job-name": read.path.stem,
         "nodes": "1",

@@ -300,8 +300,8 @@ def normalize_urls(urls: str | list[str], key: str) -> list[str]:
     Raises:
         RecipeError: there is none, or one is malformed or carries a secret; `key` is their key in the recipe.
     """
-    bases = [url for url in ([urls] if isinstance(urls, str) else urls) if url]
-    if not bases:
+    bases = [urls] if isinstance(urls, str) else urls
+    if not bases or not all(bases):
         raise RecipeError(f"{key}: missing; give a server's base url, e.g. http://localhost:8000/v1")
     for url in bases:
         bare = re.sub(r"//[^/@]*@", "//", url).partition("?")[0]
