@@ -222,7 +222,7 @@ def test_a_signal_does_not_wait_for_a_server(write_recipe, tmp_path):
             error = process.communicate(timeout=20)[1]
         finally:
             process.kill()
-    assert process.returncode == 128 + signal.SIGTERM and "stopped; the same command goes on" in error
+    assert process.returncode == 128 + signal.SIGTERM and "stopped; run the same command again to continue" in error
     assert read_status(tmp_path / "run")["state"] == "interrupted"
 
 
