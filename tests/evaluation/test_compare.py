@@ -303,7 +303,7 @@ def test_a_run_whose_failures_cannot_be_judged_is_not_better(tmp_path: Path):
     benchmark, against = only(compared)
     low, high = against["bounds"]
     assert against["p"] < 0.01 and low <= 0 < high
-    assert "neither is better" in against["meaning"] or "cannot be told" in against["meaning"]
+    assert "neither is better" in against["meaning"] or "do not show whether" in against["meaning"]
     assert benchmark["sides"][1]["figures"]["unjudged"]["value"] > 0.2 and "unjudged" in comparison.format_comparison(
         compared
     )
