@@ -264,7 +264,7 @@ def test_an_engine_that_dies_loses_no_file_that_was_written(write_recipe, tmp_pa
         def twice(*args, **more):
             calls.append(1)
             if len(calls) > 2:
-                raise RecipeError("the engine is gone; the same command goes on")
+                raise RecipeError("the engine is gone; run the same command again to continue")
             return generate(*args, **more)
 
         engine.generate = twice

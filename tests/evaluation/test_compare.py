@@ -150,7 +150,7 @@ def test_false_alarms_of_two_runs_of_the_same_model(tmp_path: Path):
     for trial in range(trials):
         rates = [chance.betavariate(0.5, 0.5) for _ in range(12)]
         runs = [put(tmp_path, f"{trial}-{side}", rates, 4, 2 * trial + side, names=("pass@1",)) for side in (0, 1)]
-        alarms += "No difference" not in only(compare.compare_runs(runs))[1]["meaning"]
+        alarms += "No significant difference" not in only(compare.compare_runs(runs))[1]["meaning"]
     assert alarms <= 8, "at 5% more than 8 of 60 happens once in 250 times"
 
 
@@ -357,7 +357,7 @@ def test_a_damaged_evaluation_is_refused_by_the_place(tmp_path: Path, damage, at
         (None, "there is no run directory"),
         ("", "made.json: is damaged"),
         ('{"name": "made", ', "made.json: is damaged"),
-        ("[]", "made.json: is no evaluation"),
+        ("[]", "made.json: another version wrote this evaluation: it lacks"),
         ('{"step": 0, "metrics": {"pass@1": 0.5}}', "it lacks name, identity"),
     ],
 )
