@@ -222,7 +222,7 @@ def test_a_signal_does_not_wait_for_a_server(write_recipe, tmp_path):
             error = process.communicate(timeout=20)[1]
         finally:
             process.kill()
-    assert process.returncode == 128 + signal.SIGTERM and "stopped; the same command goes on" in error
+    assert process.returncode == 128 + signal.SIGTERM and "stopped; run the same command again to continue" in error
     assert read_status(tmp_path / "run")["state"] == "interrupted"
 
 
@@ -264,7 +264,7 @@ def test_an_engine_that_dies_loses_no_file_that_was_written(write_recipe, tmp_pa
         def twice(*args, **more):
             calls.append(1)
             if len(calls) > 2:
-                raise RecipeError("the engine is gone; the same command goes on")
+                raise RecipeError("the engine is gone; run the same command again to continue")
             return generate(*args, **more)
 
         engine.generate = twice

@@ -501,7 +501,9 @@ def test_judges_that_fail_stop_the_run_and_it_goes_on_once_they_work(selected, t
     rows = [row | {"solution": str(tmp_path / row["solution"])} for row in samples(6)]
     keys = {"rewards": [f"{__name__}:failing"], "filters": ["correct"], "shard_rows": 4, "max_error_share": 0.5}
     (tmp_path / "down").touch()
-    with pytest.raises(RecipeError, match=r"failed on 4 of 4 samples.*4 times: TimeoutError in failing .*goes on"):
+    with pytest.raises(
+        RecipeError, match=r"failed on 4 of 4 samples.*4 times: TimeoutError in failing .*run the same command again"
+    ):
         selected(rows, **keys)
     judged = tmp_path / "run" / "judged"
     assert [path.name for path in sorted(judged.iterdir())] == ["train-00000-of-00006.parquet"]

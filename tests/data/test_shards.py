@@ -97,7 +97,7 @@ def test_a_full_disk_is_said_and_leaves_the_old_file(tmp_path):
         yield rows(0, 1)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(RecipeError, match=r"the disk is full: .*a.parquet.*the same command goes on"):
+    with pytest.raises(RecipeError, match=r"the disk is full: .*a.parquet.*run the same command again to continue"):
         shards.write_file(path, full(), FEATURES)
     assert path.read_bytes() == old and len(list(tmp_path.iterdir())) == 1
 

@@ -94,7 +94,7 @@ def test_what_it_takes_is_told_where_no_difference_can_be(tmp_path: Path):
     runs = [put(tmp_path, "a", seed=5), put(tmp_path, "b", slightly, seed=6)]
     _, against = only(compare.compare_runs(runs))
     needs = against["power"]
-    assert against["p"] > 0.05 and against["meaning"].startswith("No difference between A and B can be told: ")
+    assert against["p"] > 0.05 and against["meaning"].startswith("No significant difference between A and B: ")
     assert f"would take {needs['problems']:,} problems" in against["meaning"]
     assert f"about {100 * needs['detectable']:.1f} points or more" in against["meaning"]
 
@@ -103,7 +103,7 @@ def test_a_copy_shows_no_difference_and_asks_for_no_problems(tmp_path: Path):
     runs = [put(tmp_path, "a"), put(tmp_path, "copy")]
     _, against = only(compare.compare_runs(runs))
     assert against["p"] == 1.0 and against["flips"] == [] and against["differences"]["pass@1"]["value"] == 0.0
-    assert against["meaning"].startswith("No difference between A and B can be told: +0.0")
+    assert against["meaning"].startswith("No significant difference between A and B: +0.0")
     assert "would take" not in against["meaning"]
 
 
@@ -150,7 +150,7 @@ def test_false_alarms_of_two_runs_of_the_same_model(tmp_path: Path):
     for trial in range(trials):
         rates = [chance.betavariate(0.5, 0.5) for _ in range(12)]
         runs = [put(tmp_path, f"{trial}-{side}", rates, 4, 2 * trial + side, names=("pass@1",)) for side in (0, 1)]
-        alarms += "No difference" not in only(compare.compare_runs(runs))[1]["meaning"]
+        alarms += "No significant difference" not in only(compare.compare_runs(runs))[1]["meaning"]
     assert alarms <= 8, "at 5% more than 8 of 60 happens once in 250 times"
 
 
@@ -230,7 +230,7 @@ def test_a_p_of_too_unequal_numbers_is_not_relied_upon(tmp_path: Path):
     assert against["p"] < 0.01 and against["samples"] == [16, 1]
     said = " ".join(comparison.format_comparison(compared).split())
     assert "not reliable: unequal samples" in said
-    assert "Whether B is better than A cannot be told from this" in said and "A has 16 judged samples and B 1." in said
+    assert "These data do not show whether B is better than A" in said and "A has 16 judged samples and B 1." in said
     comparison.write_comparison(compared, tmp_path / "page.html")
     assert "not reliable: unequal samples" in (tmp_path / "page.html").read_text()
     near = compare.compare_runs([runs[0], put(tmp_path, "c", BETTER, k=4, names=("pass@1",))], allow=["k"])
@@ -303,7 +303,7 @@ def test_a_run_whose_failures_cannot_be_judged_is_not_better(tmp_path: Path):
     benchmark, against = only(compared)
     low, high = against["bounds"]
     assert against["p"] < 0.01 and low <= 0 < high
-    assert "neither is better" in against["meaning"] or "cannot be told" in against["meaning"]
+    assert "neither is better" in against["meaning"] or "do not show whether" in against["meaning"]
     assert benchmark["sides"][1]["figures"]["unjudged"]["value"] > 0.2 and "unjudged" in comparison.format_comparison(
         compared
     )
@@ -357,7 +357,7 @@ def test_a_damaged_evaluation_is_refused_by_the_place(tmp_path: Path, damage, at
         (None, "there is no run directory"),
         ("", "made.json: is damaged"),
         ('{"name": "made", ', "made.json: is damaged"),
-        ("[]", "made.json: is no evaluation"),
+        ("[]", "made.json: another version wrote this evaluation: it lacks"),
         ('{"step": 0, "metrics": {"pass@1": 0.5}}', "it lacks name, identity"),
     ],
 )

@@ -233,7 +233,7 @@ def test_stopped_it_goes_on(whole, tmp_path):
     world.until(process, lambda: world.state() and world.states().get("chosen 0") == "running")
     process.send_signal(signal.SIGTERM)
     assert process.stdout.readline().startswith("made: ")
-    while "goes on from where it was" not in process.stdout.readline():
+    while "the same command continues every stage" not in process.stdout.readline():
         assert process.poll() is None
     # A judge that is at work is waited for.
     (tmp_path / "wait").unlink()

@@ -22,7 +22,7 @@ def test_a_job_that_has_not_begun_its_run(tmp_path, monkeypatch):
     leave_failure(tmp_path / "8" / "start-0", message="error: datasets: no")
     assert status.describe_run("7") == "job     7 PENDING (BeginTime)"
     assert status.describe_run("8").startswith("job     8 FAILED 2:0\nerror   n1, ")
-    with pytest.raises(RecipeError, match="job 9: Slurm does not know it"):
+    with pytest.raises(RecipeError, match="job 9: Slurm does not list this job"):
         status.describe_run("9")
     site.find_jobs_folder.cache_clear()
 

@@ -122,7 +122,7 @@ def test_sigterm_writes_a_checkpoint_and_says_so(write_recipe, tmp_path):
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 128 + signal.SIGTERM, output
-    assert "the same command goes on from there" in output
+    assert "run the same command again to continue" in output
     stopped = checkpoints.last_whole_checkpoint(tmp_path / "sft")
     assert stopped is not None and json.loads((tmp_path / "sft" / "status.json").read_text())["state"] == "interrupted"
     assert "resuming from" in finish(start(recipe, tmp_path / "sft"))
@@ -250,7 +250,7 @@ def test_a_directory_of_other_files_is_left_alone(write_recipe, tmp_path):
 def test_a_data_task_that_is_told_twice_puts_things_in_order():
     before = signal.signal(signal.SIGTERM, job_array.stop_on_signal)
     try:
-        with pytest.raises(Interruption, match="goes on from the last whole file"):
+        with pytest.raises(Interruption, match="run the same command again to continue after the last whole file"):
             os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)  # by Slurm, then by node.py
     finally:

@@ -83,7 +83,7 @@ def _compare_keys(at: str, name: str, file: Any, ours: DatasetConfig | RewardCon
 
 
 def _keys(name: str, value: Any) -> dict[str, Any]:
-    """All keys as a file has them: a text alone is the `name`, and a verifier's parameters stand beside it."""
+    """Normalise an entry: a string is the `name`, and a verifier's parameters stand beside it."""
     if isinstance(value, str):
         return {name: value}
     given = dict(value if isinstance(value, dict) else vars(value))

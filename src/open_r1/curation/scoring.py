@@ -129,7 +129,7 @@ def score_rows(
     score: Callable[[list[Row]], list[Row]],
     max_error_share: float,
 ) -> Iterator[list[Row]]:
-    """Batches of scored samples, of the prompts whose first row is in `span`; one prompt's samples share a batch.
+    """Score the prompts whose first row lies in `span`. A batch holds all samples of its prompts.
 
     Raises:
         RecipeError: more than `max_error_share` of the verdicts are `error`.
@@ -180,7 +180,7 @@ def _check_errors(errors: Counter[str], samples: int, max_error_share: float) ->
         raise RecipeError(
             f"rewards: the judge itself failed on {errors.total()} of {samples} samples, more than max_error_share: "
             f"{max_error_share:g} allows. {times} times: {reason}. What was judged before is kept; once the cause is "
-            "gone, the same command goes on"
+            "gone, run the same command again to continue"
         )
 
 
@@ -306,7 +306,7 @@ def score_batch(batch: list[Row], scored: ScoredBatch, count: Callable[[list[str
 
 
 def _find_missing(row: Row, rewards: list[RewardConfig]) -> str | None:
-    """A column that is empty in the row and needed by a reward that applies to it, as a reason."""
+    """The reason if a reward needs a column that this row leaves empty."""
     for reward in rewards:
         if reward.applies(row.get("kind")):
             for column in list_needed(reward):

@@ -320,7 +320,7 @@ def _describe_origin(run_dir: Path, recipe: dict[str, Any]) -> list[str]:
 
 
 def _list_lineage(recipe: dict[str, Any], depth: int) -> list[str]:
-    """A nested Markdown list of the sources; under a source made by a recipe stand the sources of that recipe."""
+    """A nested Markdown list of the sources; a source made by a recipe is followed by that recipe's sources."""
     lines = []
     for source in recipe["datasets"]:
         source = {"path": source} if isinstance(source, str) else source

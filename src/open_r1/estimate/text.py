@@ -57,7 +57,7 @@ def _format_speed(estimate: Estimate) -> list[str]:
         cost = estimate.price and f", {estimate.price * (estimate.gpu_hours or 0):,.0f} at {estimate.price:g} an hour"
         lines.append(f"{whole}{format_hours(taken.hours)}, {estimate.gpu_hours:,.0f} GPU-hours{cost or ''}")
     lines += [f"assumed: {note}" for note in taken.notes]
-    lines.append("figures of time are assumed: none has been measured on a GPU")
+    lines.append("times rest on assumed rates; none was measured on a GPU")
     return lines
 
 

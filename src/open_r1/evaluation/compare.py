@@ -251,7 +251,7 @@ def _explain(benchmark: Json, pair: Json, level: float, tests: int) -> str:
     if pair["samples"]:
         of_a, of_b = pair["samples"]
         return (
-            f"Whether {b} is better than {a} cannot be told from this: {size} points, {p}, but per problem {a} has "
+            f"These data do not show whether {b} is better than {a}: {size} points, {p}, but per problem {a} has "
             f"{of_a:.3g} judged samples and {b} {of_b:.3g}. With numbers so unequal p may be far too small and the "
             "interval too narrow: two runs of the same model look different in up to a quarter of the cases. "
             + ("Compare runs of the same k." if not pair["bounds"] else "Find a judge for the other samples.")
@@ -267,7 +267,7 @@ def _explain(benchmark: Json, pair: Json, level: float, tests: int) -> str:
         better = "better" if difference["value"] > 0 else "worse"
         text = f"{b} is {better} than {a}: {size} points, {p}."
         return text + (f" {needs['problems']:,} such problems would have been enough." if needs else "")
-    text = f"No difference between {a} and {b} can be told: {size} points, {p}."
+    text = f"No significant difference between {a} and {b}: {size} points, {p}."
     if not needs or needs["detectable"] == 0:
         return text
     text += f" These problems and samples detect one of about {100 * needs['detectable']:.1f} points or more"

@@ -130,7 +130,7 @@ def _read(path: Path) -> Json:
     needed = list(_Evaluation.__annotations__)
     missing = [key for key in needed if key not in found] if isinstance(found, dict) else needed
     if missing:
-        raise RecipeError(f"{path}: is no evaluation of this version, it lacks {', '.join(missing)}; {again}")
+        raise RecipeError(f"{path}: another version wrote this evaluation: it lacks {', '.join(missing)}; {again}")
     try:
         _SHAPE.validate_python(found)
     except ValidationError as error:

@@ -35,7 +35,7 @@ class Problems:
     Args:
         benchmark: with the recipe's protocol.
         rows: with `prompt` and the verifier's columns.
-        there: number of problems in its sources, of which `rows` may be the first ones; by default all.
+        there: number of problems in the sources; `rows` may hold only the first of them. By default all.
 
     Attributes:
         ids: of the problems, by default the hashes of their prompts.

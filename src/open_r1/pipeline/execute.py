@@ -250,7 +250,7 @@ class Execution:
                     self.kill()
                 return
             self.stopping = number
-            self.say("stopping: every stage goes on from where it was, by the same command (once more to end at once)")
+            self.say("stopping: the same command continues every stage; press Ctrl-C again to stop at once")
             for worker in self.workers:
                 worker.process.terminate()
 

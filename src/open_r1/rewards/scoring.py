@@ -251,7 +251,8 @@ class ScoredBatch:
             raise RecipeError(
                 f"rewards: the judge itself failed on {reasons.total()} of {samples} completions, more than "
                 f"max_error_share: {self.max_error_share:g} allows. {times} times: {reason}. The run stops instead of "
-                "training on the rest; remove the cause, and the same command continues from the last checkpoint"
+                "training on the rest; remove the cause, then run the same command again to continue from the last "
+                "checkpoint"
             )
 
     def _compare_second_opinion(

@@ -38,7 +38,7 @@ def run_guarded(task: Callable[[], Run | None]) -> None:
         message, state = str(interruption), "interrupted"
     except KeyboardInterrupt:
         code, state = 130, "interrupted"
-        message = "interrupted; the same command goes on from the last whole checkpoint, or starts again without one"
+        message = "interrupted; run the same command again to continue from the last whole checkpoint, if there is one"
     except Exception as error:
         failures.record_error(error)
         raise

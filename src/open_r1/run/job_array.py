@@ -22,7 +22,7 @@ from .run import Run
 def stop_on_signal(number: int, frame: Any) -> None:
     """Signal handler of data tasks, which can stop anywhere: an incomplete file has only its temporary name."""
     signal.signal(number, signal.SIG_IGN)  # a second signal would interrupt the clean-up
-    raise Interruption(number, "stopped; the same command goes on from the last whole file")
+    raise Interruption(number, "stopped; run the same command again to continue after the last whole file")
 
 
 def check_same_rows(run: Run, found: dict[str, Any]) -> None:

@@ -49,7 +49,10 @@ def read_lineage(run_dir: Path) -> Json:
     if stages:
         raise RecipeError(f"{run_dir} belongs to a pipeline; name one of its stages: {', '.join(stages)}")
     if not path.is_file():
-        raise RecipeError(f"{run_dir} has no {FILE}: it is no run directory, or older than lineage files")
+        raise RecipeError(
+            f"{run_dir} has no {FILE}: this is not a run directory, or an earlier version without lineage files "
+            "wrote it"
+        )
     return read_json(path)
 
 

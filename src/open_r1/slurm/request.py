@@ -145,7 +145,7 @@ def build_request(
 def plan_nodes(
     path: str, gpus: int, server: int, partition: Partition, options: dict[str, str | None]
 ) -> tuple[int, int]:
-    """The number of nodes, and of GPUs on each; the options `nodes` and `gpus-per-node` stand as they are.
+    """The number of nodes, and of GPUs on each; explicit `nodes` and `gpus-per-node` are kept.
 
     Args:
         path: path of the recipe, for messages.

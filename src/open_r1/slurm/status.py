@@ -60,7 +60,7 @@ def _describe_job(id: str) -> str:
     array_id = id.partition("_")[0]
     jobs = [job for job in commands.list_jobs([array_id]).get(array_id, []) if id in (array_id, job.id)]
     if not jobs:
-        raise RecipeError(f"job {id}: Slurm does not know it, and there is nothing of it in {find_jobs_folder()}")
+        raise RecipeError(f"job {id}: Slurm does not list this job, and {find_jobs_folder()} has no files of it")
     return _format_rows(_list_job_rows(jobs))
 
 

@@ -90,7 +90,7 @@ def explain_full_disk(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise RecipeError(
                 f"the disk is full: {path} could not be written. Everything before it is kept; free some space, then "
-                "the same command goes on"
+                "run the same command again to continue"
             ) from error
         raise
 

@@ -78,7 +78,7 @@ def find_gpu(name: str) -> GPU:
 
 
 def parse_gpus(words: str) -> tuple[int | None, str | None]:
-    """Split a number and a kind of GPUs, either of which may be missing.
+    """Split a GPU count and a GPU type; each is optional.
 
     Raises:
         RecipeError: the text has neither, or the GPU is unknown.

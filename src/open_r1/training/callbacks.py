@@ -247,7 +247,7 @@ def run_trainer(trainer: Trainer, run: Run, *more: TrainerCallback) -> None:
         # If a process exits before the checkpoint is sealed, the launcher ends the others.
         trainer.accelerator.wait_for_everyone()
         raise Interruption(
-            stop.received, f"stopped with a checkpoint in {run.dir}; the same command goes on from there"
+            stop.received, f"stopped with a checkpoint in {run.dir}; run the same command again to continue"
         )
 
 

@@ -229,7 +229,7 @@ def _find_stretch_outside(steps: list[int], side: list[int]) -> Json | None:
 
 def _summarize(placed: Json, curves: Curves) -> str:
     if curves.band is None:
-        return "there is no band, and scales differ: only shape and direction compare"
+        return "the reference has no band and another scale: compare only shape and direction"
     left = [f"{key} ({metric['left']['side']})" for key, metric in placed.items() if metric.get("left")]
     inside, points = (sum(metric.get(name, 0) for metric in placed.values()) for name in ("inside", "points"))
     counted = f"{inside} of {points} points inside"

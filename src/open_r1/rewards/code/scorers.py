@@ -213,9 +213,9 @@ def _make_task(text: str, tests: Any, settings: Settings, bare: bool = False, sp
 
 
 def _choose_tests(suite: Suite, max_tests: int | None) -> Iterator[tuple[list[int], list[Test], int]]:
-    """For each reading of the tests: the indices of at most `max_tests`, evenly spaced; these tests; their number.
+    """Choose at most `max_tests` evenly spaced tests for each reading.
 
-    The first and the last test are among them.
+    Returns their indices, the tests and their number. The first and the last test are among them.
     """
     if max_tests is not None and max_tests < 1:
         raise RecipeError(f"max_tests: a number above 0, or none; got {max_tests!r}")
@@ -293,7 +293,10 @@ def _score_subtasks(program: Program, tests: list[Test], judge: Judge) -> float 
 
 
 def _score_subtask(program: Program, tests: list[Test], judge: Judge) -> float | Verdict:
-    """The lowest score on any of these tests. They go on after a part score: the next one may be lower."""
+    """The lowest score on any of these tests.
+
+    A partial score does not stop the tests, because a later score may be lower.
+    """
     lowest = 1.0
     while tests and lowest:
         outcomes = judge(program, tests, stop_early=True)

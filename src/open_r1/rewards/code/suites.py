@@ -94,7 +94,7 @@ class Suite:
 
 @dataclass(frozen=True)
 class _Defaults:
-    """What tests have that do not say otherwise."""
+    """Defaults for tests that set no values."""
 
     language: Language
     entry_point: str
