@@ -518,7 +518,7 @@ def test_a_run_under_way_is_compared_with_as_much_of_the_published_one(tmp_path)
 def test_only_shape_and_direction_are_told_of_it(tmp_path):
     folder = run(tmp_path / "run", {"evaluation/pass@1": dict.fromkeys(STEPS, 0.5)})
     text = curves.format_placement(curves.place_run(folder, "r1_zero_curves"))
-    assert "only shape and direction compare" in text and "Figures 2 and 3" in text
+    assert "compare only shape and direction" in text and "Figures 2 and 3" in text
     assert "not logged by this run: evaluation/maj@16, completions/mean_length" in text
 
 
