@@ -5,7 +5,6 @@ All facts are read from the run directory, and from the run directories of the r
 
 from __future__ import annotations
 
-import json
 import re
 from array import array
 from collections import Counter, defaultdict
@@ -21,6 +20,7 @@ from ..config.defaults import PRESENTATION_KEYS
 from ..config.recipe import find_run_dir, is_recipe
 from ..config.schema import HF_SEED
 from ..system.files import replace_file
+from ..system.run_files import read_json
 from . import shards
 
 TEXT_COLUMNS = ("messages", "prompt", "completion", "chosen")
@@ -182,20 +182,20 @@ def _align_columns(lines: list[list[str]]) -> str:
 def write_card(run_dir: Path) -> Path:
     """Write the card of a finished sample, select or mix run as README.md beside its files."""
     recipe = yaml.safe_load((run_dir / "recipe.yaml").read_text(encoding="utf-8"))
-    summary = _read_json(run_dir / "summary.json")
+    summary = read_json(run_dir / "summary.json")
     # A mixture has already been measured with its tokenizer.
     figures = summary if recipe["task"] == "mix" else measure_dataset(run_dir / "data")
     header = _build_header(run_dir, recipe, figures)
     describe = {
         "sample": lambda: _describe_kinds(figures) + _describe_samples(summary),
-        "select": lambda: _describe_kinds(figures) + _describe_funnel(_read_json(run_dir / "funnel.json")),
+        "select": lambda: _describe_kinds(figures) + _describe_funnel(read_json(run_dir / "funnel.json")),
         "mix": lambda: _describe_mixture(figures),
     }
     sections = [
         f"# {header['pretty_name']}",
         f"{TASKS[recipe['task']]}, made by open-r1.",
         *describe[recipe["task"]](),
-        *_describe_contamination(_read_json(run_dir / "contamination.json")),
+        *_describe_contamination(read_json(run_dir / "contamination.json")),
         *_describe_origin(run_dir, recipe),
     ]
     front = yaml.safe_dump(header, sort_keys=False, allow_unicode=True)
@@ -308,7 +308,7 @@ def _describe_contamination(found: dict[str, Any]) -> list[str]:
 
 def _describe_origin(run_dir: Path, recipe: dict[str, Any]) -> list[str]:
     """The recipe, and the recipes that made its sources, recursively."""
-    commit = _read_json(run_dir / "environment.json").get("commit") or "unknown"
+    commit = read_json(run_dir / "environment.json").get("commit") or "unknown"
     shown = {key: value for key, value in recipe.items() if key not in PRESENTATION_KEYS - {"task"}}
     return [
         "## How it was made",
@@ -330,7 +330,7 @@ def _list_lineage(recipe: dict[str, Any], depth: int) -> list[str]:
             continue
         run_dir = find_run_dir(source["path"], recipe.get("seed", HF_SEED))
         maker = yaml.safe_load((run_dir / "recipe.yaml").read_text(encoding="utf-8"))
-        commit = _read_json(run_dir / "environment.json").get("commit") or "unknown"
+        commit = read_json(run_dir / "environment.json").get("commit") or "unknown"
         model = maker.get("model_name_or_path")
         facts = [
             f"{maker['task']} of {shards.count_rows(run_dir / 'data'):,} rows",
@@ -360,7 +360,3 @@ def _format_markdown(lines: list[list[str]]) -> str:
     head, *rest = lines
     ruler = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, ruler, *rest))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

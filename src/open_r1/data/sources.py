@@ -17,6 +17,7 @@ import datasets
 from ..config.recipe import is_recipe, read_upstream
 from ..config.schema import DatasetConfig
 from ..errors import RecipeError
+from ..system.files import is_finished
 from ..system.registry import import_place
 from .columns import Rows, list_columns
 
@@ -39,7 +40,7 @@ def load_source(source: DatasetConfig, seed: int, streaming: bool = False) -> Ro
     if is_recipe(source.path):
         upstream = read_upstream(source.path, seed)
         # The folder of an unfinished run holds some of the rows, and looks like a complete dataset.
-        if not _is_finished(upstream.run_dir):
+        if not is_finished(upstream.run_dir):
             raise RecipeError(
                 f"datasets: {source.path} has not finished in {upstream.run_dir}; run it with: "
                 f"open-r1 train {upstream.command}"
@@ -74,11 +75,6 @@ def load_source(source: DatasetConfig, seed: int, streaming: bool = False) -> Ro
     if path.suffix in BUILDERS or source.path.startswith((".", "/", "~")):
         raise RecipeError(f"datasets: there is no file or folder {source.path}")
     return _from_hub(source, streaming)
-
-
-def _is_finished(run_dir: Path) -> bool:
-    path = run_dir / "status.json"
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("state") == "finished"
 
 
 def load_named_columns(source: DatasetConfig, at: str, seed: int, streaming: bool = False) -> Rows:
